@@ -1,0 +1,22 @@
+"""Runs whatever happened before it: a run that was cut off is marked FAILED in MLflow."""
+
+from kfp import dsl
+
+from matchmaking.settings import image
+
+
+@dsl.component(base_image=image("base"), install_kfp_package=False)
+def close(job_id: str, status: dsl.PipelineTaskFinalStatus):
+    """Marks the MLflow run FAILED where the pipeline failed and no step could say so itself (out of memory, evicted).
+
+    Args:
+        job_id: identifies this execution.
+        status: how the pipeline ended.
+    """
+    if status.state != "SUCCEEDED":
+        from matchmaking.steps import step
+
+        with step("close", ""):
+            from matchmaking.tracking import fail_job
+
+            fail_job(job_id, f"{status.error_message or 'a step ended without telling why'}")

@@ -1,0 +1,51 @@
+"""Measures production and, where there is one, the candidate on the same held-out pairs."""
+
+from typing import Optional
+
+from kfp import dsl
+from kfp.dsl import Artifact, ClassificationMetrics, Dataset, Input, Metrics, Model, Output
+
+from matchmaking.settings import image
+
+
+@dsl.component(base_image=image("trainer"), install_kfp_package=False)
+def evaluate(
+    run_id: str,
+    test_pairs: Input[Dataset],
+    production_model: Input[Model],
+    scores: Output[Dataset],
+    evaluation: Output[Artifact],
+    metrics: Output[Metrics],
+    production_curves: Output[ClassificationMetrics],
+    candidate_curves: Output[ClassificationMetrics],
+    candidate: Optional[Input[Model]] = None,  # noqa: UP045  (KFP reads Optional[...], not X | None)
+):
+    """Measures production and candidate on the same held-out pairs.
+
+    Args:
+        run_id: the MLflow run.
+        test_pairs: parquet.
+        production_model: the production bundle; may be empty.
+        scores: parquet: label, each model's probability, slice columns.
+        evaluation: JSON: every metric, by slice, and curves.
+        metrics: the scalars, for the KFP UI.
+        production_curves: production's ROC curve and confusion matrix, for the KFP UI.
+        candidate_curves: the candidate's.
+        candidate: the candidate's bundle.
+    """
+    from pathlib import Path
+
+    from matchmaking.steps import step
+
+    inputs = [test_pairs, production_model, candidate]
+    with step("evaluate", run_id, [scores, evaluation], inputs):
+        from matchmaking.evaluation import evaluate_models, show_in_kfp
+
+        result = evaluate_models(
+            Path(test_pairs.path),
+            Path(production_model.path),
+            Path(candidate.path) if candidate else None,
+            Path(scores.path),
+            Path(evaluation.path),
+        )
+        show_in_kfp(result, metrics, {"production": production_curves, "candidate": candidate_curves})

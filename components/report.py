@@ -1,0 +1,84 @@
+"""The last step of every pipeline: writes the reports and closes the MLflow run."""
+
+from typing import Optional
+
+from kfp import dsl
+from kfp.dsl import HTML, Artifact, Input, Markdown, Model, Output
+
+from matchmaking.settings import image
+
+
+@dsl.component(base_image=image("base"), install_kfp_package=False)
+def report(
+    run_id: str,
+    pipeline: str,
+    timestamp: str,
+    seed: int,
+    production: str,
+    production_sha256: dict,
+    dataset_version: str,
+    data_report: Input[Artifact],
+    reports: Output[Artifact],
+    page: Output[HTML],
+    short: Output[Markdown],
+    candidate_uri: str = "",
+    evaluation: Optional[Input[Artifact]] = None,  # noqa: UP045
+    decision: Optional[Input[Artifact]] = None,  # noqa: UP045
+    candidate: Optional[Input[Model]] = None,  # noqa: UP045
+    packaged: Optional[Input[Artifact]] = None,  # noqa: UP045
+    drift: Optional[Input[Artifact]] = None,  # noqa: UP045
+    drift_page: Optional[Input[HTML]] = None,  # noqa: UP045
+):
+    """Writes the reports and the summary, and closes the MLflow run.
+
+    Args:
+        run_id: the MLflow run.
+        pipeline: the pipeline's name.
+        timestamp: the run's.
+        seed: the run's.
+        production: URI of the production folder, hashed again to show that it didn't change.
+        production_sha256: its hashes before.
+        dataset_version: md5 of the dataset.
+        data_report: JSON.
+        reports: a folder: summary.json, report.html, report.txt, plots.
+        page: the HTML report.
+        short: the result in a few lines.
+        candidate_uri: the package; empty for none.
+        evaluation: JSON.
+        decision: JSON.
+        candidate: the bundle with its training record.
+        packaged: carries what the packaging cost.
+        drift: JSON.
+        drift_page: Evidently's report.
+    """
+    from pathlib import Path
+
+    from matchmaking.steps import collect, step
+
+    inputs = [data_report, candidate, evaluation, decision, packaged, drift]
+    with step("report", run_id, [reports], inputs):
+        from matchmaking.summary import write_reports
+
+        def path(artifact):  # type: ignore[no-untyped-def]
+            return Path(artifact.path) if artifact else None
+
+        write_reports(
+            Path(reports.path),
+            run_id=run_id,
+            pipeline=pipeline,
+            timestamp=timestamp,
+            seed=seed,
+            production_uri=production,
+            production_before=production_sha256,
+            dataset_version=dataset_version,
+            candidate_uri=candidate_uri,
+            steps=collect(inputs),
+            data_report=path(data_report),
+            evaluation=path(evaluation),
+            decision=path(decision),
+            candidate=path(candidate),
+            drift=path(drift),
+            drift_page=path(drift_page),
+            page=Path(page.path),
+            short=Path(short.path),
+        )

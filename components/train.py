@@ -1,0 +1,44 @@
+"""Trains a candidate."""
+
+from kfp import dsl
+from kfp.dsl import Dataset, Input, Model, Output
+
+from matchmaking.settings import image
+
+
+@dsl.component(base_image=image("trainer"), install_kfp_package=False)
+def train(
+    run_id: str,
+    train_pairs: Input[Dataset],
+    production_model: Input[Model],
+    algorithm: str,
+    seed: int,
+    epochs: int,
+    batch_size: int,
+    learning_rate: float,
+    candidate: Output[Model],
+):
+    """Trains a candidate: a drop-in for production's model file.
+
+    Args:
+        run_id: the MLflow run.
+        train_pairs: parquet.
+        production_model: the bundle whose encoder and scaler the candidate keeps; empty to bootstrap.
+        algorithm: "interactions" or "dense".
+        seed: of weights, folds and shuffling.
+        epochs: passes over the rows, at most.
+        batch_size: rows a step.
+        learning_rate: the optimiser's first.
+        candidate: the bundle, with a record of the training.
+    """
+    from pathlib import Path
+
+    from matchmaking.steps import step
+
+    with step("train", run_id, [candidate], [train_pairs, production_model]):
+        from matchmaking.model import Recipe, train_candidate
+
+        recipe = Recipe(algorithm, seed, epochs, batch_size, learning_rate)
+        record = train_candidate(Path(train_pairs.path), Path(production_model.path), Path(candidate.path), recipe)
+        candidate.metadata["framework"] = "keras"
+        candidate.metadata["operating_point"] = record["operating_point"]

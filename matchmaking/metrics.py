@@ -1,0 +1,104 @@
+"""How good predicted probabilities are: the five metrics production tracks, those it doesn't, and the same by slice."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+# the service's fixed operating point: it answers match when p >= 0.5
+THRESHOLD = 0.5
+TRACKED = ("accuracy", "precision", "recall", "f1", "roc_auc")
+SCALARS = (*TRACKED, "average_precision", "brier", "log_loss", "ece")
+LOWER_IS_BETTER = frozenset({"brier", "log_loss", "ece"})
+CURVE_POINTS = 200
+
+
+def evaluate(match: np.ndarray, probability: np.ndarray, slices: pd.DataFrame | None = None) -> dict[str, Any]:
+    """Every metric of a model on held-out pairs.
+
+    Args:
+        match: 0/1 labels, shape (rows,).
+        probability: predicted probabilities in [0, 1], shape (rows,).
+        slices: columns to break the metrics down by, same rows; None for no breakdown.
+
+    Returns:
+        `rows`, `positives`, each of `SCALARS`, `confusion` (tn, fp, fn, tp at 0.5) and `slices`: for each column and
+        value the same without further slices. Metrics that need both classes are None where there is only one.
+    """
+    match = np.asarray(match).astype(np.int8)
+    probability = np.asarray(probability, dtype=float)
+    result = _scalars(match, probability)
+    result["slices"] = {}
+    if slices is not None:
+        for column in slices:
+            groups = slices.groupby(column, observed=True).indices
+            result["slices"][column] = {
+                str(value): _scalars(match[rows], probability[rows]) for value, rows in sorted(groups.items())
+            }
+    return result
+
+
+def expected_calibration_error(match: np.ndarray, probability: np.ndarray, bins: int = 15) -> float:
+    """Expected calibration error over equal-width bins, in [0, 1]: the sum of n_b/n * |mean p_b - match rate_b|.
+
+    Source: Guo et al., "On Calibration of Modern Neural Networks", ICML 2017, equation 3.
+    """
+    gap = np.bincount(_bin(probability, bins), weights=probability - match, minlength=bins)
+    return float(np.abs(gap).sum() / len(match))
+
+
+def curves(match: np.ndarray, probability: np.ndarray) -> dict[str, list[list[float]]]:
+    """The points of the curves people look at, thinned to at most `CURVE_POINTS` each.
+
+    Returns:
+        `roc`: [false positive rate, true positive rate]; `pr`: [recall, precision]; `calibration`:
+        [mean predicted probability, match rate, rows] of each non-empty one of 15 equal-width bins.
+    """
+    from sklearn.metrics import precision_recall_curve, roc_curve
+
+    false_rate, true_rate, _ = roc_curve(match, probability)
+    precision, recall, _ = precision_recall_curve(match, probability)
+    index = _bin(probability, 15)
+    rows = np.bincount(index, minlength=15)
+    used = rows > 0
+    mean = np.bincount(index, weights=probability, minlength=15)[used] / rows[used]
+    rate = np.bincount(index, weights=match, minlength=15)[used] / rows[used]
+    return {
+        "roc": _thin(false_rate, true_rate),
+        "pr": _thin(recall[::-1], precision[::-1]),
+        "calibration": np.column_stack([mean, rate, rows[used]]).round(6).tolist(),
+    }
+
+
+def _scalars(match: np.ndarray, probability: np.ndarray) -> dict[str, Any]:
+    from sklearn import metrics
+
+    predicted = (probability >= THRESHOLD).astype(np.int8)
+    tn, fp, fn, tp = (int(count) for count in metrics.confusion_matrix(match, predicted, labels=[0, 1]).ravel())
+    both = 0 < match.sum() < len(match)
+    return {
+        "rows": len(match),
+        "positives": int(match.sum()),
+        "accuracy": (tp + tn) / len(match),
+        "precision": tp / (tp + fp) if tp + fp else 0.0,
+        "recall": tp / (tp + fn) if tp + fn else None,
+        "f1": 2 * tp / (2 * tp + fp + fn) if tp + fp + fn else None,
+        "roc_auc": float(metrics.roc_auc_score(match, probability)) if both else None,
+        "average_precision": float(metrics.average_precision_score(match, probability)) if both else None,
+        "brier": float(np.mean((probability - match) ** 2)),
+        "log_loss": float(metrics.log_loss(match, probability, labels=[0, 1])),
+        "ece": expected_calibration_error(match, probability),
+        "confusion": {"tn": tn, "fp": fp, "fn": fn, "tp": tp},
+    }
+
+
+def _bin(probability: np.ndarray, bins: int) -> np.ndarray:
+    return np.minimum((probability * bins).astype(int), bins - 1)
+
+
+def _thin(x: np.ndarray, y: np.ndarray) -> list[list[float]]:
+    """At most CURVE_POINTS points, the first and the last among them."""
+    keep = np.unique(np.linspace(0, len(x) - 1, CURVE_POINTS).round().astype(int))
+    return np.column_stack([x[keep], y[keep]]).round(6).tolist()

@@ -1,0 +1,129 @@
+"""Our own data on the documented schema, with the true probability of every match known.
+
+The rules are invented, in the shape of the real problem: a lawyer must cover the kind of case and, mostly, be
+available; being in the client's city, affordable, well rated and successful helps. A model is told apart from
+the best possible one because `true_probability` is what the labels are drawn from.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from matchmaking.errors import InputError
+from matchmaking.schema import COLUMNS, TARGET
+
+COVERED_BY = {
+    "Contract": "Corporate",
+    "Corporate": "Corporate",
+    "Criminal": "Criminal",
+    "Divorce": "Family",
+    "Fraud": "Criminal",
+    "Property": "Civil",
+    "Tax": "Tax",
+}
+CITIES = ("Bengaluru", "Chennai", "Delhi", "Hyderabad", "Kolkata", "Mumbai", "Pune")
+LANGUAGES = ("Bengali", "English", "Hindi", "Kannada", "Marathi", "Tamil", "Telugu")
+SPECIALIZATIONS = ("Civil", "Corporate", "Criminal", "Family", "Tax")
+
+DRIFTS = {
+    "none": "the same world",
+    "prices": "lawyers ask 40 % more, budgets stay",
+    "new-city": "a tenth of the lawyers are in a city never seen before",
+    "match-rate": "half as many pairs match, on the same features",
+}
+
+
+def generate(rows: int, seed: int, drift: str = "none") -> pd.DataFrame:
+    """Draws client-lawyer pairs.
+
+    Args:
+        rows: number of pairs, at least 1.
+        seed: the same rows, seed and drift give the same pairs.
+        drift: one of `DRIFTS`; the pairs differ from "none" in just what it says.
+
+    Returns:
+        A frame with the columns of `COLUMNS`.
+
+    Raises:
+        InputError: rows below 1 or an unknown drift.
+    """
+    if rows < 1:
+        raise InputError(f"--rows {rows}: at least 1 row is needed")
+    if drift not in DRIFTS:
+        raise InputError(f"--drift {drift}: unknown; choose one of {', '.join(DRIFTS)}")
+    rng = np.random.default_rng(seed)
+    pairs = pd.DataFrame(
+        {
+            "case_type": rng.choice(list(COVERED_BY), rows),
+            "location": rng.choice(CITIES, rows),
+            "urgency_level": rng.integers(1, 6, rows),
+            "budget": rng.normal(20_000, 8_000, rows).clip(3_000).astype(np.int64),
+            "preferred_language": rng.choice(LANGUAGES, rows),
+            # rounded so that the text of the file doesn't depend on how a platform prints a float
+            "case_complexity_score": rng.beta(2, 3, rows).round(4),
+            "specialization": rng.choice(SPECIALIZATIONS, rows),
+            "city": rng.choice(CITIES, rows),
+            "experience": rng.normal(8, 5, rows).clip(0).round(3),
+            "success_rate": rng.beta(8, 3, rows).round(4),
+            "rating": rng.normal(4.1, 0.55, rows).clip(1, 5).round(3),
+            "consultation_fee": rng.normal(15_000, 6_000, rows).clip(1_000).astype(np.int64),
+            "availability": (rng.random(rows) < 0.74).astype(np.int64),
+        }
+    )
+    chance, moved = rng.random(rows), rng.random(rows)
+    if drift == "prices":
+        pairs["consultation_fee"] = (pairs["consultation_fee"] * 1.4).astype(np.int64)
+    elif drift == "new-city":
+        pairs.loc[moved < 0.1, "city"] = "Ahmedabad"
+    matched = chance < true_probability(pairs)
+    if drift == "match-rate":
+        matched &= moved < 0.5
+    pairs[TARGET] = matched.astype(np.int64)
+    return pairs[list(COLUMNS)]
+
+
+def true_probability(pairs: pd.DataFrame) -> np.ndarray:
+    """The probability each pair's label was drawn with (drift "match-rate" halves it): float64 of shape (rows,).
+
+    No model can be better on this data than these probabilities: they are the ceiling of every proper score.
+    """
+    covered = pairs["case_type"].map(COVERED_BY) == pairs["specialization"]
+    logit = (
+        -13.0
+        + 9.0 * covered
+        + 2.2 * (pairs["location"] == pairs["city"])
+        + 4.2 * pairs["availability"]
+        + 2.2 * np.tanh(2 * (pairs["budget"] / (pairs["consultation_fee"] + 1) - 1))
+        + 7.0 * (pairs["success_rate"] - 0.73)
+        + 1.7 * (pairs["rating"] - 4.1)
+        + 0.17 * (pairs["experience"] - 8)
+        - 2.8 * (pairs["case_complexity_score"] - 0.4)
+    )
+    return (1 / (1 + np.exp(-logit))).to_numpy()
+
+
+def generate_file(path: Path, rows: int, seed: int, drift: str = "none") -> dict[str, float]:
+    """Writes `generate(...)` as CSV (gzip where the name ends in .gz), whole or not at all.
+
+    Returns:
+        `positives`, and the scores of the true probabilities on these rows: `average_precision`, `roc_auc`, `brier`.
+    """
+    from matchmaking.metrics import evaluate
+
+    pairs = generate(rows, seed, drift)
+    temporary = path.with_name(f".{path.name}.tmp")
+    # without a time stamp in the gzip header the same pairs are the same bytes
+    compression = {"method": "gzip", "mtime": 0} if path.suffix == ".gz" else None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        pairs.to_csv(temporary, index=False, compression=compression)
+        temporary.replace(path)
+    except OSError as error:
+        raise InputError(f"{path} can't be written: {error.strerror}") from error
+    finally:
+        temporary.unlink(missing_ok=True)
+    found = evaluate(pairs[TARGET].to_numpy(), true_probability(pairs))
+    return {key: found[key] or 0.0 for key in ("positives", "average_precision", "roc_auc", "brier")}

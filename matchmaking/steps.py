@@ -1,0 +1,133 @@
+"""What every pipeline step does around its one call: measure itself, and fail in a way that is told in one line.
+
+A step's cost travels with the artifacts: each output's metadata holds `steps`, the costs of the step that wrote it
+and of all before it, so that the last step knows them all whether it runs in a subprocess, a container or a pod.
+"""
+
+from __future__ import annotations
+
+import builtins
+import json
+import os
+import resource
+import sys
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+# how the command line finds the reason of a failed step in its output
+ERROR_MARK = "MLOPS-ERROR "
+
+
+class HasMetadata(Protocol):
+    """A KFP artifact, as far as this module cares."""
+
+    metadata: dict[str, Any]
+
+
+@dataclass
+class _Imports:
+    seconds: float = 0.0
+    depth: int = 0
+
+
+@contextmanager
+def step(name: str, run_id: str, outputs: Iterable[HasMetadata] = (), inputs: Iterable[Any] = ()) -> Iterator[None]:
+    """Runs one step: measures it, and on failure says why and marks the MLflow run.
+
+    Args:
+        name: the step's name.
+        run_id: the MLflow run to mark FAILED when the step fails; empty for none.
+        outputs: artifacts that carry this step's cost and those of the inputs' steps.
+        inputs: artifacts of earlier steps; None among them is passed over.
+
+    Raises:
+        SystemExit: the step failed for a reason told in one line; the code is the error's exit code.
+    """
+    from matchmaking.errors import MlopsError
+
+    imports = _Imports()
+    # what has passed since the process began went into starting Python and the KFP executor: imports as well
+    imports.seconds = max(0.0, time.time() - _process_start())
+    try:
+        with _timed_imports(imports):
+            yield
+    except Exception as error:
+        known = isinstance(error, MlopsError)
+        reason = str(error) if known else f"{type(error).__name__}: {error}"
+        code = error.exit_code if isinstance(error, MlopsError) else 1
+        print(ERROR_MARK + json.dumps({"step": name, "exit_code": code, "message": " ".join(reason.split())}), flush=True)
+        _mark_failed(run_id, f"{name}: {reason}")
+        if known:
+            sys.exit(code)
+        raise
+    cost = {
+        "step": name,
+        "wall_seconds": round(time.time() - _process_start(), 3),
+        "import_seconds": round(imports.seconds, 3),
+        "peak_mb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, 1),
+    }
+    before = collect(inputs)
+    for artifact in outputs:
+        artifact.metadata["steps"] = [*before, cost]
+
+
+def collect(artifacts: Iterable[Any]) -> list[dict[str, Any]]:
+    """The costs of all steps behind some artifacts, each step once, in the order they ran."""
+    costs: dict[str, dict[str, Any]] = {}
+    for artifact in artifacts:
+        for cost in (artifact.metadata.get("steps") or []) if artifact is not None else []:
+            costs.setdefault(cost["step"], dict(cost))
+    return list(costs.values())
+
+
+def own_cost(name: str, import_seconds: float = 0.0) -> dict[str, Any]:
+    """The cost so far of the step that is running, for the one that writes the summary."""
+    return {
+        "step": name,
+        "wall_seconds": round(time.time() - _process_start(), 3),
+        "import_seconds": round(import_seconds, 3),
+        "peak_mb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, 1),
+    }
+
+
+def _process_start() -> float:
+    import psutil
+
+    return psutil.Process(os.getpid()).create_time()
+
+
+@contextmanager
+def _timed_imports(imports: _Imports) -> Iterator[None]:
+    """Adds up the time inside outermost import statements: libraries here are imported where they are used."""
+    plain = builtins.__import__
+
+    def timed(*args: Any, **kwargs: Any) -> Any:
+        imports.depth += 1
+        start = time.perf_counter()
+        try:
+            return plain(*args, **kwargs)
+        finally:
+            imports.depth -= 1
+            if imports.depth == 0:
+                imports.seconds += time.perf_counter() - start
+
+    builtins.__import__ = timed
+    try:
+        yield
+    finally:
+        builtins.__import__ = plain
+
+
+def _mark_failed(run_id: str, reason: str) -> None:
+    if not run_id:
+        return
+    from matchmaking import tracking
+
+    try:
+        tracking.fail_run(run_id, reason)
+    except Exception as error:
+        # the step's own failure is what must be told; this one only in the log
+        print(f"the MLflow run {run_id} could not be marked FAILED: {error}", flush=True)

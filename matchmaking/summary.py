@@ -1,0 +1,168 @@
+"""The end of a run: `summary.json` for programs, reports for people, the MLflow record for both."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+from matchmaking import production, storage
+from matchmaking.errors import MlopsError
+from matchmaking.metrics import SCALARS
+from matchmaking.redact import redact
+from matchmaking.settings import code_version
+
+SUMMARY = "summary.json"
+
+
+class ProductionChangedError(MlopsError):
+    """Production's files are not what they were when the run began."""
+
+
+def write_reports(
+    folder: Path,
+    *,
+    run_id: str,
+    pipeline: str,
+    timestamp: str,
+    seed: int,
+    production_uri: str,
+    production_before: dict[str, str],
+    dataset_version: str,
+    candidate_uri: str,
+    steps: list[dict[str, Any]],
+    data_report: Path,
+    evaluation: Path | None,
+    decision: Path | None,
+    candidate: Path | None,
+    drift: Path | None,
+    drift_page: Path | None,
+    page: Path,
+    short: Path,
+) -> dict[str, Any]:
+    """Writes everything a run leaves behind into one folder, and records it in MLflow.
+
+    Args:
+        folder: becomes the folder: `summary.json`, `report.html`, `report.txt`, `plots/`, and the JSON files of the
+            steps.
+        run_id, pipeline, timestamp, seed: the run.
+        production_uri: production, read once more for its hashes.
+        production_before: its hashes when the run began.
+        dataset_version: md5 of the dataset.
+        candidate_uri: the package; empty for none.
+        steps: what the steps before this one cost.
+        data_report, evaluation, decision, drift: JSON files of the steps that ran.
+        candidate: the candidate's bundle.
+        drift_page: Evidently's report.
+        page, short: files for the HTML and the Markdown that KFP shows.
+
+    Returns:
+        The summary.
+
+    Raises:
+        ProductionChangedError: production's files changed while the run went on.
+        TrackingError: MLflow cannot be reached.
+    """
+    from matchmaking import plots, report, tracking
+    from matchmaking.model import TRAINING_RECORD
+    from matchmaking.steps import own_cost
+
+    folder.mkdir(parents=True, exist_ok=True)
+    found = {
+        name: json.loads(path.read_text()) if path else None
+        for name, path in (("data", data_report), ("evaluation", evaluation), ("decision", decision), ("drift", drift))
+    }
+    training = json.loads((candidate / TRAINING_RECORD).read_text()) if candidate else None
+    after = storage.hash_bundle(production_uri, production.FILES) if production_uri else {}
+    if after != production_before:
+        raise ProductionChangedError(
+            f"{redact(production_uri)} changed while the run went on: its results describe a model that isn't served "
+            "any more; run it again"
+        )
+    scores = found["evaluation"] or {}
+    summary: dict[str, Any] = {
+        "pipeline": pipeline,
+        "run_name": f"{pipeline}_{timestamp}",
+        "run_id": run_id,
+        "status": "succeeded",
+        "code_version": code_version(),
+        "dataset_version": dataset_version,
+        "seed": seed,
+        "data": found["data"],
+        "metrics": {name: _flat(scores.get(name)) for name in ("production", "candidate")},
+        "verdict": (found["decision"] or {}).get("verdict"),
+        "reasons": (found["decision"] or {}).get("reasons", []),
+        "drift": found["drift"],
+        "drifted_columns": (found["drift"] or {}).get("drifted_columns"),
+        "training": {key: training[key] for key in ("recipe", "operating_point", "logit_shift")} if training else None,
+        "candidate_uri": candidate_uri or None,
+        "production_sha256": {"before": production_before, "after": after},
+        "error": None,
+    }
+    history = training["history"] if training else None
+    drawn = plots.save_plots(scores, folder / "plots", history) if evaluation else []
+    if drift_page:
+        shutil.copyfile(drift_page, folder / "drift.html")
+    for name, content in found.items():
+        if content is not None:
+            (folder / f"{name}.json").write_text(json.dumps(content, indent=1))
+    html = report.html_report(summary, found["evaluation"], _explained(found["decision"]), drawn)
+    (folder / "report.html").write_text(html)
+    (folder / "report.txt").write_text(report.text_report(summary))
+    page.write_text(html)
+    short.write_text(report.markdown_report(summary))
+    tracking.finish_run(
+        run_id,
+        params=_params(summary),
+        metrics=_scalars(summary),
+        history=history,
+        tags={
+            "verdict": summary["verdict"] or "",
+            "candidate_uri": redact(candidate_uri),
+            "code_version": code_version(),
+            "dataset_version": dataset_version,
+        },
+        artifacts=folder,
+    )
+    summary["steps"] = [*steps, own_cost("report")]
+    (folder / SUMMARY).write_text(json.dumps(summary, indent=1) + "\n")
+    return summary
+
+
+def _explained(decision: dict[str, Any] | None) -> str | None:
+    if decision is None:
+        return None
+    from matchmaking.decision import explain
+
+    return explain(decision)
+
+
+def _flat(metrics: dict[str, Any] | None) -> dict[str, Any] | None:
+    """The metrics without the breakdown by slice, which is in evaluation.json."""
+    return {key: value for key, value in metrics.items() if key != "slices"} if metrics else None
+
+
+def _params(summary: dict[str, Any]) -> dict[str, Any]:
+    recipe = (summary["training"] or {}).get("recipe", {})
+    return {
+        "dataset_version": summary["dataset_version"],
+        "code_version": summary["code_version"],
+        # the epochs asked for are a parameter of the run; these were run
+        "epochs_run": recipe.get("epochs"),
+        "logit_shift": (summary["training"] or {}).get("logit_shift"),
+    }
+
+
+def _scalars(summary: dict[str, Any]) -> dict[str, float]:
+    scalars = {
+        f"{model}_{metric}": summary["metrics"][model][metric]
+        for model in ("production", "candidate")
+        if summary["metrics"][model]
+        for metric in SCALARS
+        if summary["metrics"][model][metric] is not None
+    }
+    if summary["drift"]:
+        scalars["share_drifted"] = summary["drift"]["share_drifted"]
+        scalars["drifted"] = float(summary["drift"]["drifted"])
+    return scalars

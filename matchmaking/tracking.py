@@ -1,0 +1,184 @@
+"""The MLflow record of a run: opened before the first step, closed by the last one or by the one that fails."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Mapping
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from matchmaking.errors import MlopsError
+from matchmaking.settings import EXPERIMENT
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+# the tag that finds a run again when the step that opened it is retried
+JOB_TAG = "pipeline_job_id"
+REASON_TAG = "failure_reason"
+# MLflow refuses longer tag values; the whole reason is in the artifact
+TAG_LIMIT = 4_000
+# a short outage of the server is waited for; past about a minute the run fails and says so
+_HTTP_DEFAULTS = {
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "20",
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "5",
+    "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "2",
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "DO_NOT_TRACK": "true",
+}
+
+
+class TrackingError(MlopsError):
+    """The tracking server could not be reached or refused."""
+
+
+@cache
+def client() -> MlflowClient:
+    """The MLflow client for MLFLOW_TRACKING_URI.
+
+    Raises:
+        TrackingError: MLFLOW_TRACKING_URI isn't set.
+    """
+    for name, value in _HTTP_DEFAULTS.items():
+        os.environ.setdefault(name, value)
+    if not os.environ.get("MLFLOW_TRACKING_URI"):
+        raise TrackingError("MLFLOW_TRACKING_URI isn't set; it says where the run is recorded")
+    import logging
+
+    from mlflow import MlflowClient
+
+    for noisy in ("alembic", "mlflow", "urllib3"):
+        logging.getLogger(noisy).setLevel(logging.ERROR)
+    return MlflowClient()
+
+
+def start_run(pipeline: str, timestamp: str, job_id: str, params: Mapping[str, Any]) -> str:
+    """Opens the run `<pipeline>_<timestamp>` and gives its id; for a job it has opened already, that run again.
+
+    Raises:
+        TrackingError: the server cannot be reached, after the retries.
+    """
+    from mlflow.exceptions import MlflowException
+
+    try:
+        experiment = _experiment()
+        known = client().search_runs([experiment], f"tags.{JOB_TAG} = '{job_id}'", max_results=1)
+        if known:
+            return str(known[0].info.run_id)
+        run = client().create_run(
+            experiment, run_name=f"{pipeline}_{timestamp}", tags={JOB_TAG: job_id, "pipeline": pipeline}
+        )
+        log_params(run.info.run_id, {**params, "timestamp": timestamp})
+    except MlflowException as error:
+        raise _unreachable(error) from error
+    return str(run.info.run_id)
+
+
+def log_params(run_id: str, params: Mapping[str, Any]) -> None:
+    """Sets parameters; None values are left out."""
+    from mlflow.entities import Param
+
+    client().log_batch(run_id, params=[Param(name, str(value)) for name, value in params.items() if value is not None])
+
+
+def finish_run(
+    run_id: str,
+    *,
+    params: Mapping[str, Any],
+    metrics: Mapping[str, float],
+    history: Mapping[str, list[float]] | None,
+    tags: Mapping[str, str],
+    artifacts: Path,
+) -> None:
+    """Records the results of a run that went well, and closes it.
+
+    Args:
+        run_id: the run.
+        params: what was decided on the way (dataset version, epochs that were run).
+        metrics: scalars, by name.
+        history: training curves: values by epoch, by name.
+        tags: words about the run (verdict, candidate).
+        artifacts: a folder; everything in it is stored with the run.
+
+    Raises:
+        TrackingError: the server or its artifact store cannot be reached, after the retries.
+    """
+    from mlflow.entities import Metric, RunTag
+    from mlflow.exceptions import MlflowException
+
+    # one time stamp for all, that of the run: logged again by a retry, a metric is the same row and not a second one
+    try:
+        stamp = client().get_run(run_id).info.start_time
+        rows = [Metric(name, value, stamp, 0) for name, value in metrics.items()]
+        for name, values in (history or {}).items():
+            rows += [Metric(f"training_{name}", value, stamp, epoch) for epoch, value in enumerate(values, start=1)]
+        log_params(run_id, params)
+        for start in range(0, len(rows), 1000):
+            client().log_batch(run_id, metrics=rows[start : start + 1000])
+        client().log_batch(run_id, tags=[RunTag(name, value[:TAG_LIMIT]) for name, value in tags.items()])
+        client().log_artifacts(run_id, str(artifacts))
+        client().set_terminated(run_id, "FINISHED")
+    except (MlflowException, OSError) as error:
+        raise _unreachable(error) from error
+
+
+def fail_run(run_id: str, reason: str) -> None:
+    """Marks a run FAILED with the reason, unless it has ended already."""
+    run = client().get_run(run_id)
+    if run.info.status != "RUNNING":
+        return
+    client().set_tag(run_id, REASON_TAG, reason[:TAG_LIMIT])
+    client().set_tag(run_id, "mlflow.note.content", f"Failed: {reason[:TAG_LIMIT]}")
+    client().set_terminated(run_id, "FAILED")
+
+
+def _experiment() -> str:
+    """The id of our experiment, created where it isn't there."""
+    from mlflow.exceptions import MlflowException
+
+    uri = os.environ["MLFLOW_TRACKING_URI"]
+    location = None
+    if uri.startswith("sqlite:///"):
+        # MLflow would put artifacts below the current folder
+        location = (Path(uri.removeprefix("sqlite:///")).parent / "mlflow-artifacts").as_uri()
+    for attempt in (1, 2):
+        found = client().get_experiment_by_name(EXPERIMENT)
+        if found is not None:
+            return str(found.experiment_id)
+        try:
+            return str(client().create_experiment(EXPERIMENT, artifact_location=location))
+        except MlflowException:
+            # somebody else has created it in between
+            if attempt == 2:
+                raise
+            time.sleep(0.2)
+    raise AssertionError("unreachable")
+
+
+def _unreachable(error: Exception) -> TrackingError:
+    from matchmaking.redact import redact
+
+    first = str(error).splitlines()[0] if str(error) else type(error).__name__
+    return TrackingError(f"MLflow at {redact(os.environ['MLFLOW_TRACKING_URI'])} can't record the run: {redact(first)}")
+
+
+def fail_job(job_id: str, reason: str) -> None:
+    """Marks the run that a pipeline execution opened FAILED, where there is one and it hasn't ended."""
+    _fail_found(f"tags.{JOB_TAG} = '{job_id}'", reason)
+
+
+def fail_named(run_name: str, reason: str) -> None:
+    """Marks the run of a name FAILED, where there is one and it hasn't ended."""
+    _fail_found(f"attributes.run_name = '{run_name}'", reason)
+
+
+def _fail_found(condition: str, reason: str) -> None:
+    from mlflow.exceptions import MlflowException
+
+    try:
+        for run in client().search_runs([_experiment()], condition, max_results=1):
+            fail_run(run.info.run_id, reason)
+    except MlflowException as error:
+        raise _unreachable(error) from error

@@ -1,0 +1,292 @@
+"""`mlops`: the command line. Each command checks what it is given, does one thing and says what came of it."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from matchmaking.errors import InputError, MlopsError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from pipelines.local import Outcome
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="Retrain, evaluate, monitor and promote LegalAid Connect's lawyer matching model.",
+)
+data_app = typer.Typer(no_args_is_help=True, help="Datasets: make sample data.")
+app.add_typer(data_app, name="data")
+
+
+class Pipeline(StrEnum):
+    """What `mlops run` can run."""
+
+    retrain = "retrain"
+    evaluate = "evaluate"
+    monitor = "monitor"
+    all = "all"
+
+
+class Runner(StrEnum):
+    """Where the steps of a local run execute."""
+
+    subprocess = "subprocess"
+
+
+class Algorithm(StrEnum):
+    """What `mlops run retrain` can train."""
+
+    interactions = "interactions"
+    dense = "dense"
+
+
+class Split(StrEnum):
+    """How the held-out pairs are chosen."""
+
+    stratified = "stratified"
+    hash = "hash"
+
+
+WorkDir = Annotated[Path, typer.Option(help="Where runs, candidates and the MLflow records go.")]
+
+
+@app.callback(invoke_without_command=True)
+def _root(version: Annotated[bool, typer.Option("--version", help="Show the version and exit.")] = False) -> None:
+    if version:
+        from matchmaking.settings import code_version, package_version
+
+        typer.echo(f"mlops {package_version()} ({code_version()})")
+        raise typer.Exit
+
+
+@app.command()
+def run(
+    pipeline: Annotated[Pipeline, typer.Argument(help="Which pipeline; 'all' runs the three, one after the other.")],
+    data: Annotated[str, typer.Option(help="The dataset: a CSV file, plain or gzip.", show_default=False)],
+    production: Annotated[
+        str,
+        typer.Option(help="Folder of the production model, only ever read. Left out, retrain bootstraps a first model."),
+    ] = "",
+    current: Annotated[str, typer.Option(help="monitor: the data of now, to compare with --data.")] = "",
+    runner: Annotated[Runner, typer.Option(help="Where the steps execute.")] = Runner.subprocess,
+    work_dir: WorkDir = Path("work"),
+    candidates: Annotated[
+        str, typer.Option(help="retrain: where packages go.", show_default="candidates/ in the work folder")
+    ] = "",
+    seed: Annotated[int, typer.Option(min=0, help="Of everything that is drawn by chance.")] = 0,
+    algorithm: Annotated[Algorithm, typer.Option(help="retrain: what to train.")] = Algorithm.interactions,
+    epochs: Annotated[int | None, typer.Option(min=1, help="retrain: passes over the rows, at most.")] = None,
+    batch_size: Annotated[int | None, typer.Option(min=1, help="retrain: rows a step.")] = None,
+    learning_rate: Annotated[float | None, typer.Option(min=1e-6, max=1, help="retrain: the first one.")] = None,
+    split: Annotated[Split, typer.Option(help="How held-out pairs are chosen.")] = Split.stratified,
+    policy: Annotated[Path | None, typer.Option(help="retrain: a promotion policy (YAML).")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the summary as JSON and nothing else.")] = False,
+    verbose: Annotated[bool, typer.Option("--verbose", help="Show all the steps print, and tracebacks.")] = False,
+) -> None:
+    """Run a pipeline on this machine, tracked in MLflow under the work folder."""
+    from pipelines.local import run_pipeline
+
+    console = _console()
+    common: dict[str, Any] = {"data": data, "production": production, "seed": seed}
+    recipe = {"epochs": epochs, "batch_size": batch_size, "learning_rate": learning_rate}
+    arguments: dict[str, dict[str, Any]] = {
+        "retrain": {
+            **common,
+            "candidates": candidates or str(work_dir.resolve() / "candidates"),
+            "algorithm": algorithm.value,
+            "split": split.value,
+            "policy": _policy_text(policy),
+            **{name: value for name, value in recipe.items() if value is not None},
+        },
+        "evaluate": {**common, "split": split.value},
+        "monitor": {**common, "current": current, "self_comparison": not current},
+    }
+    names = ["retrain", "evaluate", "monitor"] if pipeline is Pipeline.all else [pipeline.value]
+    if production == "" and "evaluate" in names:
+        raise InputError("--production is missing: evaluate needs the folder of the production model")
+    _ = runner
+    outcomes: dict[str, Outcome] = {}
+    for name in names:
+        with _Progress(console, name, quiet=as_json) as progress:
+            outcomes[name] = run_pipeline(
+                name, arguments[name], work_dir, on_step=progress.step, echo=sys.stderr if verbose else None
+            )
+        if outcomes[name].exit_code:
+            break
+    if as_json:
+        summaries = {name: outcome.summary for name, outcome in outcomes.items()}
+        typer.echo(json.dumps(summaries if pipeline is Pipeline.all else summaries[pipeline.value], indent=1))
+    else:
+        _show(outcomes, work_dir)
+    if code := outcomes[name].exit_code:
+        raise typer.Exit(code)
+
+
+@app.command("compile")
+def compile_pipelines(
+    out: Annotated[Path, typer.Option(help="Folder for the YAML files.")] = Path("build"),
+) -> None:
+    """Compile the pipelines: one KFP IR YAML file each, the same for the same code."""
+    from pipelines.compile import compile_all
+
+    for path in compile_all(out):
+        typer.echo(str(path))
+
+
+@app.command()
+def ui(
+    work_dir: WorkDir = Path("work"),
+    port: Annotated[int, typer.Option(min=1, max=65535, help="Where to listen.")] = 5001,
+) -> None:
+    """Serve the MLflow UI on http://localhost:5001 until Ctrl-C."""
+    from matchmaking.settings import tracking_uri
+
+    uri = tracking_uri(work_dir)
+    if uri.startswith(("http://", "https://")):
+        raise InputError("MLFLOW_TRACKING_URI names a server; open that one in a browser")
+    if uri.startswith("sqlite:///") and not Path(uri.removeprefix("sqlite:///")).exists():
+        raise InputError(f"{work_dir} holds no MLflow records yet; run a pipeline first, or give --work-dir")
+    typer.echo(f"MLflow UI on http://localhost:{port}  (Ctrl-C ends it)")
+    command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port)]
+    sys.stdout.flush()
+    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    os.execv(sys.executable, [*command, "--backend-store-uri", uri, "--workers", "1"])
+
+
+@data_app.command("generate")
+def data_generate(
+    out: Annotated[Path, typer.Option(help="The CSV file to write; with .gz it is compressed.", show_default=False)],
+    rows: Annotated[int, typer.Option(min=1, help="How many pairs.")] = 12_000,
+    seed: Annotated[int, typer.Option(min=0, help="The same seed gives the same file.")] = 0,
+    drift: Annotated[str, typer.Option(help="How the world has moved: none, prices, new-city, match-rate.")] = "none",
+) -> None:
+    """Make sample data on the documented schema, whose best possible score is known."""
+    from matchmaking.sample import generate_file
+    from matchmaking.schema import file_md5
+
+    ceiling = generate_file(out, rows, seed, drift)
+    typer.echo(f"{out}: {rows:,} pairs, {ceiling['positives']:,} matches, md5 {file_md5(out)}")
+    typer.echo(
+        f"The best any model can do on all of them: average precision {ceiling['average_precision']:.4f}, "
+        f"ROC AUC {ceiling['roc_auc']:.4f}, Brier {ceiling['brier']:.4f}"
+    )
+
+
+class _Progress:
+    """A line for each finished step with its time, and a spinner for the one that runs."""
+
+    def __init__(self, console: Console, pipeline: str, quiet: bool) -> None:
+        self.console, self.pipeline, self.quiet = console, pipeline, quiet
+        self.status = console.status("")
+        self.name, self.since, self.begin = "", 0.0, time.monotonic()
+
+    def __enter__(self) -> _Progress:
+        if not self.quiet:
+            self.console.print(f"[bold]{self.pipeline}[/bold]")
+            self.status.start()
+            self.status.update("  starting")
+        return self
+
+    def __exit__(self, failed: type[BaseException] | None, *_: object) -> None:
+        self.status.stop()
+        if not failed:
+            self._finished()
+
+    def step(self, name: str) -> None:
+        self._finished()
+        self.name, self.since = name, time.monotonic()
+        if not self.quiet:
+            self.status.update(f"  {name}")
+
+    def _finished(self) -> None:
+        # the exit step is bookkeeping that does nothing when all went well
+        if self.name and self.name != "close" and not self.quiet:
+            self.console.print(f"  {self.name:<18}{time.monotonic() - self.since:6.1f} s")
+
+
+def _show(outcomes: dict[str, Outcome], work_dir: Path) -> None:
+    """The tables at the end: what came out, and where everything is."""
+    from rich.markup import escape
+    from rich.table import Table
+
+    from matchmaking.report import headline, terminal_table
+
+    console = _console(stderr=False)
+    for name, outcome in outcomes.items():
+        console.print()
+        if outcome.exit_code:
+            continue
+        if outcome.summary["metrics"]["production"] or outcome.summary["metrics"]["candidate"]:
+            console.print(terminal_table(outcome.summary))
+        console.print(f"[bold]{name}[/bold]: {escape(headline(outcome.summary))}")
+    where = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
+    for name, outcome in outcomes.items():
+        if outcome.exit_code:
+            error = outcome.summary["error"]
+            _console().print(
+                f"[bold red]{name} failed[/bold red] in step {error['step']}: {escape(error['message'])}",
+                soft_wrap=True,
+            )
+            where.add_row(f"{name} log", escape(_shown(outcome.folder / "run.log")))
+            continue
+        where.add_row(f"{name} report", escape(_shown(outcome.folder / "report.html")))
+        if outcome.summary["candidate_uri"]:
+            where.add_row("candidate", escape(_shown(Path(outcome.summary["candidate_uri"]))))
+    option = "" if work_dir == Path("work") else f" --work-dir {work_dir}"
+    where.add_row("MLflow UI", escape(f"mlops ui{option}   (http://localhost:5001)"))
+    console.print()
+    console.print(where, soft_wrap=True)
+
+
+def _shown(path: Path) -> str:
+    """A path as short as it can be from here."""
+    try:
+        return str(path.relative_to(Path.cwd()))
+    except ValueError:
+        return str(path)
+
+
+def _policy_text(path: Path | None) -> str:
+    if path is None:
+        return ""
+    from matchmaking.decision import load_policy
+
+    load_policy(path)
+    return path.read_text(encoding="utf-8")
+
+
+def _console(stderr: bool = True) -> Console:
+    from rich.console import Console
+
+    return Console(stderr=stderr, highlight=False)
+
+
+def main() -> None:
+    """Runs the command line; a failure is one line and an exit code, a traceback only with --verbose."""
+    verbose = "--verbose" in sys.argv
+    try:
+        app()
+    except MlopsError as error:
+        if verbose:
+            raise
+        typer.echo(f"Error: {error}", err=True)
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        typer.echo("interrupted", err=True)
+        sys.exit(130)
+    except Exception as error:
+        if verbose:
+            raise
+        typer.echo(f"Error: {type(error).__name__}: {error}  (--verbose shows where)", err=True)
+        sys.exit(1)

@@ -1,0 +1,44 @@
+"""evaluate (daily): how good production is on the held-out pairs."""
+
+from kfp import dsl
+
+from components.close import close
+from components.evaluate import evaluate as measure
+from components.ingest import ingest
+from components.report import report
+from components.split import split as split_pairs
+from components.start import start
+from components.validate import validate
+
+
+@dsl.pipeline(name="evaluate", description="Measure production on the held-out pairs.")
+def evaluate(data: str, production: str, seed: int = 0, split: str = "stratified", timestamp: str = ""):
+    """Measures production on the held-out pairs.
+
+    Args:
+        data: URI of the dataset (CSV).
+        production: URI of the production folder.
+        seed: recorded with the run; nothing here is drawn by chance.
+        split: "stratified" or "hash".
+        timestamp: UTC; empty for now.
+    """
+    job = dsl.PIPELINE_JOB_ID_PLACEHOLDER
+    with dsl.ExitHandler(close(job_id=job)):
+        run = start(pipeline="evaluate", job_id=job, timestamp=timestamp, params={"seed": seed, "split": split})
+        run_id = run.outputs["run_id"]
+        fetched = ingest(run_id=run_id, data=data, production=production)
+        served = fetched.outputs["production_model"]
+        valid = validate(run_id=run_id, raw=fetched.outputs["raw"], production_model=served, source=data)
+        parts = split_pairs(run_id=run_id, pairs=valid.outputs["pairs"], how=split)
+        measured = measure(run_id=run_id, test_pairs=parts.outputs["test"], production_model=served)
+        report(
+            run_id=run_id,
+            pipeline="evaluate",
+            timestamp=run.outputs["timestamp"],
+            seed=seed,
+            production=production,
+            production_sha256=fetched.outputs["production_sha256"],
+            dataset_version=fetched.outputs["dataset_version"],
+            data_report=valid.outputs["data_report"],
+            evaluation=measured.outputs["evaluation"],
+        )

@@ -1,0 +1,182 @@
+"""Running a pipeline on this machine through `kfp.local`, quietly: a line a step for people, everything in a log."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import re
+import shutil
+import warnings
+from collections.abc import Callable
+from contextlib import redirect_stdout
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, TextIO
+
+from matchmaking.errors import MlopsError
+from matchmaking.settings import tracking_uri
+from matchmaking.steps import ERROR_MARK
+from matchmaking.summary import SUMMARY
+
+PIPELINES = ("retrain", "evaluate", "monitor")
+RUNNERS = ("subprocess",)
+LOG = "run.log"
+
+_STARTED = re.compile(r"Executing task .*?'([\w-]+)'")
+_COLOURS = re.compile(r"\x1b\[\d+m")
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a local run ended.
+
+    Attributes:
+        summary: the content of summary.json.
+        folder: the run's folder.
+        exit_code: 0, or that of the error.
+    """
+
+    summary: dict[str, Any]
+    folder: Path
+    exit_code: int
+
+
+def run_pipeline(
+    name: str,
+    arguments: dict[str, Any],
+    work_dir: Path,
+    *,
+    on_step: Callable[[str], None] = lambda step: None,
+    echo: TextIO | None = None,
+) -> Outcome:
+    """Runs one pipeline and leaves its results in `<work_dir>/runs/<pipeline>_<timestamp>/`.
+
+    Args:
+        name: one of `PIPELINES`.
+        arguments: the pipeline's, but for the timestamp.
+        work_dir: where runs, MLflow's SQLite file and its artifacts go.
+        on_step: called with a step's name when it begins.
+        echo: where everything the steps print is shown as well; it always goes to the run's log.
+
+    Returns:
+        The outcome. A failed run has a summary too, with status "failed" and the reason.
+    """
+    from kfp import local
+
+    work_dir = work_dir.resolve()
+    timestamp, folder = _new_folder(work_dir, name)
+    os.environ["MLFLOW_TRACKING_URI"] = tracking_uri(work_dir)
+    workspace = folder / "workspace"
+    workspace.mkdir()
+    local.init(
+        runner=local.SubprocessRunner(use_venv=False),
+        pipeline_root=str(folder / "steps"),
+        workspace_root=str(workspace),
+    )
+    with (folder / LOG).open("w", encoding="utf-8") as log:
+        watcher = _Watcher(log, on_step, echo)
+        try:
+            with redirect_stdout(watcher), warnings.catch_warnings():
+                warnings.simplefilter("ignore", RuntimeWarning)  # "image without python in its name"
+                _pipeline(name)(**arguments, timestamp=timestamp)
+        except KeyboardInterrupt:
+            _fail(folder, "interrupted")
+            raise
+        except RuntimeError as error:
+            failure = watcher.failure or {"step": "?", "exit_code": 1, "message": _COLOURS.sub("", str(error))}
+            return _failed(name, timestamp, folder, arguments, failure)
+        finally:
+            shutil.rmtree(workspace, ignore_errors=True)
+    reports = next((folder / "steps").glob("*/report/reports"))
+    shutil.copytree(reports, folder, dirs_exist_ok=True, copy_function=_link_or_copy)
+    return Outcome(json.loads((folder / SUMMARY).read_text()), folder, 0)
+
+
+class _Watcher(io.TextIOBase):
+    """Takes what kfp and the steps print: to the log, and picks out which step runs and why one failed."""
+
+    def __init__(self, log: TextIO, on_step: Callable[[str], None], echo: TextIO | None) -> None:
+        self.log, self.on_step, self.echo = log, on_step, echo
+        self.failure: dict[str, Any] | None = None
+        self.line = ""
+
+    def write(self, text: str) -> int:
+        self.log.write(_COLOURS.sub("", text))
+        if self.echo:
+            self.echo.write(text)
+        *lines, self.line = (self.line + text).split("\n")
+        for line in lines:
+            plain = _COLOURS.sub("", line).strip()
+            if started := _STARTED.search(plain):
+                self.on_step(started[1])
+            elif plain.startswith(ERROR_MARK) and self.failure is None:
+                self.failure = json.loads(plain.removeprefix(ERROR_MARK))
+        return len(text)
+
+    def flush(self) -> None:
+        self.log.flush()
+
+
+def _pipeline(name: str) -> Callable[..., Any]:
+    from pipelines.evaluate import evaluate
+    from pipelines.monitor import monitor
+    from pipelines.retrain import retrain
+
+    return {"retrain": retrain, "evaluate": evaluate, "monitor": monitor}[name]
+
+
+def _new_folder(work_dir: Path, name: str) -> tuple[str, Path]:
+    """A time stamp that no other run of this pipeline has here, and the folder that belongs to it."""
+    import time
+
+    while True:
+        timestamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%SZ")
+        folder = work_dir / "runs" / f"{name}_{timestamp}"
+        try:
+            folder.mkdir(parents=True)
+            return timestamp, folder
+        except FileExistsError:
+            time.sleep(0.2)
+        except OSError as error:
+            raise MlopsError(f"{folder} can't be made: {error.strerror}; choose another --work-dir") from error
+
+
+def _failed(
+    name: str, timestamp: str, folder: Path, arguments: dict[str, Any], failure: dict[str, Any]
+) -> Outcome:
+    summary = {
+        "pipeline": name,
+        "run_name": f"{name}_{timestamp}",
+        "status": "failed",
+        "seed": arguments.get("seed"),
+        "dataset_version": None,
+        "metrics": {"production": None, "candidate": None},
+        "verdict": None,
+        "drifted_columns": None,
+        "candidate_uri": None,
+        "error": {"step": failure["step"], "message": failure["message"]},
+    }
+    (folder / SUMMARY).write_text(json.dumps(summary, indent=1) + "\n")
+    return Outcome(summary, folder, int(failure["exit_code"]))
+
+
+def _fail(folder: Path, reason: str) -> None:
+    """Marks the MLflow run of an interrupted pipeline; its steps can't any more."""
+    from matchmaking import tracking
+
+    run_name = folder.name
+    try:
+        tracking.fail_named(run_name, reason)
+    except MlopsError:
+        return
+
+
+def _link_or_copy(source: str, target: str) -> str:
+    """The reports are there twice, once as KFP's artifact: the same bytes, where the file system can."""
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copyfile(source, target)
+    return target

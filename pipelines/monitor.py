@@ -1,0 +1,80 @@
+"""monitor (weekly): has the world moved away from the data production was trained on?"""
+
+from kfp import dsl
+
+from components.close import close
+from components.drift import drift
+from components.ingest import ingest
+from components.report import report
+from components.score import score
+from components.start import start
+from components.validate import validate
+
+
+@dsl.pipeline(name="monitor", description="Compare current data with the reference: data, target and score drift.")
+def monitor(
+    data: str,
+    production: str,
+    current: str = "",
+    self_comparison: bool = True,
+    seed: int = 0,
+    timestamp: str = "",
+):
+    """Compares current data with the reference.
+
+    Args:
+        data: URI of the reference dataset (CSV).
+        production: URI of the production folder, whose scores are compared too; empty for none.
+        current: URI of the current dataset (CSV); its `match` column may be absent.
+        self_comparison: there is no current dataset: a sample of the reference is compared with the rest of it.
+        seed: of that sample.
+        timestamp: UTC; empty for now.
+    """
+    job = dsl.PIPELINE_JOB_ID_PLACEHOLDER
+    with dsl.ExitHandler(close(job_id=job)):
+        run = start(
+            pipeline="monitor",
+            job_id=job,
+            timestamp=timestamp,
+            params={"seed": seed, "self_comparison": self_comparison},
+        )
+        run_id = run.outputs["run_id"]
+        reference = ingest(run_id=run_id, data=data, production=production)
+        served = reference.outputs["production_model"]
+        fresh = ingest(run_id=run_id, data=current, instead=data, production="")
+        fresh.set_display_name("ingest current")
+        valid = validate(run_id=run_id, raw=reference.outputs["raw"], production_model=served, source=data)
+        valid_fresh = validate(
+            run_id=run_id,
+            raw=fresh.outputs["raw"],
+            production_model=served,
+            source=current,
+            instead=data,
+            labelled=False,
+        )
+        valid_fresh.set_display_name("validate current")
+        scored = score(
+            run_id=run_id,
+            reference=valid.outputs["pairs"],
+            current=valid_fresh.outputs["pairs"],
+            production_model=served,
+        )
+        found = drift(
+            run_id=run_id,
+            reference=scored.outputs["scored_reference"],
+            current=scored.outputs["scored_current"],
+            self_comparison=self_comparison,
+            seed=seed,
+        )
+        report(
+            run_id=run_id,
+            pipeline="monitor",
+            timestamp=run.outputs["timestamp"],
+            seed=seed,
+            production=production,
+            production_sha256=reference.outputs["production_sha256"],
+            dataset_version=reference.outputs["dataset_version"],
+            data_report=valid_fresh.outputs["data_report"],
+            drift=found.outputs["result"],
+            drift_page=found.outputs["page"],
+        )

@@ -1,0 +1,107 @@
+"""retrain (weekly): train a candidate, decide on evidence whether it is better, package it if it is."""
+
+from kfp import dsl
+
+from components.close import close
+from components.compare import compare
+from components.evaluate import evaluate
+from components.ingest import ingest
+from components.package import package
+from components.report import report
+from components.split import split as split_pairs
+from components.start import start
+from components.train import train
+from components.validate import validate
+from matchmaking.model import Recipe
+
+DEFAULTS = Recipe()
+
+
+@dsl.pipeline(name="retrain", description="Train a candidate and decide on evidence whether it is better.")
+def retrain(
+    data: str,
+    production: str,
+    candidates: str,
+    seed: int = DEFAULTS.seed,
+    algorithm: str = DEFAULTS.algorithm,
+    epochs: int = DEFAULTS.epochs,
+    batch_size: int = DEFAULTS.batch_size,
+    learning_rate: float = DEFAULTS.learning_rate,
+    split: str = "stratified",
+    policy: str = "",
+    timestamp: str = "",
+):
+    """Trains a candidate and decides on evidence whether it is better.
+
+    Args:
+        data: URI of the dataset (CSV).
+        production: URI of the production folder; empty to bootstrap a first model.
+        candidates: URI of the folder where packages go.
+        seed: of the training and of the bootstrap.
+        algorithm: "interactions" or "dense".
+        epochs: passes over the training rows, at most.
+        batch_size: rows a step.
+        learning_rate: the optimiser's first.
+        split: "stratified" or "hash".
+        policy: the promotion policy as YAML; empty for the default one.
+        timestamp: UTC; empty for now.
+    """
+    job = dsl.PIPELINE_JOB_ID_PLACEHOLDER
+    with dsl.ExitHandler(close(job_id=job)):
+        run = start(
+            pipeline="retrain",
+            job_id=job,
+            timestamp=timestamp,
+            params={
+                "algorithm": algorithm,
+                "seed": seed,
+                "epochs": epochs,
+                "batch_size": batch_size,
+                "learning_rate": learning_rate,
+                "split": split,
+            },
+        )
+        run_id = run.outputs["run_id"]
+        fetched = ingest(run_id=run_id, data=data, production=production)
+        served = fetched.outputs["production_model"]
+        valid = validate(run_id=run_id, raw=fetched.outputs["raw"], production_model=served, source=data)
+        parts = split_pairs(run_id=run_id, pairs=valid.outputs["pairs"], how=split)
+        trained = train(
+            run_id=run_id,
+            train_pairs=parts.outputs["train"],
+            production_model=served,
+            algorithm=algorithm,
+            seed=seed,
+            epochs=epochs,
+            batch_size=batch_size,
+            learning_rate=learning_rate,
+        )
+        candidate = trained.outputs["candidate"]
+        measured = evaluate(
+            run_id=run_id, test_pairs=parts.outputs["test"], production_model=served, candidate=candidate
+        )
+        decided = compare(run_id=run_id, scores=measured.outputs["scores"], policy=policy, seed=seed)
+        published = package(
+            run_id=run_id,
+            timestamp=run.outputs["timestamp"],
+            candidate=candidate,
+            evaluation=measured.outputs["evaluation"],
+            decision=decided.outputs["decision"],
+            candidates=candidates,
+            dataset_version=fetched.outputs["dataset_version"],
+        )
+        report(
+            run_id=run_id,
+            pipeline="retrain",
+            timestamp=run.outputs["timestamp"],
+            seed=seed,
+            production=production,
+            production_sha256=fetched.outputs["production_sha256"],
+            dataset_version=fetched.outputs["dataset_version"],
+            data_report=valid.outputs["data_report"],
+            evaluation=measured.outputs["evaluation"],
+            decision=decided.outputs["decision"],
+            candidate=candidate,
+            packaged=published.outputs["packaged"],
+            candidate_uri=published.outputs["Output"],
+        )
