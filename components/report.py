@@ -11,6 +11,7 @@ from matchmaking.settings import image
 @dsl.component(base_image=image("base"), install_kfp_package=False)
 def report(
     run_id: str,
+    opened: Input[Artifact],
     pipeline: str,
     timestamp: str,
     seed: int,
@@ -33,6 +34,7 @@ def report(
 
     Args:
         run_id: the MLflow run.
+        opened: carries what opening it cost.
         pipeline: the pipeline's name.
         timestamp: the run's.
         seed: the run's.
@@ -55,7 +57,7 @@ def report(
 
     from matchmaking.steps import collect, step
 
-    inputs = [data_report, candidate, evaluation, decision, packaged, drift]
+    inputs = [opened, data_report, candidate, evaluation, decision, packaged, drift]
     with step("report", run_id, [reports], inputs):
         from matchmaking.summary import write_reports
 

@@ -3,13 +3,14 @@
 from typing import NamedTuple
 
 from kfp import dsl
+from kfp.dsl import Artifact, Output
 
 from matchmaking.settings import image
 
 
 @dsl.component(base_image=image("base"), install_kfp_package=False)
 def start(
-    pipeline: str, job_id: str, timestamp: str, params: dict
+    pipeline: str, job_id: str, timestamp: str, params: dict, opened: Output[Artifact]
 ) -> NamedTuple("Outputs", [("run_id", str), ("timestamp", str)]):  # type: ignore[valid-type]
     """Opens the MLflow run.
 
@@ -18,17 +19,20 @@ def start(
         job_id: identifies this execution, so that a retried step finds the run it opened.
         timestamp: UTC, as in 20260131T235959Z; empty for now.
         params: what the run was asked to do.
+        opened: text: the run's id; carries what opening it cost.
 
     Returns:
         run_id: the MLflow run.
         timestamp: the run's.
     """
-    from datetime import datetime, timezone
+    from pathlib import Path
 
     from matchmaking.steps import step
 
-    with step("start", ""):
-        from matchmaking.tracking import start_run
+    with step("start", "", [opened]):
+        from matchmaking.tracking import now, start_run
 
-        stamp = timestamp or datetime.now(timezone.utc).strftime("%Y%m%dT%H%M%SZ")
-        return (start_run(pipeline, stamp, job_id, params), stamp)
+        stamp = timestamp or now()
+        run_id = start_run(pipeline, stamp, job_id, params)
+        Path(opened.path).write_text(run_id)
+        return (run_id, stamp)

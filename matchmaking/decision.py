@@ -1,7 +1,7 @@
 """The promotion decision: is a candidate better than production, and is it safe?
 
 Both models are scored on the same held-out rows, so everything is paired: one bootstrap resample of the rows
-gives one difference of every metric. `decide` applies the tests a policy asks for, `explain` writes them as a page.
+gives one difference of every metric. `decide` applies the tests a policy asks for, `explain` writes a page.
 docs/decision.md gives the reasoning and the measured error rates.
 """
 
@@ -32,7 +32,7 @@ _CELLS = 4_000_000  # weights held at once: bounds the memory, whatever the numb
 _TINY = np.finfo(np.float64).tiny
 
 
-# --- policy ------------------------------------------------------------------------------------------------------
+# --- policy --------------------------------------------------------------------------------------------
 
 
 class _Section(BaseModel):
@@ -143,7 +143,7 @@ def _problem(error: dict[str, Any]) -> str:
     )
 
 
-# --- metrics under the bootstrap -----------------------------------------------------------------------------------
+# --- metrics under the bootstrap -----------------------------------------------------------------------
 
 
 def metric_scorer(
@@ -151,10 +151,10 @@ def metric_scorer(
 ) -> Callable[[Floats], dict[str, Floats]]:
     """All metrics of one model as a function of row weights.
 
-    Sorting is done once, here; a call then costs two cumulative sums and one matrix product for all its resamples.
-    Ties in `p` are handled as scikit-learn does: `average_precision_score`, `roc_auc_score`, `brier_score_loss`,
-    `precision_score(zero_division=0)`, ... give the same numbers with `sample_weight`. ECE has 15 equal-width bins
-    (Guo et al., ICML 2017, equation 3), as `metrics.expected_calibration_error`.
+    Sorting is done once, here; a call then costs two cumulative sums and one matrix product for all its
+    resamples. The numbers, ties in `p` included, are scikit-learn's (`average_precision_score`,
+    `precision_score(zero_division=0)`, ... with `sample_weight`), and ECE is that of
+    `metrics.expected_calibration_error` (Guo et al., ICML 2017, equation 3).
 
     Args:
         match: labels, 0 or 1, shape (rows,); both present.
@@ -162,7 +162,7 @@ def metric_scorer(
         groups: masks of rows, shape (rows,), by name; the recall inside each is returned under that name.
 
     Returns:
-        A function from weights of shape (resamples, rows), >= 0, to arrays of shape (resamples,) by metric or group.
+        A function from weights >= 0, shape (resamples, rows), to arrays by metric or group, shape (resamples,).
     """
     y, chosen, groups = np.asarray(match) == 1, p >= THRESHOLD, groups or {}
     order = np.argsort(-p, kind="stable")
@@ -224,29 +224,31 @@ def bootstrap_weights(match: npt.NDArray[Any], resamples: int, rng: np.random.Ge
         yield weights
 
 
-# --- decision ------------------------------------------------------------------------------------------------------
+# --- decision ------------------------------------------------------------------------------------------
 
 
 def decide(scores: pd.DataFrame, policy: Policy, seed: int = 0) -> dict[str, Any]:
     """Compare candidate and production on the same held-out rows.
 
-    - `reject`: harm is shown. A guardrail, overall or in a slice, loses at least its margin and the loss is
-      significant after Holm's correction over all of them; or the primary metric is worse by `min_effect` with its
-      whole interval below zero.
-    - `promote`: no harm, the primary metric improves by `min_effect` with its whole interval above zero, and every
-      overall guardrail is non-inferior: the lower end of its interval is above minus its margin.
+    - `reject`: harm is shown. A guardrail, overall or in a slice, loses its margin or more and the loss is
+      significant after Holm's correction over all of them; or the primary metric is worse by `min_effect`
+      with its whole interval below zero.
+    - `promote`: no harm, the primary metric improves by `min_effect` with its whole interval above zero, and
+      every overall guardrail is non-inferior: the lower end of its interval is above minus its margin.
     - `hold`: the evidence reaches neither way.
     - `bootstrap`: there is no `production` column to compare with.
 
     Every `improvement` and `ci` in the result is signed so that positive is better, whatever the metric.
 
     Args:
-        scores: a row per held-out pair, in any order: `match` (0/1), `production` and `candidate` (probabilities),
-            and the policy's slice columns.
+        scores: a row per held-out pair, in any order: `match` (0/1), `production` and `candidate`
+            (probabilities; `production` may be absent), and the policy's slice columns.
+        policy: what to test, and how strictly.
         seed: of the bootstrap; the same rows and seed give the same result.
 
     Returns:
-        JSON-serialisable: `verdict`, `reasons`, `primary`, `guardrails`, `policy`, `rows`, `positives`, `seed`.
+        JSON-serialisable: `verdict`, `reasons`, `primary`, `guardrails`, `policy`, `rows`, `positives` and
+        `seed`.
 
     Raises:
         InputError: a column is missing, a value is out of range, or only one class is present.
@@ -289,18 +291,19 @@ def decide(scores: pd.DataFrame, policy: Policy, seed: int = 0) -> dict[str, Any
 
 
 def _checked(scores: pd.DataFrame, policy: Policy) -> pd.DataFrame:
-    """The columns the decision reads, in a canonical order of rows so that the result doesn't depend on theirs."""
+    """The columns the decision reads, sorted, so that the result doesn't depend on the order of the rows."""
     models = [m for m in ("production", "candidate") if m in scores or m == "candidate"]
     columns = ["match", *models, *dict.fromkeys(policy.guardrails.slices.columns)]
     if missing := [c for c in columns if c not in scores]:
         raise InputError(f"scores: no column {', '.join(missing)}; needed are {', '.join(columns)}")
     for column in ["match", *models]:
         values = pd.to_numeric(scores[column], errors="coerce")
-        allowed = values.isin([0, 1]) if column == "match" else values.between(0, 1)
-        if not allowed.all():
-            what = "0 or 1" if column == "match" else "a probability in [0, 1]"
+        wrong = ~(values.isin([0, 1]) if column == "match" else values.between(0, 1))
+        if wrong.any():
+            allowed = "0 or 1" if column == "match" else "a probability in [0, 1]"
+            found = scores.loc[wrong, column].iloc[0]
             raise InputError(
-                f"scores: {column} is {scores[column][~allowed].iloc[0]!r} in {(~allowed).sum()} or fewer rows; it must be {what}"
+                f"scores: {column} must be {allowed}; {int(wrong.sum())} rows are not, as {found!r}"
             )
     if scores["match"].nunique() < 2:
         raise InputError("scores: both matches and non-matches are needed to compare two models")
@@ -385,7 +388,7 @@ def _guardrails(
     masks: dict[str, npt.NDArray[np.bool_]],
     policy: Policy,
 ) -> list[dict[str, Any]]:
-    """Every guardrail's tests: non-inferiority by its interval, and harm, Holm-corrected over all that are judged."""
+    """Each guardrail's tests: non-inferiority by interval; harm, Holm-corrected over all that are judged."""
     from scipy.stats import binom
     from statsmodels.stats.multitest import multipletests
 
@@ -393,14 +396,13 @@ def _guardrails(
     match = scores["match"].to_numpy() == 1
     hit = scores[["production", "candidate"]].to_numpy() >= THRESHOLD
     everywhere = np.ones(len(match), dtype=bool)
-    margins = {**rules.margins, **dict.fromkeys(masks, rules.slices.margin)}
-    tests = []
-    for name, margin in margins.items():
+    tests: list[dict[str, Any]] = []
+    for name, margin in [*rules.margins.items(), *((name, rules.slices.margin) for name in masks)]:
         mask = masks.get(name, everywhere)
         positives = int((match & mask).sum())
         judged = name not in masks or positives >= rules.slices.min_positives
         if name == "recall" or name in masks:
-            # one-sided exact McNemar test: were more matches lost than gained? The bootstrap is too bold on a few
+            # McNemar's exact test, one-sided: more matches lost than gained? Exact for few matches, too
             lost, gained = ((match & mask & hit[:, i] & ~hit[:, 1 - i]).sum() for i in (0, 1))
             p_harm = float(binom.sf(lost - 1, lost + gained, 0.5))
         else:
@@ -445,7 +447,8 @@ def _verdict(
             f"{positives} matches in the held-out rows; a decision needs {policy.bootstrap.min_positives}"
         ]
     harmed = [
-        f"{t['name']} is clearly worse: {_numbers(t)}; at most {t['margin']:g} may be lost (Holm p = {t['p_harm_holm']:.2g})"
+        f"{t['name']} is clearly worse: {_numbers(t)}; it may lose {t['margin']:g} "
+        f"(p = {t['p_harm_holm']:.2g}, Holm-adjusted)"
         for t in guardrails
         if t["result"] == "harm"
     ]
@@ -455,10 +458,10 @@ def _verdict(
         return "reject", harmed
     missing = []
     if primary["result"] != "improved":
-        need = f"an improvement of {primary['min_effect']:g} with its interval above zero is needed"
+        need = f"it takes {primary['min_effect']:g} and an interval above zero"
         missing.append(f"{primary['metric']} is not shown to improve: {_numbers(primary)}; {need}")
     missing += [
-        f"{t['name']} is not shown to be non-inferior: {_numbers(t)}; the interval must stay above -{t['margin']:g}"
+        f"{t['name']} may be worse: {_numbers(t)}; the interval must stay above -{t['margin']:g}"
         for t in guardrails
         if t["name"] in policy.guardrails.margins and t["result"] == "inconclusive"
     ]
@@ -480,7 +483,7 @@ def _numbers(test: dict[str, Any]) -> str:
     )
 
 
-# --- the page ------------------------------------------------------------------------------------------------------
+# --- the page ------------------------------------------------------------------------------------------
 
 
 def explain(decision: dict[str, Any]) -> str:
@@ -494,8 +497,9 @@ def explain(decision: dict[str, Any]) -> str:
     if d["verdict"] == "bootstrap":
         return "\n".join([*lines, f"The candidate's {primary['metric']} is {primary['candidate']:.4f}.", ""])
     lines += [
-        "Improvements are signed so that positive is better. `p` is that of no improvement for the primary metric, and "
-        "the Holm-adjusted one of harm for a guardrail.",
+        "Improvements are signed so that positive is better. `p` is that of no improvement for the primary "
+        "metric, and that of no harm (Holm-adjusted) for a guardrail. A slice that is `inconclusive` or has "
+        "`too few` matches is reported and does not block.",
         "",
         "| test | matches | production | candidate | improvement | interval | required | p | result |",
         "|---|---:|---:|---:|---:|---:|---:|---:|---|",
@@ -523,25 +527,23 @@ def _row(name: str, positives: int, test: dict[str, Any], required: str, p: floa
     low, high = test["ci"]
     numbers = f"{test['production']:.4f} | {test['candidate']:.4f} | {test['improvement']:+.4f}"
     interval = f"{low:+.4f} to {high:+.4f} ({test['confidence']:.0%})"
-    return f"| {name} | {positives} | {numbers} | {interval} | {required} | {'' if p is None else f'{p:.2g}'} | {test['result']} |"
+    p_value = "" if p is None else f"{p:.2g}"
+    return f"| {name} | {positives} | {numbers} | {interval} | {required} | {p_value} | {test['result']} |"
 
 
 def _changes(decision: dict[str, Any]) -> list[str]:
-    """What the tests that stand in the way would need; for a promotion, what is nearest to standing in the way."""
+    """What the tests in the way would need; for a promotion, what comes nearest to standing in the way."""
     policy, primary, guardrails = decision["policy"], decision["primary"], decision["guardrails"]
     overall = [t for t in guardrails if t["name"] in policy["guardrails"]["margins"]]
     if decision["verdict"] == "promote":
-        changes = [
-            f"{primary['metric']}: a lower end of the interval at or below zero (now {primary['ci'][0]:+.4f})"
+        nearest = sorted(overall, key=lambda t: t["ci"][0] + t["margin"])[:1]
+        return [
+            f"{primary['metric']}: its interval reaching down to zero (now {primary['ci'][0]:+.4f})",
+            *(
+                f"{t['name']}: a lower end at or below -{t['margin']:g} (now {t['ci'][0]:+.4f})"
+                for t in nearest
+            ),
         ]
-        if overall:
-            tight = min(
-                overall, key=lambda t: (t["ci"][0] + t["margin"]) / t["margin"] if t["margin"] else t["ci"][0]
-            )
-            changes.append(
-                f"the nearest guardrail, {tight['name']}: a lower end below -{tight['margin']:g} (now {tight['ci'][0]:+.4f})"
-            )
-        return changes
     if decision["positives"] < policy["bootstrap"]["min_positives"]:
         return [f"held-out rows with at least {policy['bootstrap']['min_positives']} matches"]
     changes = [
@@ -550,14 +552,9 @@ def _changes(decision: dict[str, Any]) -> list[str]:
         if t["result"] == "harm"
     ]
     if primary["result"] != "improved":
-        enough = (
-            _rows_needed(primary, 0.0, decision["rows"])
-            if primary["improvement"] >= primary["min_effect"]
-            else ""
-        )
-        changes.append(
-            f"{primary['metric']}: a gain of {primary['min_effect']:g} or more whose interval is above zero{enough}"
-        )
+        effect = primary["min_effect"]
+        rows = _rows_needed(primary, 0.0, decision["rows"]) if primary["improvement"] >= effect else ""
+        changes.append(f"{primary['metric']}: a gain of {effect:g} or more, its interval above zero{rows}")
     changes += [
         f"{t['name']}: an interval above -{t['margin']:g}{_rows_needed(t, -t['margin'], decision['rows'])}"
         for t in overall
@@ -567,10 +564,10 @@ def _changes(decision: dict[str, Any]) -> list[str]:
 
 
 def _rows_needed(test: dict[str, Any], bound: float, rows: int) -> str:
-    """The holdout at which the same estimate would pass: an interval shrinks with the square root of the rows."""
+    """The holdout on which the same estimate would pass: intervals shrink as 1 / sqrt(rows)."""
     distance = test["improvement"] - bound
     if distance <= 0:
-        return "; more rows alone would not show it, the estimate is beyond it"
+        return "; the estimate itself is beyond it"
     needed = rows * ((test["improvement"] - test["ci"][0]) / distance) ** 2
     return f"; the same estimate would show it on about {int(np.ceil(needed / 100) * 100):,} held-out rows"
 

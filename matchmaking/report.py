@@ -74,7 +74,7 @@ class SliceRow:
 
 def headline(summary: dict[str, Any]) -> str:
     """The outcome of a run in one plain sentence; a second one where something else matters."""
-    warning = " But production's files changed while it ran!" if _changed(summary) else ""
+    warning = " WARNING: production's files changed while it ran." if _changed(summary) else ""
     return _outcome(summary) + warning
 
 

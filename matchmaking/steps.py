@@ -15,6 +15,7 @@ import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Protocol
 
 # how the command line finds the reason of a failed step in its output
@@ -33,6 +34,12 @@ class _Imports:
     depth: int = 0
 
 
+# one process is one step
+_imports = _Imports()
+# the kernel counts in KiB, but for macOS, which counts in bytes
+_RSS_PER_MB = 1024**2 if sys.platform == "darwin" else 1024
+
+
 @contextmanager
 def step(name: str, run_id: str, outputs: Iterable[HasMetadata] = (), inputs: Iterable[Any] = ()) -> Iterator[None]:
     """Runs one step: measures it, and on failure says why and marks the MLflow run.
@@ -48,11 +55,10 @@ def step(name: str, run_id: str, outputs: Iterable[HasMetadata] = (), inputs: It
     """
     from matchmaking.errors import MlopsError
 
-    imports = _Imports()
     # what has passed since the process began went into starting Python and the KFP executor: imports as well
-    imports.seconds = max(0.0, time.time() - _process_start())
+    _imports.seconds = _process_age()
     try:
-        with _timed_imports(imports):
+        with _timed_imports():
             yield
     except Exception as error:
         known = isinstance(error, MlopsError)
@@ -63,12 +69,7 @@ def step(name: str, run_id: str, outputs: Iterable[HasMetadata] = (), inputs: It
         if known:
             sys.exit(code)
         raise
-    cost = {
-        "step": name,
-        "wall_seconds": round(time.time() - _process_start(), 3),
-        "import_seconds": round(imports.seconds, 3),
-        "peak_mb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, 1),
-    }
+    cost = own_cost(name)
     before = collect(inputs)
     for artifact in outputs:
         artifact.metadata["steps"] = [*before, cost]
@@ -83,26 +84,34 @@ def collect(artifacts: Iterable[Any]) -> list[dict[str, Any]]:
     return list(costs.values())
 
 
-def own_cost(name: str, import_seconds: float = 0.0) -> dict[str, Any]:
-    """The cost so far of the step that is running, for the one that writes the summary."""
+def own_cost(name: str) -> dict[str, Any]:
+    """What the step that is running has cost so far."""
     return {
         "step": name,
-        "wall_seconds": round(time.time() - _process_start(), 3),
-        "import_seconds": round(import_seconds, 3),
-        "peak_mb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, 1),
+        "wall_seconds": round(_process_age(), 3),
+        "import_seconds": round(_imports.seconds, 3),
+        "peak_mb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / _RSS_PER_MB, 1),
     }
 
 
-def _process_start() -> float:
-    import psutil
+def _process_age() -> float:
+    """Seconds since this process began."""
+    try:
+        # psutil counts from the boot time in whole seconds, so it may be off by one; this clock is the kernel's own
+        started = int(Path("/proc/self/stat").read_text().rpartition(")")[2].split()[19])
+        return time.clock_gettime(time.CLOCK_BOOTTIME) - started / os.sysconf("SC_CLK_TCK")
+    except (OSError, AttributeError):
+        import psutil
 
-    return psutil.Process(os.getpid()).create_time()
+        return time.time() - psutil.Process().create_time()
 
 
 @contextmanager
-def _timed_imports(imports: _Imports) -> Iterator[None]:
+def _timed_imports() -> Iterator[None]:
     """Adds up the time inside outermost import statements: libraries here are imported where they are used."""
     plain = builtins.__import__
+
+    imports = _imports
 
     def timed(*args: Any, **kwargs: Any) -> Any:
         imports.depth += 1

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Mapping
+from datetime import UTC, datetime
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -52,6 +53,11 @@ def client() -> MlflowClient:
     for noisy in ("alembic", "mlflow", "urllib3"):
         logging.getLogger(noisy).setLevel(logging.ERROR)
     return MlflowClient()
+
+
+def now() -> str:
+    """The time in UTC as runs and packages are named by it: 20260131T235959Z."""
+    return datetime.now(UTC).strftime("%Y%m%dT%H%M%SZ")
 
 
 def start_run(pipeline: str, timestamp: str, job_id: str, params: Mapping[str, Any]) -> str:

@@ -33,6 +33,7 @@ def evaluate(data: str, production: str, seed: int = 0, split: str = "stratified
         measured = measure(run_id=run_id, test_pairs=parts.outputs["test"], production_model=served)
         report(
             run_id=run_id,
+            opened=run.outputs["opened"],
             pipeline="evaluate",
             timestamp=run.outputs["timestamp"],
             seed=seed,

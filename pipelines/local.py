@@ -7,11 +7,11 @@ import json
 import os
 import re
 import shutil
+import time
 import warnings
 from collections.abc import Callable
 from contextlib import redirect_stdout
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -19,6 +19,7 @@ from matchmaking.errors import MlopsError
 from matchmaking.settings import tracking_uri
 from matchmaking.steps import ERROR_MARK
 from matchmaking.summary import SUMMARY
+from matchmaking.tracking import now
 
 PIPELINES = ("retrain", "evaluate", "monitor")
 RUNNERS = ("subprocess",)
@@ -79,7 +80,8 @@ def run_pipeline(
         watcher = _Watcher(log, on_step, echo)
         try:
             with redirect_stdout(watcher), warnings.catch_warnings():
-                warnings.simplefilter("ignore", RuntimeWarning)  # "image without python in its name"
+                # kfp warns that an image without "python" in its name may lack it, and that display names do nothing here
+                warnings.simplefilter("ignore")
                 _pipeline(name)(**arguments, timestamp=timestamp)
         except KeyboardInterrupt:
             _fail(folder, "interrupted")
@@ -110,7 +112,7 @@ class _Watcher(io.TextIOBase):
         for line in lines:
             plain = _COLOURS.sub("", line).strip()
             if started := _STARTED.search(plain):
-                self.on_step(started[1])
+                self.on_step(started[1].replace("-2", " current"))
             elif plain.startswith(ERROR_MARK) and self.failure is None:
                 self.failure = json.loads(plain.removeprefix(ERROR_MARK))
         return len(text)
@@ -129,10 +131,8 @@ def _pipeline(name: str) -> Callable[..., Any]:
 
 def _new_folder(work_dir: Path, name: str) -> tuple[str, Path]:
     """A time stamp that no other run of this pipeline has here, and the folder that belongs to it."""
-    import time
-
     while True:
-        timestamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%SZ")
+        timestamp = now()
         folder = work_dir / "runs" / f"{name}_{timestamp}"
         try:
             folder.mkdir(parents=True)

@@ -68,6 +68,7 @@ def monitor(
         )
         report(
             run_id=run_id,
+            opened=run.outputs["opened"],
             pipeline="monitor",
             timestamp=run.outputs["timestamp"],
             seed=seed,

@@ -92,6 +92,7 @@ def retrain(
         )
         report(
             run_id=run_id,
+            opened=run.outputs["opened"],
             pipeline="retrain",
             timestamp=run.outputs["timestamp"],
             seed=seed,
