@@ -162,7 +162,7 @@ def metric_scorer(
         groups: masks of rows, shape (rows,), by name; the recall inside each is returned under that name.
 
     Returns:
-        A function from weights >= 0, shape (resamples, rows), to arrays by metric or group, shape (resamples,).
+        A function from weights >= 0 (resamples, rows) to arrays (resamples,) by metric or group.
     """
     y, chosen, groups = np.asarray(match) == 1, p >= THRESHOLD, groups or {}
     order = np.argsort(-p, kind="stable")

@@ -246,9 +246,8 @@ def _checked(frame: pd.DataFrame, name: str, target: bool) -> pd.DataFrame:
 
 def _bad_rows(name: str, column: str, what: str, mask: pd.Series, values: pd.Series | None = None) -> InputError:
     lines = np.flatnonzero(mask.to_numpy())
-    shown = ", ".join(
-        f"line {row + 2}" + (f" ({values.iloc[row]!r})" if values is not None else "") for row in lines[:SHOWN_ROWS]
-    )
+    found = [f" ({value!r})" for value in values.iloc[lines[:SHOWN_ROWS]].tolist()] if values is not None else [""] * SHOWN_ROWS
+    shown = ", ".join(f"line {row + 2}{value}" for row, value in zip(lines, found, strict=False))
     more = f" and {len(lines) - SHOWN_ROWS} more" if len(lines) > SHOWN_ROWS else ""
     return InputError(f"{name}: column '{column}': {what} in {shown}{more}")
 

@@ -99,6 +99,7 @@ def write_reports(
         "candidate_uri": candidate_uri or None,
         "production_sha256": {"before": production_before, "after": after},
         "error": None,
+        "steps": steps,
     }
     history = training["history"] if training else None
     drawn = plots.save_plots(scores, folder / "plots", history) if evaluation else []
@@ -109,7 +110,7 @@ def write_reports(
             (folder / f"{name}.json").write_text(json.dumps(content, indent=1))
     html = report.html_report(summary, found["evaluation"], _explained(found["decision"]), drawn)
     (folder / "report.html").write_text(html)
-    (folder / "report.txt").write_text(report.text_report(summary))
+    (folder / "report.txt").write_text(report.text_report(summary, found["evaluation"]))
     page.write_text(html)
     short.write_text(report.markdown_report(summary))
     tracking.finish_run(

@@ -75,7 +75,11 @@ def test_the_plots_show_the_numbers(tmp_path: Path) -> None:
     changed = [path.read_bytes() for path in save_plots(evaluation(metrics(**changes), None), tmp_path)]
     assert all(old != new for old, new in zip(first, changed, strict=True))
     # the curves themselves, not only the labels
-    other = {"roc": [[0, 0], [1, 1]], "pr": [[0, 0.1], [1, 0.1]], "calibration": [[0.5, 0.1, 9]]}
+    other = {
+        "roc": [[0, 0], [1, 1]],
+        "pr": [[0, 0.1], [1, 0.1]],
+        "calibration": [[mean, 0.9, rows] for mean, _, rows in CURVES["calibration"]],
+    }
     moved = save_plots({**evaluation(metrics(), None), "curves": {"production": other}}, tmp_path)
     assert [old != path.read_bytes() for old, path in zip(first, moved, strict=True)] == [
         True,
