@@ -1,5 +1,6 @@
 """Brings the dataset and the production model here."""
 
+# mypy: disable-error-code="valid-type"
 from typing import NamedTuple
 
 from kfp import dsl
@@ -16,7 +17,7 @@ def ingest(
     raw: Output[Dataset],
     production_model: Output[Model],
     instead: str = "",
-) -> NamedTuple("Outputs", [("dataset_version", str), ("production_sha256", dict)]):  # type: ignore[valid-type]
+) -> NamedTuple("Outputs", [("dataset_version", str), ("production_sha256", dict)]):
     """Brings the dataset and the production model here.
 
     Args:

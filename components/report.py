@@ -61,7 +61,7 @@ def report(
     with step("report", run_id, [reports], inputs):
         from matchmaking.summary import write_reports
 
-        def path(artifact):  # type: ignore[no-untyped-def]
+        def path(artifact):
             return Path(artifact.path) if artifact else None
 
         write_reports(

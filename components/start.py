@@ -1,5 +1,6 @@
 """The first step of every pipeline: opens the MLflow run."""
 
+# mypy: disable-error-code="valid-type"
 from typing import NamedTuple
 
 from kfp import dsl
@@ -9,9 +10,9 @@ from matchmaking.settings import image
 
 
 @dsl.component(base_image=image("base"), install_kfp_package=False)
-def start(
-    pipeline: str, job_id: str, timestamp: str, params: dict, opened: Output[Artifact]
-) -> NamedTuple("Outputs", [("run_id", str), ("timestamp", str)]):  # type: ignore[valid-type]
+def start(pipeline: str, job_id: str, timestamp: str, params: dict, opened: Output[Artifact]) -> NamedTuple(
+    "Outputs", [("run_id", str), ("timestamp", str)]
+):
     """Opens the MLflow run.
 
     Args:

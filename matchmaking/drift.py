@@ -118,9 +118,7 @@ def detect_drift(
         )
 
     out_dir.mkdir(parents=True, exist_ok=True)
-    statistics = _evidently(
-        used["reference"], used["current"], thresholds, share_threshold, out_dir / "drift.html"
-    )
+    statistics = _evidently(used["reference"], used["current"], thresholds, share_threshold, out_dir / "drift.html")
     rows = []
     for column in columns:
         measured = column in statistics

@@ -33,8 +33,8 @@ def evaluate(match: np.ndarray, probability: np.ndarray, slices: pd.DataFrame | 
     result["slices"] = {}
     if slices is not None:
         for column in slices:
-            groups = slices.groupby(column, observed=True).indices
-            result["slices"][column] = {
+            groups = slices.groupby(str(column), observed=True).indices
+            result["slices"][str(column)] = {
                 str(value): _scalars(match[rows], probability[rows]) for value, rows in sorted(groups.items())
             }
     return result

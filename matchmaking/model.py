@@ -250,7 +250,10 @@ def _member_logits(widths: list[int]) -> keras.Model:
     starts = np.concatenate([[0], np.cumsum(widths)])
     embedded = [
         layers.EinsumDense(
-            "bi,mik->bmk", output_shape=(MEMBERS, EMBEDDING), kernel_initializer=spread, kernel_regularizer=light
+            "bi,mik->bmk",
+            output_shape=(MEMBERS, EMBEDDING),
+            kernel_initializer=spread,
+            kernel_regularizer=light,
         )(block(int(start), width))
         for start, width in zip(starts, widths, strict=False)
     ]
@@ -315,7 +318,10 @@ def _progress(epochs: int) -> keras.callbacks.Callback:
 
     def say(epoch: int, logs: dict[str, float]) -> None:
         if (epoch + 1) % every == 0 or epoch + 1 == epochs:
-            print(f"epoch {epoch + 1}/{epochs}  loss {logs['loss']:.4f}  val_loss {logs['val_loss']:.4f}", flush=True)
+            print(
+                f"epoch {epoch + 1}/{epochs}  loss {logs['loss']:.4f}  val_loss {logs['val_loss']:.4f}",
+                flush=True,
+            )
 
     on_epoch_end: Callable[..., None] = say
     return keras.callbacks.LambdaCallback(on_epoch_end=on_epoch_end)

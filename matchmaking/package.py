@@ -4,18 +4,47 @@ from __future__ import annotations
 
 import json
 import tempfile
+from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 from matchmaking import production, storage
+from matchmaking.errors import InputError, RefusedError
 from matchmaking.metrics import SCALARS
 from matchmaking.model import TRAINING_RECORD
+from matchmaking.redact import redact
+from matchmaking.schema import file_sha256
 from matchmaking.settings import code_version
 
 MANIFEST = "manifest.json"
+DECISION = "decision.json"
+CONTRACT = "contract.json"
+CONTENTS = (*production.FILES, DECISION, CONTRACT, MANIFEST)
 PACKAGED = frozenset({"promote", "bootstrap"})
 LIBRARIES = ("keras", "tensorflow", "tensorflow-cpu", "scikit-learn", "numpy", "pandas")
+
+
+@dataclass(frozen=True)
+class Package:
+    """A package that was brought here, whole and unaltered.
+
+    Attributes:
+        uri: where it was published.
+        folder: the copy.
+        manifest, decision, contract: its JSON files.
+    """
+
+    uri: str
+    folder: Path
+    manifest: dict[str, Any]
+    decision: dict[str, Any]
+    contract: dict[str, Any]
+
+    @property
+    def eligible(self) -> bool:
+        """Whether its evidence allows a promotion."""
+        return self.decision["verdict"] in PACKAGED and bool(self.contract["passed"])
 
 
 def package_candidate(
@@ -38,19 +67,22 @@ def package_candidate(
         dataset_version: md5 of the dataset.
 
     Returns:
-        The URI of the package; empty for a candidate that isn't published.
+        The URI of the package; empty for a candidate that isn't published. A package of the same bytes that is there
+        already (the step was retried) is left as it is.
 
     Raises:
-        InputError: the place cannot be written or the package is there already.
+        InputError: the place cannot be written, or another package of that name is there.
     """
     if decision["verdict"] not in PACKAGED:
         return ""
+    contract = evaluation["contract"]
     training = json.loads((candidate_dir / TRAINING_RECORD).read_text())
     manifest = {
         "version": f"v{timestamp}",
         "created": timestamp,
         "verdict": decision["verdict"],
         "sha256": production.hashes(candidate_dir),
+        "compared_with": contract["compared_with"],
         "libraries": library_versions(),
         "saved_by_keras": production.check_model_file(candidate_dir / production.MODEL)["keras_version"],
         "code_version": code_version(),
@@ -68,12 +100,52 @@ def package_candidate(
             for name in ("production", "candidate")
         },
     }
+    uri = f"{candidates_uri.rstrip('/')}/v{timestamp}"
     with tempfile.TemporaryDirectory() as folder:
         staged = Path(folder)
         for name in production.FILES:
             storage.copy_file(candidate_dir / name, staged / name)
+        evidence = {DECISION: decision, CONTRACT: contract}
+        for name, content in evidence.items():
+            (staged / name).write_text(json.dumps(content, indent=1) + "\n")
+        manifest["evidence_sha256"] = {name: file_sha256(staged / name) for name in evidence}
         (staged / MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n")
-        return storage.publish(staged, f"{candidates_uri.rstrip('/')}/v{timestamp}")
+        try:
+            return storage.publish(staged, uri)
+        except InputError:
+            mine = {name: file_sha256(staged / name) for name in CONTENTS}
+            if storage.hash_bundle(uri, CONTENTS) != mine:
+                raise
+            return uri
+
+
+def fetch_package(uri: str, folder: Path) -> Package:
+    """Brings a package here and checks every file of it against its manifest.
+
+    Raises:
+        InputError: there is no package.
+        RefusedError: a file isn't what was packaged.
+    """
+    try:
+        found = storage.download_bundle(uri, CONTENTS, folder)
+    except InputError as error:
+        raise InputError(f"{redact(uri)} isn't a package, which holds {', '.join(CONTENTS)}") from error
+    if not found:
+        raise InputError(f"{redact(uri)} isn't a package: it holds none of {', '.join(CONTENTS)}")
+    try:
+        manifest, decision, contract = (json.loads((folder / name).read_text()) for name in (MANIFEST, DECISION, CONTRACT))
+        recorded = {**manifest["sha256"], **manifest["evidence_sha256"]}
+        package = Package(uri, folder, manifest, decision, contract)
+        # looked up here so that a manifest without them fails here
+        _ = manifest["version"], manifest["compared_with"], package.eligible, contract["sha256"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise RefusedError(f"{redact(uri)}: {MANIFEST} or the evidence beside it can't be read ({error!r})") from error
+    altered = [name for name in CONTENTS[:-1] if file_sha256(folder / name) != recorded.get(name)]
+    if altered:
+        raise RefusedError(f"{redact(uri)}: {', '.join(altered)} changed after packaging (sha256); train a new candidate")
+    if contract["sha256"] != manifest["sha256"]:
+        raise RefusedError(f"{redact(uri)}: its serving contract was checked on other files; train a new candidate")
+    return package
 
 
 def library_versions() -> dict[str, str]:

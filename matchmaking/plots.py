@@ -24,9 +24,7 @@ SIZE, DPI = (8.0, 6.0), 100
 BINS = 15  # of the calibration curve, as in metrics.curves
 
 
-def save_plots(
-    evaluation: dict[str, Any], out_dir: Path, history: dict[str, list[float]] | None = None
-) -> list[Path]:
+def save_plots(evaluation: dict[str, Any], out_dir: Path, history: dict[str, list[float]] | None = None) -> list[Path]:
     """Draws each plot that the evaluation has the numbers for.
 
     Args:
@@ -109,9 +107,7 @@ def _roc(models: dict[str, Any], curves: dict[str, Any]) -> Figure:
     figure = _figure(_against("ROC AUC", models, "roc_auc"))
     axes = _axes(figure, "False positive rate", "True positive rate (recall)")
     axes.plot([0, 1], [0, 1], color=GREY, linewidth=1, linestyle=":")
-    axes.text(
-        0.5, 0.47, "a random guess", color=GREY, fontsize=11, rotation=36, rotation_mode="anchor", va="top"
-    )
+    axes.text(0.5, 0.47, "a random guess", color=GREY, fontsize=11, rotation=36, rotation_mode="anchor", va="top")
     for place, (name, model) in enumerate(models.items()):
         points = _points(curves[name], "roc", 2)
         axes.plot(points[:, 0], points[:, 1], color=COLOURS[name], linestyle=STYLES[name], linewidth=2.2)
@@ -183,9 +179,7 @@ def _confusion(models: dict[str, Any]) -> Figure:
         # white to the model's colour
         from matplotlib.colors import LinearSegmentedColormap
 
-        axes.imshow(
-            shares, cmap=LinearSegmentedColormap.from_list(name, ["white", COLOURS[name]]), vmin=0, vmax=1
-        )
+        axes.imshow(shares, cmap=LinearSegmentedColormap.from_list(name, ["white", COLOURS[name]]), vmin=0, vmax=1)
         for (row, column), count in np.ndenumerate(counts):
             share = shares[row, column]
             axes.text(
@@ -216,9 +210,7 @@ def _training(history: dict[str, list[float]]) -> Figure:
             if not values:
                 continue
             colour = GREY if label == "training" else COLOURS["candidate"]
-            axes.plot(
-                range(1, len(values) + 1), values, color=colour, linestyle=style, linewidth=2, label=label
-            )
+            axes.plot(range(1, len(values) + 1), values, color=colour, linestyle=style, linewidth=2, label=label)
         if best:
             axes.axvline(best, color=GREY, linewidth=1)
         axes.legend(frameon=False, fontsize=11, labelcolor="linecolor")

@@ -106,7 +106,9 @@ def read_encoders(folder: Path) -> Encoders:
         raise InputError(f"{folder / SCALER} scales other columns than {', '.join(NUMBERS)}")
     width = sum(len(known) for known in encoder.categories_) + len(NUMBERS)
     if width != INPUT_WIDTH:
-        raise InputError(f"{folder / ENCODER} gives {width} model inputs with the scaler's; the service needs {INPUT_WIDTH}")
+        raise InputError(
+            f"{folder / ENCODER} gives {width} model inputs with the scaler's; the service needs {INPUT_WIDTH}"
+        )
     return Encoders(encoder, scaler)
 
 
@@ -121,7 +123,9 @@ def read_pickle(path: Path) -> Any:
     class AllowListUnpickler(NumpyUnpickler):
         def find_class(self, module: str, name: str) -> Any:
             if (module, name) not in ALLOWED_IN_PICKLES:
-                raise InputError(f"{path} refers to {module}.{name}, which production's files never hold; it was not run")
+                raise InputError(
+                    f"{path} refers to {module}.{name}, which production's files never hold; it was not run"
+                )
             return super().find_class(module, name)
 
     with path.open("rb") as file:

@@ -2,12 +2,23 @@
 
 from __future__ import annotations
 
+import os
 import re
 
-_IN_URL = re.compile(r"(?<=://)[^/@\s]+@")
-_IN_QUERY = re.compile(r"(?i)([?&](?:x-amz-[a-z-]*|signature|token|key|sig|awsaccesskeyid|googleaccessid)=)[^&\s]+")
+_IN_URL = re.compile(r"(?<=://)[^/\s]*@")
+_IN_QUERY = re.compile(
+    r"(?i)([?&][^=&\s]*(?:x-amz-|x-goog-|signature|token|key|secret|password|credential|sig|accessid)[^=&\s]*=)"
+    r"[^&\s\"']+"
+)
+_SECRETS = ("AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "MLFLOW_TRACKING_PASSWORD", "MLFLOW_TRACKING_TOKEN")
 
 
 def redact(text: str) -> str:
-    """The text with user names, passwords and signatures of the URLs in it replaced by `***`."""
+    """The text with the credentials in it replaced by `***`.
+
+    These are the user names and passwords of URLs, the signatures, keys and tokens in their queries, and the secrets
+    that this process was given in environment variables, wherever they stand.
+    """
+    for secret in filter(None, map(os.environ.get, _SECRETS)):
+        text = text.replace(secret, "***")
     return _IN_QUERY.sub(r"\1***", _IN_URL.sub("***@", text))

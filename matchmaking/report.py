@@ -81,17 +81,13 @@ def headline(summary: dict[str, Any]) -> str:
 def _outcome(summary: dict[str, Any]) -> str:
     pipeline = str(summary.get("pipeline") or "pipeline")
     if summary.get("error") or str(summary.get("status", "")).upper() == "FAILED":
-        return (
-            f"The {pipeline} run failed: {str(summary.get('error') or 'no reason was recorded').rstrip('.')}."
-        )
+        return f"The {pipeline} run failed: {str(summary.get('error') or 'no reason was recorded').rstrip('.')}."
     if summary.get("verdict") in VERDICTS:
         return VERDICTS[summary["verdict"]]
     drift = _drift(summary)
     if drift:
         columns = drift.get("drifted_columns") or summary.get("drifted_columns") or []
-        listed = ", ".join(map(str, columns[:5])) + (
-            f" and {len(columns) - 5} more" if len(columns) > 5 else ""
-        )
+        listed = ", ".join(map(str, columns[:5])) + (f" and {len(columns) - 5} more" if len(columns) > 5 else "")
         if drift.get("drifted"):
             reasons = f" ({'; '.join(drift['reasons'])})" if drift.get("reasons") else ""
             text = f"The data has drifted{reasons}: {listed}."
@@ -100,9 +96,7 @@ def _outcome(summary: dict[str, Any]) -> str:
         else:
             text = "The data has not drifted: no column is beyond its threshold."
         if drift.get("self_comparison"):
-            text += (
-                " No current data was given, so two samples of the reference were compared with each other."
-            )
+            text += " No current data was given, so two samples of the reference were compared with each other."
         return text
     metrics = _models(summary)
     if metrics:
@@ -123,11 +117,7 @@ def metric_rows(summary: dict[str, Any], evaluation: dict[str, Any] | None = Non
         old, new = ((models.get(model) or {}).get(name) for model in MODELS)
         difference = new - old if old is not None and new is not None else None
         # what is the same in all the digits shown is not called better
-        better = (
-            None
-            if difference is None or abs(difference) < 5e-5
-            else (difference < 0) == (name in LOWER_IS_BETTER)
-        )
+        better = None if difference is None or abs(difference) < 5e-5 else (difference < 0) == (name in LOWER_IS_BETTER)
         rows.append(MetricRow(name, LABELS.get(name, name), old, new, difference, better))
     return rows
 
@@ -140,9 +130,7 @@ def slice_rows(models: dict[str, dict[str, Any]]) -> dict[str, list[SliceRow]]:
         groups = {name: (model.get("slices") or {}).get(column) or {} for name, model in models.items()}
         rows = []
         for value, group in next(iter(groups.values())).items():
-            numbers = [
-                [groups[name].get(value, {}).get(metric) for name in models] for metric in SLICE_METRICS
-            ]
+            numbers = [[groups[name].get(value, {}).get(metric) for name in models] for metric in SLICE_METRICS]
             few = group["positives"] < FEW_POSITIVES
             rows.append(SliceRow(str(value), group["rows"], group["positives"], few, numbers))
         tables[column] = sorted(rows, key=lambda row: -row.rows)[:MOST_SLICES]
@@ -196,10 +184,7 @@ def html_report(
         drift=_drift(summary),
         decision=_markdown(decision_markdown) if decision_markdown else None,
         reasons=summary.get("reasons") or [],
-        plots=[
-            (path.stem.replace("_", " "), base64.b64encode(path.read_bytes()).decode())
-            for path in plots or []
-        ],
+        plots=[(path.stem.replace("_", " "), base64.b64encode(path.read_bytes()).decode()) for path in plots or []],
         data=_data(summary),
         provenance=_provenance(summary),
         production_files=_production_files(summary),
@@ -303,11 +288,7 @@ def _tone(summary: dict[str, Any]) -> str:
         return "bad"
     if summary.get("verdict") in ("promote", "bootstrap"):
         return "good"
-    return (
-        "attention"
-        if summary.get("verdict") in ("hold", "reject") or _drift(summary).get("drifted")
-        else "plain"
-    )
+    return "attention" if summary.get("verdict") in ("hold", "reject") or _drift(summary).get("drifted") else "plain"
 
 
 def _changed(summary: dict[str, Any]) -> bool:
@@ -342,9 +323,7 @@ def _data(summary: dict[str, Any]) -> list[str]:
     for column, counts in (data.get("unseen") or {}).items():
         listed = ", ".join(f"{name} ({rows:,})" for name, rows in list(counts.items())[:10])
         more = f" and {len(counts) - 10} more" if len(counts) > 10 else ""
-        lines.append(
-            f"{column} has categories unknown to production, which it scores as if empty: {listed}{more}."
-        )
+        lines.append(f"{column} has categories unknown to production, which it scores as if empty: {listed}{more}.")
     if data.get("extra_columns"):
         lines.append(f"Extra columns, ignored: {', '.join(map(str, data['extra_columns']))}.")
     if data.get("duplicates"):
@@ -427,9 +406,7 @@ def _section(title: str) -> list[str]:
 
 
 def _wrap(text: str, bullet: str = "") -> list[str]:
-    return textwrap.wrap(_plain(text), WIDTH, initial_indent=bullet, subsequent_indent=" " * len(bullet)) or [
-        ""
-    ]
+    return textwrap.wrap(_plain(text), WIDTH, initial_indent=bullet, subsequent_indent=" " * len(bullet)) or [""]
 
 
 def _plain(text: str) -> str:
@@ -464,8 +441,6 @@ def _markdown(text: str) -> Any:
     from markupsafe import Markup
 
     parser = (
-        MarkdownIt("commonmark", {"html": False})
-        .enable("table")
-        .disable(["link", "image", "autolink", "reference"])
+        MarkdownIt("commonmark", {"html": False}).enable("table").disable(["link", "image", "autolink", "reference"])
     )
     return Markup(parser.render(text))

@@ -7,7 +7,7 @@ import hashlib
 import zlib
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -16,6 +16,8 @@ from matchmaking.errors import InputError
 
 if TYPE_CHECKING:
     import pandera.pandas as pa
+
+Compression = Literal["gzip"] | None
 
 TARGET = "match"
 CATEGORICAL = ("case_type", "location", "preferred_language", "specialization", "city")
@@ -104,7 +106,10 @@ def pair_schema(target: bool = True) -> pa.DataFrameSchema:
     }
     for name, (low, high) in {**NUMERIC, **({TARGET: (0, 1)} if target else {})}.items():
         limits = f"outside {low}..{high}" if high is not None else f"below {low}"
-        checks = [pa.Check(np.isfinite, error="an infinite value"), pa.Check.in_range(low, np.inf if high is None else high, error=limits)]
+        checks = [
+            pa.Check(np.isfinite, error="an infinite value"),
+            pa.Check.in_range(low, np.inf if high is None else high, error=limits),
+        ]
         if name in INTEGERS:
             checks.append(pa.Check(whole, error="not a whole number"))
         columns[name] = pa.Column(float, checks)
@@ -129,7 +134,7 @@ def read_pairs(path: Path, *, target: bool = True, source: str | None = None) ->
     """
     name = source or str(path)
     compression = _look_at(path, name)
-    header = _read(path, name, compression, nrows=0, header=None, dtype=str, rows=1)
+    header = _read(path, name, compression, header=None, dtype=str, rows=1)
     names = [str(value).strip() for value in header.iloc[0]]
     wanted = COLUMNS if target else FEATURES
     repeated = sorted({column for column in names if names.count(column) > 1})
@@ -140,7 +145,15 @@ def read_pairs(path: Path, *, target: bool = True, source: str | None = None) ->
         raise InputError(f"{name}: column {_listed(missing)} is missing; the header has {_listed(names)}")
 
     usecols = [column for column in COLUMNS if column in names]
-    frame = _read(path, name, compression, names=names, skiprows=1, usecols=usecols, dtype=dict.fromkeys(CATEGORICAL, str))
+    frame = _read(
+        path,
+        name,
+        compression,
+        names=names,
+        skiprows=1,
+        usecols=usecols,
+        dtype=dict.fromkeys(CATEGORICAL, str),
+    )
     if frame.empty:
         raise InputError(f"{name}: there is a header but no row")
     return _checked(frame[usecols], name, TARGET in usecols), [c for c in names if c not in COLUMNS]
@@ -156,7 +169,9 @@ def check_enough(pairs: pd.DataFrame, source: str) -> None:
         raise InputError(f"{source}: {len(pairs)} rows are too few to split; at least {MIN_ROWS} are needed")
     counts = pairs[TARGET].value_counts()
     if len(counts) == 1:
-        raise InputError(f"{source}: column '{TARGET}' holds one class only ({counts.index[0]}); both 0 and 1 are needed")
+        raise InputError(
+            f"{source}: column '{TARGET}' holds one class only ({counts.index[0]}); both 0 and 1 are needed"
+        )
     if counts.min() < MIN_PER_CLASS:
         raise InputError(
             f"{source}: column '{TARGET}' has {counts.min()} rows of class {counts.idxmin()}, too few to split; "
@@ -175,7 +190,7 @@ def describe(pairs: pd.DataFrame, extra_columns: list[str], known: dict[str, lis
     return DataReport(len(pairs), positives, extra_columns, unseen, int(pairs.duplicated().sum()))
 
 
-def _look_at(path: Path, name: str) -> str | None:
+def _look_at(path: Path, name: str) -> Compression:
     """Refuses what is not a text table at all, before a parser makes a worse message of it; gives the compression."""
     if path.is_dir():
         raise InputError(f"{name} is a folder; give a CSV file")
@@ -191,7 +206,7 @@ def _look_at(path: Path, name: str) -> str | None:
                 start = file.read(512)
         except (EOFError, OSError, zlib.error) as error:
             raise _broken_gzip(name, error) from error
-        compression = "gzip"
+        compression: Compression = "gzip"
     else:
         compression = None
     if not start.strip():
@@ -207,10 +222,9 @@ def _broken_gzip(name: str, error: Exception) -> InputError:
     return InputError(f"{name}: the gzip file is truncated or damaged ({error}); download it again")
 
 
-def _read(path: Path, name: str, compression: str | None, *, rows: int | None = None, **options: Any) -> pd.DataFrame:
-    options["nrows"] = rows
+def _read(path: Path, name: str, compression: Compression, *, rows: int | None = None, **options: Any) -> pd.DataFrame:
     try:
-        return pd.read_csv(path, compression=compression, encoding="utf-8-sig", keep_default_na=True, low_memory=False, **options)
+        return pd.read_csv(path, compression=compression, encoding="utf-8-sig", low_memory=False, nrows=rows, **options)
     except UnicodeDecodeError as error:
         raise InputError(f"{name} is not UTF-8 text (byte {error.start}: {error.reason}); save it as UTF-8") from error
     except (EOFError, gzip.BadGzipFile, zlib.error) as error:
@@ -232,7 +246,7 @@ def _checked(frame: pd.DataFrame, name: str, target: bool) -> pd.DataFrame:
         if not pd.api.types.is_numeric_dtype(frame[column]):
             values = pd.to_numeric(frame[column], errors="coerce")
             raise _bad_rows(name, str(column), "not a number", values.isna(), frame[column])
-    frame = frame.astype(dict.fromkeys(numbers, float), copy=False)
+    frame = frame.astype(dict.fromkeys(numbers, float))
     try:
         pair_schema(target).validate(frame, lazy=True, inplace=True)
     except pandera.errors.SchemaErrors as errors:
@@ -241,12 +255,16 @@ def _checked(frame: pd.DataFrame, name: str, target: bool) -> pd.DataFrame:
         same = cases[(cases["column"] == first["column"]) & (cases["check"] == first["check"])]
         mask = pd.Series(frame.index.isin(same["index"]), index=frame.index)
         raise _bad_rows(name, str(first["column"]), str(first["check"]), mask, frame[first["column"]]) from None
-    return frame.astype({column: "int64" for column in numbers if column in INTEGERS}, copy=False)
+    return frame.astype({column: "int64" for column in numbers if column in INTEGERS})
 
 
 def _bad_rows(name: str, column: str, what: str, mask: pd.Series, values: pd.Series | None = None) -> InputError:
     lines = np.flatnonzero(mask.to_numpy())
-    found = [f" ({value!r})" for value in values.iloc[lines[:SHOWN_ROWS]].tolist()] if values is not None else [""] * SHOWN_ROWS
+    found = (
+        [f" ({value!r})" for value in values.iloc[lines[:SHOWN_ROWS]].tolist()]
+        if values is not None
+        else [""] * SHOWN_ROWS
+    )
     shown = ", ".join(f"line {row + 2}{value}" for row, value in zip(lines, found, strict=False))
     more = f" and {len(lines) - SHOWN_ROWS} more" if len(lines) > SHOWN_ROWS else ""
     return InputError(f"{name}: column '{column}': {what} in {shown}{more}")

@@ -64,7 +64,10 @@ def step(name: str, run_id: str, outputs: Iterable[HasMetadata] = (), inputs: It
         known = isinstance(error, MlopsError)
         reason = str(error) if known else f"{type(error).__name__}: {error}"
         code = error.exit_code if isinstance(error, MlopsError) else 1
-        print(ERROR_MARK + json.dumps({"step": name, "exit_code": code, "message": " ".join(reason.split())}), flush=True)
+        print(
+            ERROR_MARK + json.dumps({"step": name, "exit_code": code, "message": " ".join(reason.split())}),
+            flush=True,
+        )
         _mark_failed(run_id, f"{name}: {reason}")
         if known:
             sys.exit(code)

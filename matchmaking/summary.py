@@ -71,7 +71,12 @@ def write_reports(
     folder.mkdir(parents=True, exist_ok=True)
     found = {
         name: json.loads(path.read_text()) if path else None
-        for name, path in (("data", data_report), ("evaluation", evaluation), ("decision", decision), ("drift", drift))
+        for name, path in (
+            ("data", data_report),
+            ("evaluation", evaluation),
+            ("decision", decision),
+            ("drift", drift),
+        )
     }
     training = json.loads((candidate / TRAINING_RECORD).read_text()) if candidate else None
     after = storage.hash_bundle(production_uri, production.FILES) if production_uri else {}

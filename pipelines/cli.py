@@ -62,7 +62,9 @@ WorkDir = Annotated[Path, typer.Option(help="Where runs, candidates and the MLfl
 
 
 @app.callback(invoke_without_command=True)
-def _root(version: Annotated[bool, typer.Option("--version", help="Show the version and exit.")] = False) -> None:
+def _root(
+    version: Annotated[bool, typer.Option("--version", help="Show the version and exit.")] = False,
+) -> None:
     if version:
         from matchmaking.settings import code_version, package_version
 
@@ -76,7 +78,9 @@ def run(
     data: Annotated[str, typer.Option(help="The dataset: a CSV file, plain or gzip.", show_default=False)],
     production: Annotated[
         str,
-        typer.Option(help="Folder of the production model, only ever read. Left out, retrain bootstraps a first model."),
+        typer.Option(
+            help="Folder of the production model, only ever read. Left out, retrain bootstraps a first model."
+        ),
     ] = "",
     current: Annotated[str, typer.Option(help="monitor: the data of now, to compare with --data.")] = "",
     runner: Annotated[Runner, typer.Option(help="Where the steps execute.")] = Runner.subprocess,

@@ -87,7 +87,11 @@ def run_pipeline(
             _fail(folder, "interrupted")
             raise
         except RuntimeError as error:
-            failure = watcher.failure or {"step": "?", "exit_code": 1, "message": _COLOURS.sub("", str(error))}
+            failure = watcher.failure or {
+                "step": "?",
+                "exit_code": 1,
+                "message": _COLOURS.sub("", str(error)),
+            }
             return _failed(name, timestamp, folder, arguments, failure)
         finally:
             shutil.rmtree(workspace, ignore_errors=True)
@@ -143,9 +147,7 @@ def _new_folder(work_dir: Path, name: str) -> tuple[str, Path]:
             raise MlopsError(f"{folder} can't be made: {error.strerror}; choose another --work-dir") from error
 
 
-def _failed(
-    name: str, timestamp: str, folder: Path, arguments: dict[str, Any], failure: dict[str, Any]
-) -> Outcome:
+def _failed(name: str, timestamp: str, folder: Path, arguments: dict[str, Any], failure: dict[str, Any]) -> Outcome:
     summary = {
         "pipeline": name,
         "run_name": f"{name}_{timestamp}",

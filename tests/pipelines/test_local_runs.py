@@ -50,7 +50,16 @@ def runs_of(work_dir: Path) -> dict[str, Any]:
 
 def test_the_table_says_it_all(work: Any) -> None:
     _, done, runs = work
-    for word in ("accuracy", "precision", "recall", "f1", "ROC AUC", "average precision", "Brier", "log loss"):
+    for word in (
+        "accuracy",
+        "precision",
+        "recall",
+        "f1",
+        "ROC AUC",
+        "average precision",
+        "Brier",
+        "log loss",
+    ):
         assert word in done.stdout
     assert "no column is beyond its threshold" in " ".join(done.stdout.split())
     assert str(runs["retrain"] / "report.html") in done.stdout
@@ -79,7 +88,7 @@ def test_retrain_finds_a_better_model_near_the_ceiling(work: Any, sample_csv: Pa
     """The candidate beats the weak incumbent and comes close to the best any model can do on these very rows."""
     from sklearn.metrics import average_precision_score
 
-    folder, _, runs = work
+    _, _, runs = work
     found = summary(runs["retrain"])
     assert found["verdict"] == "promote"
     _, test = split(generate(6_000, seed=1))
@@ -137,7 +146,15 @@ def test_mlflow_has_the_runs(work: Any) -> None:
     assert set(recorded) == {path.name for path in runs.values()}
     retrain = recorded[runs["retrain"].name]
     assert retrain.info.status == "FINISHED"
-    for param in ("algorithm", "batch_size", "epochs", "learning_rate", "seed", "dataset_version", "timestamp"):
+    for param in (
+        "algorithm",
+        "batch_size",
+        "epochs",
+        "learning_rate",
+        "seed",
+        "dataset_version",
+        "timestamp",
+    ):
         assert retrain.data.params[param], param
     assert retrain.data.params["code_version"]
     found = summary(runs["retrain"])
@@ -229,7 +246,9 @@ def test_bad_input_ends_in_one_line_and_a_failed_run(
 
 def test_compiled_pipelines(mlops: Mlops, tmp_path: Path) -> None:
     for out in ("one", "two"):
-        assert mlops("compile", "--out", tmp_path / out, MLOPS_REGISTRY="registry.test", MLOPS_TAG="1.2.3").returncode == 0
+        assert (
+            mlops("compile", "--out", tmp_path / out, MLOPS_REGISTRY="registry.test", MLOPS_TAG="1.2.3").returncode == 0
+        )
     names = sorted(path.name for path in (tmp_path / "one").iterdir())
     assert {"evaluate.yaml", "monitor.yaml", "retrain.yaml"} <= set(names)
     for name in names:
@@ -242,7 +261,11 @@ def test_compiled_pipelines(mlops: Mlops, tmp_path: Path) -> None:
 
 
 def test_a_mistake_on_the_command_line(mlops: Mlops, sample_csv: Path) -> None:
-    for args in (["run", "retrain"], ["run", "nothing", "--data", "x"], ["run", "evaluate", "--data", sample_csv]):
+    for args in (
+        ["run", "retrain"],
+        ["run", "nothing", "--data", "x"],
+        ["run", "evaluate", "--data", sample_csv],
+    ):
         done = mlops(*args)
         assert done.returncode == 2
         assert "Traceback" not in done.stderr

@@ -31,9 +31,7 @@ def logit(p: pd.Series) -> np.ndarray:
     return np.log(p / (1 - p)).to_numpy()
 
 
-def simulate(
-    rows: int = 6_000, production: float = 3.0, candidate: float = 3.0, seed: int = 0
-) -> pd.DataFrame:
+def simulate(rows: int = 6_000, production: float = 3.0, candidate: float = 3.0, seed: int = 0) -> pd.DataFrame:
     """Scores of two models that see the truth's logit through noise of these sizes, about 12 % of matches."""
     rng = np.random.default_rng(seed)
     truth = rng.normal(-8, 6.5, rows)
@@ -82,9 +80,7 @@ def test_a_truly_better_model_is_promoted(better: pd.DataFrame) -> None:
     decision = decide(better, POLICY)
     assert decision["verdict"] == "promote"
     assert decision["primary"]["result"] == "improved"
-    assert (
-        0 < decision["primary"]["ci"][0] < decision["primary"]["improvement"] < decision["primary"]["ci"][1]
-    )
+    assert 0 < decision["primary"]["ci"][0] < decision["primary"]["improvement"] < decision["primary"]["ci"][1]
     assert {g["result"] for g in decision["guardrails"]} <= {"non-inferior", "inconclusive"}
 
 
@@ -242,9 +238,7 @@ def test_resamples_keep_the_number_of_each_class(monkeypatch: pytest.MonkeyPatch
     blocks = list(bootstrap_weights(match, 10, np.random.default_rng(0)))
     assert [len(b) for b in blocks] == [3, 3, 3, 1]  # bounded memory: no block exceeds _CELLS
     weights = np.concatenate(blocks)
-    assert (weights[:, match == 1].sum(axis=1) == 20).all() and (
-        weights[:, match == 0].sum(axis=1) == 80
-    ).all()
+    assert (weights[:, match == 1].sum(axis=1) == 20).all() and (weights[:, match == 0].sum(axis=1) == 80).all()
     assert weights.max() > 1 and weights.min() == 0
 
 

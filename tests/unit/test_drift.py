@@ -59,9 +59,7 @@ def test_each_kind_of_drift_is_found_and_no_other(tmp_path: Path) -> None:
     assert result["drifted"] and result["reasons"] == ["target drifted", "score drifted"]
     rows = by_column(result)
     assert rows["budget"]["method"] == rows["urgency_level"]["method"] == "wasserstein"
-    assert (
-        rows["city"]["method"] == rows["availability"]["method"] == rows["match"]["method"] == "jensenshannon"
-    )
+    assert rows["city"]["method"] == rows["availability"]["method"] == rows["match"]["method"] == "jensenshannon"
     # definition: the Wasserstein distance in standard deviations of the reference
     distance = wasserstein_distance(reference["budget"], current["budget"])
     assert rows["budget"]["statistic"] == pytest.approx(distance / reference["budget"].std(ddof=0))
@@ -73,9 +71,7 @@ def test_features_drift_as_a_whole_from_the_share_on(tmp_path: Path) -> None:
     current[["budget", "rating"]] *= 2
     one = detect_drift(reference, current, tmp_path, share_threshold=0.2)
     assert not one["drifted"] and one["drifted_columns"] == ["budget", "rating"]
-    assert detect_drift(reference, current, tmp_path, share_threshold=0.15)["reasons"] == [
-        "2 of 13 features drifted"
-    ]
+    assert detect_drift(reference, current, tmp_path, share_threshold=0.15)["reasons"] == ["2 of 13 features drifted"]
 
 
 def test_small_samples_of_one_source_do_not_drift(tmp_path: Path) -> None:

@@ -95,9 +95,7 @@ def retrained(**changes: Any) -> dict[str, Any]:
 
 MONITORED = summary("monitor", drift=drift(), drifted_columns=["budget"])
 EVALUATED = summary("evaluate", metrics={"production": metrics(), "candidate": None})
-BOOTSTRAPPED = summary(
-    verdict="bootstrap", metrics={"production": None, "candidate": metrics()}, production_sha256={}
-)
+BOOTSTRAPPED = summary(verdict="bootstrap", metrics={"production": None, "candidate": metrics()}, production_sha256={})
 FAILED = {"pipeline": "retrain", "status": "FAILED", "error": "data.csv: column budget is missing"}
 RUNS = [retrained(), MONITORED, EVALUATED, BOOTSTRAPPED, FAILED]
 
@@ -146,9 +144,7 @@ class Page(HTMLParser):
         ),
         (MONITORED, "The data as a whole has not drifted; these columns have: budget."),
         (
-            summary(
-                "monitor", drift=drift(drifted=True, reasons=["target drifted"], drifted_columns=["match"])
-            ),
+            summary("monitor", drift=drift(drifted=True, reasons=["target drifted"], drifted_columns=["match"])),
             "The data has drifted (target drifted): match.",
         ),
         (
@@ -198,9 +194,7 @@ def test_plain_text_is_narrow_and_printable(run: dict[str, Any]) -> None:
 @pytest.mark.parametrize("run", RUNS)
 def test_the_page_needs_nothing_from_outside(run: dict[str, Any], tmp_path: Path) -> None:
     (tmp_path / "roc.png").write_bytes(b"\x89PNG not really")
-    page = Page(
-        report.html_report(run, None, "# Decision\n\n| a |\n| --- |\n| b |\n", [tmp_path / "roc.png"])
-    )
+    page = Page(report.html_report(run, None, "# Decision\n\n| a |\n| --- |\n| b |\n", [tmp_path / "roc.png"]))
     assert not {"script", "link", "a", "iframe", "object"} & set(page.tags)
     assert page.tags.count("img") == 1
     sources = [value or "" for name, value in page.attributes if name in {"src", "href", "srcset", "data"}]
@@ -259,9 +253,7 @@ def test_a_slice_only_one_model_has_seen_is_shown() -> None:
     [(retrained(), ["production", "candidate"]), (EVALUATED, ["production"]), (BOOTSTRAPPED, ["candidate"])],
 )
 def test_only_the_models_of_a_run_are_shown(run: dict[str, Any], models: list[str]) -> None:
-    header = next(
-        line for line in report.text_report(run).splitlines() if re.match(r" +(production|candidate)", line)
-    )
+    header = next(line for line in report.text_report(run).splitlines() if re.match(r" +(production|candidate)", line))
     assert header.split() == [*models, *(["difference"] if len(models) == 2 else [])]
     table = report.terminal_table(run)
     assert [column.header for column in table.columns][1 : 1 + len(models)] == models

@@ -1,0 +1,77 @@
+# The front door. `make help` lists what there is.
+SHELL := /bin/bash
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+WORK ?= work
+SAMPLE := $(WORK)/sample
+ROWS ?= 12000
+SEED ?= 0
+
+.DEFAULT_GOAL := help
+.PHONY: help setup run test test-unit lint format bench bench-decision compile ui lock clean
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  \033[1m%-16s\033[0m %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+setup: $(VENV)/.ready ## make .venv from the locked requirements
+
+# the stamp is newer than what it was made from: unchanged requirements are installed once
+$(VENV)/.ready: requirements/dev.txt pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 14))' || \
+	  { echo "Python 3.11, 3.12 or 3.13 is needed, $$($(PYTHON) --version) was found; set PYTHON=python3.12, say"; exit 2; }
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@echo "Installing the locked requirements into $(VENV) (a few minutes the first time)"
+	@$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r requirements/dev.txt
+	@$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@touch $@
+
+$(SAMPLE)/pairs.csv: | setup
+	@$(BIN)/mlops data generate --rows $(ROWS) --seed $(SEED) --out $@
+
+# a first production model by the old recipe, from fewer pairs of an earlier time: an incumbent that can be beaten
+$(SAMPLE)/production/lawyer_match_model.h5: | setup
+	@$(BIN)/mlops data generate --rows 3000 --seed 1000 --out $(SAMPLE)/first-pairs.csv
+	@$(BIN)/mlops bootstrap --data $(SAMPLE)/first-pairs.csv --production $(SAMPLE)/production --work-dir $(WORK)
+
+run: setup $(SAMPLE)/pairs.csv $(SAMPLE)/production/lawyer_match_model.h5 ## retrain, evaluate and monitor once, on sample data
+	@$(BIN)/mlops run all --data $(SAMPLE)/pairs.csv --production $(SAMPLE)/production --work-dir $(WORK)
+
+test: setup ## the whole test suite that needs no Docker
+	@$(BIN)/pytest
+
+test-unit: setup ## the quick part of it
+	@$(BIN)/pytest tests/unit
+
+lint: setup ## ruff, mypy and the layers
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports
+
+format: setup ## let ruff format the code
+	@$(BIN)/ruff format .
+	@$(BIN)/ruff check --fix .
+
+bench: setup ## time, share of imports and peak memory of each pipeline, at 12 k, 120 k and 1.2 M rows
+	@$(BIN)/python -m benchmarks.pipelines
+
+bench-decision: setup ## how often the decision is wrong, on simulated pairs of models
+	@$(BIN)/python -m benchmarks.decision
+
+compile: setup ## one KFP YAML file a pipeline, in build/
+	@$(BIN)/mlops compile
+
+ui: setup ## the MLflow UI on http://localhost:5001
+	@$(BIN)/mlops ui --work-dir $(WORK)
+
+lock: ## resolve the requirements anew (needs uv)
+	@for set in base train monitor dev; do \
+	  extra=$$([ $$set = base ] || echo "--extra $$set"); \
+	  uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-annotate \
+	    --no-header --no-emit-package legalaid-mlops $$extra \
+	    $$([ $$set = dev ] || echo "--constraint requirements/dev.txt") pyproject.toml -o requirements/$$set.txt; \
+	done
+
+clean: ## remove what runs and builds left behind (not .venv)
+	@rm -rf $(WORK) build
