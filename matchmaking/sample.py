@@ -7,6 +7,8 @@ the best possible one because `true_probability` is what the labels are drawn fr
 
 from __future__ import annotations
 
+import gzip
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -115,15 +117,19 @@ def generate_file(path: Path, rows: int, seed: int, drift: str = "none") -> dict
 
     pairs = generate(rows, seed, drift)
     temporary = path.with_name(f".{path.name}.tmp")
-    # without a time stamp in the gzip header the same pairs are the same bytes
-    compression = {"method": "gzip", "mtime": 0} if path.suffix == ".gz" else None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        pairs.to_csv(temporary, index=False, compression=compression)
+        with temporary.open("wb") as plain:
+            if path.suffix == ".gz":
+                # without a name and a time stamp in the header the same pairs are the same bytes
+                with gzip.GzipFile(filename="", mode="wb", fileobj=plain, mtime=0) as packed:
+                    pairs.to_csv(packed, index=False)
+            else:
+                pairs.to_csv(plain, index=False)
         temporary.replace(path)
     except OSError as error:
+        with suppress(OSError):
+            temporary.unlink()
         raise InputError(f"{path} can't be written: {error.strerror}") from error
-    finally:
-        temporary.unlink(missing_ok=True)
     found = evaluate(pairs[TARGET].to_numpy(), true_probability(pairs))
     return {key: found[key] or 0.0 for key in ("positives", "average_precision", "roc_auc", "brier")}

@@ -3,7 +3,7 @@
 `stratified` is the split production's model was trained under: on that very dataset, its test rows are clean for
 production and candidate alike. It depends on the whole dataset, so when rows are added the test set is drawn anew, and
 rows that trained an earlier model enter it. `hash` decides each row by a hash of its own features: whatever else is in
-the dataset, a test row stays a test row. Use `hash` from the first dataset that has grown, with models trained under it.
+the dataset, a test row stays a test row. Use `hash` once the dataset grows, with models that were trained under it.
 """
 
 from __future__ import annotations

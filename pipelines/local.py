@@ -80,7 +80,7 @@ def run_pipeline(
         watcher = _Watcher(log, on_step, echo)
         try:
             with redirect_stdout(watcher), warnings.catch_warnings():
-                # kfp warns that an image without "python" in its name may lack it, and that display names do nothing here
+                # kfp warns of image names without "python", and that display names do nothing here
                 warnings.simplefilter("ignore")
                 _pipeline(name)(**arguments, timestamp=timestamp)
         except KeyboardInterrupt:

@@ -279,7 +279,8 @@ def test_a_policy_is_immutable() -> None:
         ("primary: {min_effect: true}", ["primary.min_effect", "number"]),
         ("primary: {confidence: 95}", ["primary.confidence", "less than 1", "95"]),
         ("primary: {min_effect: .nan}", ["primary.min_effect", "finite"]),
-        ("primary: 3", ["primary:", "3"]),
+        ("primary: 3", ["primary: input should be a valid mapping, not 3"]),
+        ("guardrails: {slices: {columns: location}}", ["columns: input should be a valid list, not 'location'"]),
         ("bootstrap: {resamples: 10}", ["bootstrap.resamples", "1000", "10"]),
         ("bootstrap: {resamples: 2000.5}", ["bootstrap.resamples", "integer"]),
         ("guardrails: {alpha: 0}", ["guardrails.alpha", "greater than 0"]),
@@ -345,5 +346,6 @@ def test_the_page_has_the_verdict_first_every_test_and_what_would_change_it(bett
         rows = [line for line in page.splitlines() if line.startswith("| ")]
         assert len(rows) == 1 + 1 + len(decision["guardrails"])
         assert all(row.count("|") == 10 for row in rows)
+        assert "(99.5%)" in rows[1] and "(90%)" in rows[2]
         changes = page.split("## What would change the verdict\n")[1]
         assert "average_precision" in changes

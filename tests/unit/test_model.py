@@ -1,0 +1,100 @@
+"""Training: repeatable, servable, with its operating point at 0.5."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from sklearn.metrics import fbeta_score
+
+from matchmaking import features, model, production
+from matchmaking.errors import InputError
+from matchmaking.model import Recipe, choose_operating_point, predict, train, train_candidate
+from matchmaking.sample import generate
+
+QUICK = Recipe(epochs=2, batch_size=256)
+
+
+@pytest.fixture(scope="module")
+def training(incumbent: Path) -> tuple[np.ndarray, np.ndarray, list[int]]:
+    pairs = generate(1_500, seed=5)
+    encoders = production.read_encoders(incumbent)
+    widths = [len(known) for known in encoders.encoder.categories_]
+    inputs = features.encode(pairs, encoders.encoder, encoders.scaler)
+    return inputs, pairs["match"].to_numpy(np.float32), widths
+
+
+@pytest.mark.parametrize("algorithm", model.ALGORITHMS)
+def test_the_same_seed_gives_the_same_model(training: tuple[np.ndarray, np.ndarray, list[int]], algorithm: str) -> None:
+    inputs, match, widths = training
+
+    def fit(seed: int) -> np.ndarray:
+        trained, _ = train(inputs, match, widths, replace(QUICK, algorithm=algorithm, seed=seed))
+        return trained.predict(inputs[:200], verbose=0)
+
+    np.testing.assert_array_equal(fit(1), fit(1))
+    assert np.abs(fit(1) - fit(2)).max() > 1e-3
+
+
+def test_the_operating_point_becomes_one_half(training: tuple[np.ndarray, np.ndarray, list[int]]) -> None:
+    import keras
+
+    inputs, match, widths = training
+    trained, record = train(inputs, match, widths, QUICK)
+    members = keras.Model(trained.input, trained.get_layer("member_logits").output)
+    logit = members.predict(inputs, verbose=0)[:, :, 0].mean(axis=1)
+    unshifted = 1 / (1 + np.exp(-logit))
+    assert record.logit_shift == pytest.approx(-np.log(record.operating_point / (1 - record.operating_point)))
+    served = trained.predict(inputs, verbose=0).ravel()
+    np.testing.assert_allclose(served, 1 / (1 + np.exp(-logit - record.logit_shift)), atol=1e-6)
+    clear = np.abs(unshifted - record.operating_point) > 1e-5
+    np.testing.assert_array_equal((served >= 0.5)[clear], (unshifted >= record.operating_point)[clear])
+
+
+def test_the_saved_candidate_is_a_drop_in(incumbent: Path, tmp_path: Path) -> None:
+    train_path = tmp_path / "train.parquet"
+    pairs = generate(1_500, seed=5)
+    pairs.to_parquet(train_path, index=False)
+    record = train_candidate(train_path, incumbent, tmp_path / "candidate", QUICK)
+    found = production.check_model_file(tmp_path / "candidate" / production.MODEL)
+    assert found["keras_version"] == production.check_model_file(incumbent / production.MODEL)["keras_version"]
+    assert record["bootstrapped"] is False
+    encoders = production.check_bundle(tmp_path / "candidate")
+    inputs = features.encode(pairs, encoders.encoder, encoders.scaler)
+    first = predict(tmp_path / "candidate" / production.MODEL, inputs)
+    assert first.shape == (1_500,)
+    assert ((first > 0) & (first < 1)).all()
+
+
+def test_more_rows_mean_fewer_passes(
+    training: tuple[np.ndarray, np.ndarray, list[int]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    inputs, match, widths = training
+    monkeypatch.setattr(model, "MAX_STEPS", 24)
+    _, record = train(inputs, match, widths, Recipe(epochs=30, batch_size=256))
+    assert record.recipe.epochs == 4  # 24 steps of 6 batches
+    assert len(record.history["loss"]) == 4
+
+
+@pytest.mark.parametrize("beta", [1.0, 1.25, 2.0])
+def test_the_operating_point_is_the_best_one_for_calibrated_probabilities(beta: float) -> None:
+    rng = np.random.default_rng(0)
+    p = rng.beta(0.3, 1.5, 200_000)
+    match = rng.random(200_000) < p
+    chosen = choose_operating_point(match, p, beta)
+    grid = np.linspace(0.05, 0.95, 91)
+    best = grid[np.argmax([fbeta_score(match, p >= threshold, beta=beta) for threshold in grid])]
+    assert chosen == pytest.approx(best, abs=0.03)
+
+
+def test_an_unknown_algorithm_is_refused(training: tuple[np.ndarray, np.ndarray, list[int]]) -> None:
+    with pytest.raises(InputError, match="--algorithm forest"):
+        train(*training, replace(QUICK, algorithm="forest"))
+
+
+def test_a_file_keras_cannot_load_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "model.h5").write_bytes(b"nothing")
+    with pytest.raises(InputError, match=r"model.h5: Keras 3.12.0 cannot load it"):
+        predict(tmp_path / "model.h5", np.zeros((1, 47), np.float32))
