@@ -7,9 +7,17 @@ WORK ?= work
 SAMPLE := $(WORK)/sample
 ROWS ?= 12000
 SEED ?= 0
+# images: <registry>/mlops-<kind>:<tag>, as `mlops` finds them by MLOPS_REGISTRY and MLOPS_TAG
+DOCKER ?= docker
+DOCKER_BUILD_ARGS ?=
+REGISTRY ?= $(or $(MLOPS_REGISTRY),legalaid)
+TAG ?= $(or $(MLOPS_TAG),$(shell sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml))
+KINDS := base trainer monitor client mlflow
+LOCK = uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-annotate \
+  --no-header --no-emit-package legalaid-mlops
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test test-unit lint format bench bench-decision compile ui lock clean
+.PHONY: help setup run test test-unit test-all lint format bench bench-decision startup compile ui lock images clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  \033[1m%-16s\033[0m %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -43,11 +51,12 @@ test: setup ## the whole test suite that needs no Docker
 test-unit: setup ## the quick part of it
 	@$(BIN)/pytest tests/unit
 
-lint: setup ## ruff, mypy and the layers
+lint: setup ## ruff, mypy, the layers and the Dockerfiles
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports
+	@$(BIN)/hadolint docker/*.Dockerfile
 
 format: setup ## let ruff format the code
 	@$(BIN)/ruff format .
@@ -65,13 +74,31 @@ compile: setup ## one KFP YAML file a pipeline, in build/
 ui: setup ## the MLflow UI on http://localhost:5001
 	@$(BIN)/mlops ui --work-dir $(WORK)
 
+# constrained by dev.txt, so that images hold what is tested here; train, monitor and client come on top of base
 lock: ## resolve the requirements anew (needs uv)
-	@for set in base train monitor dev; do \
-	  extra=$$([ $$set = base ] || echo "--extra $$set"); \
-	  uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-annotate \
-	    --no-header --no-emit-package legalaid-mlops $$extra \
-	    $$([ $$set = dev ] || echo "--constraint requirements/dev.txt") pyproject.toml -o requirements/$$set.txt; \
+	@$(LOCK) --extra dev pyproject.toml -o requirements/dev.txt
+	@$(LOCK) --constraint requirements/dev.txt pyproject.toml -o requirements/base.txt
+	@for set in train monitor client; do \
+	  $(LOCK) --constraint requirements/dev.txt --extra $$set -o requirements/$$set.txt pyproject.toml \
+	    $$(sed -nE 's/^([a-z0-9._-]+)==.*/--no-emit-package \1/p' requirements/base.txt) || exit; \
 	done
+	@for set in build mlflow; do \
+	  $(LOCK) --constraint requirements/dev.txt --group $$set -o requirements/$$set.txt || exit; \
+	done
+
+images: ## build the container images; REGISTRY and TAG name them
+	@set -e; export DOCKER_BUILDKIT=1; \
+	revision=$$(git describe --always --dirty --abbrev=12 --exclude='*' 2>/dev/null || echo $(TAG)); \
+	build() { \
+	  $(DOCKER) build $(DOCKER_BUILD_ARGS) --build-arg VERSION=$(TAG) --build-arg REVISION=$$revision \
+	    --build-arg DEPS=$(REGISTRY)/mlops-deps:$(TAG) --build-arg BASE=$(REGISTRY)/mlops-base:$(TAG) "$$@" .; \
+	}; \
+	build --target deps --tag $(REGISTRY)/mlops-deps:$(TAG) --file docker/base.Dockerfile; \
+	for kind in $(KINDS); do \
+	  build --tag $(REGISTRY)/mlops-$$kind:$(TAG) --file docker/$$kind.Dockerfile; \
+	done
+	@echo; $(DOCKER) image inspect --format '{{index .RepoTags 0}} {{.Size}}' \
+	  $(foreach kind,$(KINDS),$(REGISTRY)/mlops-$(kind):$(TAG)) | awk '{printf "  %-48s %6.0f MB\n", $$1, $$2 / 1e6}'
 
 clean: ## remove what runs and builds left behind (not .venv)
 	@rm -rf $(WORK) build

@@ -26,9 +26,9 @@ def train(
         production_model: the bundle whose encoder and scaler the candidate keeps; empty to bootstrap.
         algorithm: "interactions" or "dense".
         seed: of weights, folds and shuffling.
-        epochs: passes over the rows, at most.
-        batch_size: rows a step.
-        learning_rate: the optimiser's first.
+        epochs: passes over the rows, at most; 0: the algorithm's own.
+        batch_size: rows a step; 0: the algorithm's own.
+        learning_rate: the optimiser's first; 0: the algorithm's own.
         candidate: the bundle, with a record of the training.
     """
     from pathlib import Path

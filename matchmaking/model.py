@@ -11,6 +11,7 @@ that has not seen it. Those out-of-fold predictions choose the operating point: 
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 import os
@@ -40,6 +41,8 @@ WEIGHT_DECAY = 1e-4
 # recall counts this much more than precision where the operating point is chosen: the one is a person who needed help
 # and was not matched, the other a suggestion that is declined
 RECALL_WEIGHT = 1.25
+# (epochs, batch size, learning rate) of each
+OWN = {"interactions": (30, 512, 8e-3), "dense": (30, 64, 1e-3)}
 # enough optimiser steps to converge on any number of rows: past it, more rows mean fewer passes over them
 MAX_STEPS = 4_000
 MIN_EPOCHS = 3
@@ -56,13 +59,15 @@ class Recipe:
         epochs: passes over the training rows, at most (fewer where the rows are many, see `MAX_STEPS`).
         batch_size: rows a step.
         learning_rate: the optimiser's first; it falls to 0 along a cosine (`interactions`).
+
+    Where one of the last three is 0 it is the algorithm's own, see `OWN`.
     """
 
     algorithm: str = "interactions"
     seed: int = 0
-    epochs: int = 30
-    batch_size: int = 512
-    learning_rate: float = 8e-3
+    epochs: int = 0
+    batch_size: int = 0
+    learning_rate: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -140,6 +145,14 @@ def train(inputs: np.ndarray, match: np.ndarray, widths: list[int], recipe: Reci
     """
     if recipe.algorithm not in ALGORITHMS:
         raise InputError(f"--algorithm {recipe.algorithm}: unknown; choose one of {', '.join(ALGORITHMS)}")
+    epochs, batch_size, learning_rate = OWN[recipe.algorithm]
+    recipe = replace(
+        recipe,
+        epochs=recipe.epochs or epochs,
+        batch_size=recipe.batch_size or batch_size,
+        learning_rate=recipe.learning_rate or learning_rate,
+    )
+    quiet_tensorflow()
     import keras
     import tensorflow as tf
 
@@ -248,24 +261,21 @@ def _member_logits(widths: list[int]) -> keras.Model:
         return layers.Flatten()(layers.Cropping1D((start, features.INPUT_WIDTH - start - width))(columns))
 
     starts = np.concatenate([[0], np.cumsum(widths)])
+    # (rows, MEMBERS, 1, EMBEDDING) each
     embedded = [
         layers.EinsumDense(
-            "bi,mik->bmk",
-            output_shape=(MEMBERS, EMBEDDING),
-            kernel_initializer=spread,
-            kernel_regularizer=light,
+            "bi,mfik->bmfk", output_shape=(MEMBERS, 1, EMBEDDING), kernel_initializer=spread, kernel_regularizer=light
         )(block(int(start), width))
         for start, width in zip(starts, widths, strict=False)
     ]
-    products = [
-        layers.EinsumDense(
-            "bmk,mko->bmo", output_shape=(MEMBERS, 1), kernel_initializer="ones", kernel_regularizer=light
-        )(layers.Multiply()([embedded[i], embedded[j]]))
-        for i in range(len(embedded))
-        for j in range(i)
-    ]
+    # every pair once, and all pairs in one multiplication: many small operations would cost more than their sums
+    pairs = list(itertools.combinations(range(len(widths)), 2))
+    left, right = (layers.Concatenate(axis=2)([embedded[pair[side]] for pair in pairs]) for side in (0, 1))
+    products = layers.EinsumDense(
+        "bmpk,mpk->bmp", output_shape=(MEMBERS, len(pairs)), kernel_initializer="ones", kernel_regularizer=light
+    )(layers.Multiply()([left, right]))
     numbers = layers.RepeatVector(MEMBERS)(block(int(starts[-1]), features.INPUT_WIDTH - int(starts[-1])))
-    hidden = layers.Concatenate()([*products, numbers])
+    hidden = layers.Concatenate()([products, numbers])
     for units in HIDDEN:
         hidden = layers.EinsumDense(
             "bmd,mdh->bmh",

@@ -133,7 +133,25 @@ def write_reports(
     )
     summary["steps"] = [*steps, own_cost("report")]
     (folder / SUMMARY).write_text(json.dumps(summary, indent=1) + "\n")
+    _tell(summary, found["decision"])
     return summary
+
+
+def _tell(summary: dict[str, Any], decision: dict[str, Any] | None) -> None:
+    """Notifies people of what came of a run, where it is news."""
+    from matchmaking import notify, report
+
+    if not notify.configured():
+        return
+    lines = [report.headline(summary), *summary["reasons"], f"MLflow run {summary['run_id']}"]
+    if summary["candidate_uri"]:
+        lines.append(f"candidate {summary['candidate_uri']}")
+    if summary["verdict"] in ("promote", "bootstrap"):
+        notify.send("improved", f"{summary['run_name']}: an improved candidate", "\n".join(lines))
+    if decision and not decision.get("contract", {"passed": True})["passed"]:
+        notify.send("rejected", f"{summary['run_name']}: production could not serve the candidate", "\n".join(lines))
+    if summary["drift"] and summary["drift"]["drifted"]:
+        notify.send("drift", f"{summary['run_name']}: the data has drifted", "\n".join(lines))
 
 
 def _explained(decision: dict[str, Any] | None) -> str | None:
@@ -154,8 +172,8 @@ def _params(summary: dict[str, Any]) -> dict[str, Any]:
     return {
         "dataset_version": summary["dataset_version"],
         "code_version": summary["code_version"],
-        # the epochs asked for are a parameter of the run; these were run
-        "epochs_run": recipe.get("epochs"),
+        # as they were run, not as they were asked for
+        **{name: recipe.get(name) for name in ("epochs", "batch_size", "learning_rate")},
         "logit_shift": (summary["training"] or {}).get("logit_shift"),
     }
 

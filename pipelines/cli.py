@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from matchmaking.errors import InputError, MlopsError
+from pipelines import promotion_cli
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -27,6 +28,7 @@ app = typer.Typer(
 )
 data_app = typer.Typer(no_args_is_help=True, help="Datasets: make sample data.")
 app.add_typer(data_app, name="data")
+promotion_cli.register(app)
 
 
 class Pipeline(StrEnum):
@@ -135,6 +137,40 @@ def run(
         _show(outcomes, work_dir)
     if code := outcomes[name].exit_code:
         raise typer.Exit(code)
+
+
+@app.command()
+def bootstrap(
+    data: Annotated[str, typer.Option(help="The dataset: a CSV file, plain or gzip.", show_default=False)],
+    production: Annotated[Path, typer.Option(help="Folder for the model; made, or empty.", show_default=False)],
+    algorithm: Annotated[Algorithm, typer.Option(help="What to train.")] = Algorithm.interactions,
+    seed: Annotated[int, typer.Option(min=0, help="Of everything that is drawn by chance.")] = 0,
+    work_dir: WorkDir = Path("work"),
+) -> None:
+    """Train a first production model, where there is none yet, and put it in place."""
+    from matchmaking.production import FILES
+    from matchmaking.promotion import apply, prepare_promotion
+    from pipelines.local import run_pipeline
+
+    production.mkdir(parents=True, exist_ok=True)
+    if held := [name for name in FILES if (production / name).exists()]:
+        raise InputError(f"{production} holds {', '.join(held)} already; bootstrap is for a folder without a model")
+    console = _console()
+    arguments = {
+        "data": data,
+        "production": str(production.resolve()),
+        "candidates": str(work_dir.resolve() / "candidates"),
+        "seed": seed,
+        "algorithm": algorithm.value,
+    }
+    with _Progress(console, "bootstrap", quiet=False) as progress:
+        outcome = run_pipeline("retrain", arguments, work_dir, on_step=progress.step)
+    if outcome.exit_code:
+        _show({"bootstrap": outcome}, work_dir)
+        raise typer.Exit(outcome.exit_code)
+    change = prepare_promotion(outcome.summary["candidate_uri"], str(production.resolve()))
+    apply(change, say=console.print)
+    typer.echo(f"{production} holds a first production model: {change.after}")
 
 
 @app.command("compile")

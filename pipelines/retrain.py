@@ -7,6 +7,7 @@ from components.compare import compare
 from components.evaluate import evaluate
 from components.ingest import ingest
 from components.package import package
+from components.promote import promote
 from components.report import report
 from components.split import split as split_pairs
 from components.start import start
@@ -39,9 +40,9 @@ def retrain(
         candidates: URI of the folder where packages go.
         seed: of the training and of the bootstrap.
         algorithm: "interactions" or "dense".
-        epochs: passes over the training rows, at most.
-        batch_size: rows a step.
-        learning_rate: the optimiser's first.
+        epochs: passes over the training rows, at most; 0: the algorithm's own.
+        batch_size: rows a step; 0: the algorithm's own.
+        learning_rate: the optimiser's first; 0: the algorithm's own.
         split: "stratified" or "hash".
         policy: the promotion policy as YAML; empty for the default one.
         timestamp: UTC; empty for now.
@@ -52,14 +53,7 @@ def retrain(
             pipeline="retrain",
             job_id=job,
             timestamp=timestamp,
-            params={
-                "algorithm": algorithm,
-                "seed": seed,
-                "epochs": epochs,
-                "batch_size": batch_size,
-                "learning_rate": learning_rate,
-                "split": split,
-            },
+            params={"algorithm": algorithm, "seed": seed, "split": split},
         )
         run_id = run.outputs["run_id"]
         fetched = ingest(run_id=run_id, data=data, production=production)
@@ -80,7 +74,13 @@ def retrain(
         measured = evaluate(
             run_id=run_id, test_pairs=parts.outputs["test"], production_model=served, candidate=candidate
         )
-        decided = compare(run_id=run_id, scores=measured.outputs["scores"], policy=policy, seed=seed)
+        decided = compare(
+            run_id=run_id,
+            scores=measured.outputs["scores"],
+            evaluation=measured.outputs["evaluation"],
+            policy=policy,
+            seed=seed,
+        )
         published = package(
             run_id=run_id,
             timestamp=run.outputs["timestamp"],
@@ -90,7 +90,7 @@ def retrain(
             candidates=candidates,
             dataset_version=fetched.outputs["dataset_version"],
         )
-        report(
+        reported = report(
             run_id=run_id,
             opened=run.outputs["opened"],
             pipeline="retrain",
@@ -106,3 +106,13 @@ def retrain(
             packaged=published.outputs["packaged"],
             candidate_uri=published.outputs["Output"],
         )
+        # after the report, which proves that production didn't change until here
+        with dsl.If(decided.outputs["auto_promote"] == True, name="auto-promote"):  # noqa: E712
+            promote(
+                run_id=run_id,
+                version=published.outputs["Output"],
+                production=production,
+                production_sha256=fetched.outputs["production_sha256"],
+                force=False,
+                reason="",
+            ).after(reported)
