@@ -8,26 +8,39 @@ from matchmaking.settings import image
 
 @dsl.component(base_image=image("base"), install_kfp_package=False)
 def compare(
-    run_id: str, scores: Input[Dataset], policy: str, seed: int, decision: Output[Artifact], page: Output[Markdown]
+    run_id: str,
+    scores: Input[Dataset],
+    evaluation: Input[Artifact],
+    policy: str,
+    seed: int,
+    decision: Output[Artifact],
+    page: Output[Markdown],
 ) -> str:
     """Decides on evidence whether the candidate is better than production.
 
     Args:
         run_id: the MLflow run.
         scores: parquet: label and both models' probabilities.
+        evaluation: JSON: with the serving contract.
         policy: the promotion policy as YAML; empty for the default one.
         seed: of the bootstrap.
         decision: JSON: the verdict, with every number, interval and reason.
         page: the same for people.
 
     Returns:
-        promote, hold, reject or bootstrap.
+        How the candidate may be promoted: "automatic" (the policy lets this run do it), "by hand", or "no". (One
+        unnamed output: kfp.local evaluates dsl.If on no other.)
     """
     from pathlib import Path
 
     from matchmaking.steps import step
 
-    with step("compare", run_id, [decision], [scores]):
+    with step("compare", run_id, [decision], [scores, evaluation]):
         from matchmaking.decision import decide_file
+        from matchmaking.package import PACKAGED
 
-        return decide_file(Path(scores.path), policy, seed, Path(decision.path), Path(page.path))
+        paths = (Path(decision.path), Path(page.path), Path(evaluation.path))
+        decided = decide_file(Path(scores.path), policy, seed, *paths)
+        if decided["verdict"] not in PACKAGED:
+            return "no"
+        return "automatic" if decided["policy"]["auto_promote"] else "by hand"

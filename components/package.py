@@ -1,4 +1,4 @@
-"""Publishes a candidate that improves."""
+"""Publishes and registers a candidate that improves."""
 
 from kfp import dsl
 from kfp.dsl import Artifact, Input, Model, Output
@@ -17,7 +17,7 @@ def package(
     dataset_version: str,
     packaged: Output[Artifact],
 ) -> str:
-    """Publishes a candidate that improves; one that doesn't is only recorded.
+    """Publishes a candidate that improves and registers it in MLflow; one that doesn't is only recorded.
 
     Args:
         run_id: the MLflow run.
@@ -33,12 +33,13 @@ def package(
         The package's URI; empty where there is none.
     """
     import json
+    import tempfile
     from pathlib import Path
 
     from matchmaking.steps import step
 
     with step("package", run_id, [packaged], [candidate, evaluation, decision]):
-        from matchmaking.package import package_candidate
+        from matchmaking.package import fetch_package, package_candidate
 
         uri = package_candidate(
             Path(candidate.path),
@@ -48,5 +49,11 @@ def package(
             timestamp=timestamp,
             dataset_version=dataset_version,
         )
+        if uri:
+            from matchmaking.registry import register
+
+            # what is registered is what was published, read back
+            with tempfile.TemporaryDirectory() as folder:
+                register(fetch_package(uri, Path(folder)), run_id)
         Path(packaged.path).write_text(uri)
         return uri

@@ -11,8 +11,9 @@ import shutil
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -175,7 +176,7 @@ def check_contract(
         check("held-out rows", lambda: _same_probabilities(service, pairs, probabilities))
         check("payloads", lambda: _payloads(service, pairs, probabilities))
         for rows in LATENCY_LIMITS:
-            check(f"latency of {rows:,} row{'s' if rows > 1 else ''}", lambda rows=rows: _latency(service, pairs, rows))
+            check(f"latency of {rows:,} row{'s' if rows > 1 else ''}", partial(_latency, service, pairs, rows))
     return {
         "passed": all(found["passed"] for found in checks),
         "checks": checks,
@@ -266,8 +267,7 @@ def _pipeline(service: Service, pairs: pd.DataFrame) -> np.ndarray:
 def _records(pairs: pd.DataFrame) -> list[dict[str, Any]]:
     """Pairs as payloads, by way of JSON as they would come."""
     types = {name: "int64" for name in FEATURES if name in INTEGERS}
-    records: Iterable[dict[str, Any]] = pairs[list(FEATURES)].astype(types).to_dict("records")
-    return json.loads(json.dumps(list(records)))
+    return json.loads(json.dumps(pairs[list(FEATURES)].astype(types).to_dict("records")))
 
 
 def _latency(service: Service, pairs: pd.DataFrame, rows: int) -> tuple[bool, str]:

@@ -28,7 +28,9 @@ Floats = npt.NDArray[np.float64]
 
 ECE_BINS = 15
 DEFAULT_POLICY = Path(__file__).with_name("policy.yaml")
-_CELLS = 4_000_000  # weights held at once: bounds the memory, whatever the number of rows
+# weights held at once, but no fewer resamples than fill a cache line: the memory grows no faster than the rows
+_CELLS = 1_000_000
+_BLOCK = 8
 _TINY = np.finfo(np.float64).tiny
 
 
@@ -79,6 +81,7 @@ class Policy(_Section):
     primary: Primary
     bootstrap: Bootstrap
     guardrails: Guardrails
+    auto_promote: bool
 
 
 def load_policy(path: Path | None = None) -> Policy:
@@ -101,22 +104,16 @@ def _read_yaml(path: Path) -> dict[str, Any]:
     try:
         values = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError) as error:
-        raise InputError(
-            f"{path}: the policy can't be read: {getattr(error, 'strerror', None) or error}"
-        ) from None
+        raise InputError(f"{path}: the policy can't be read: {getattr(error, 'strerror', None) or error}") from None
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         where = f" at line {mark.line + 1}" if mark else ""
-        raise InputError(
-            f"{path}: not YAML{where}: {getattr(error, 'problem', None) or 'unreadable'}"
-        ) from None
+        raise InputError(f"{path}: not YAML{where}: {getattr(error, 'problem', None) or 'unreadable'}") from None
     if values is None:
         return {}
     if not isinstance(values, dict):
         allowed = ", ".join(Policy.model_fields)
-        raise InputError(
-            f"{path}: a policy is a mapping with the keys {allowed}, not a {type(values).__name__}"
-        )
+        raise InputError(f"{path}: a policy is a mapping with the keys {allowed}, not a {type(values).__name__}")
     return values
 
 
@@ -129,18 +126,16 @@ def _overlay(base: dict[str, Any], top: dict[str, Any]) -> dict[str, Any]:
 def _problem(error: dict[str, Any]) -> str:
     """One pydantic error as `key: what is wrong, what is allowed`."""
     loc = [str(part) for part in error["loc"] if part != "[key]"]
-    key, message = ".".join(loc), error["msg"][0].lower() + error["msg"][1:]
+    # in the words of YAML, not of Python
+    message = error["msg"][0].lower() + error["msg"][1:].replace("tuple", "list").replace("dictionary", "mapping")
+    key, message = ".".join(loc), message.partition(" or instance of")[0]
     if error["type"] == "extra_forbidden":
         section: Any = Policy
         for part in loc[:-1]:
             section = section.model_fields[part].annotation
         return f"{key}: unknown key; allowed here: {', '.join(section.model_fields)}"
     value = error["input"]
-    return (
-        f"{key}: {message}, not {value!r}"
-        if isinstance(value, str | int | float | list)
-        else f"{key}: {message}"
-    )
+    return f"{key}: {message}, not {value!r}" if isinstance(value, str | int | float | list) else f"{key}: {message}"
 
 
 # --- metrics under the bootstrap -----------------------------------------------------------------------
@@ -177,15 +172,16 @@ def metric_scorer(
     columns = np.column_stack([np.ones(len(y)), y, y & chosen, ~y & chosen, (p - y) ** 2, gap, *of_groups])
 
     def score(weights: Floats) -> dict[str, Floats]:
-        sums = (weights @ columns).T
+        by_row = weights.T  # a row's weights side by side: the gathers below are then of whole cache lines
+        sums = columns.T @ by_row
         total, positives, tp, fp, squares = sums[:5]
         gaps, (inside, found) = sums[5 : 5 + ECE_BINS], (sums[5 + ECE_BINS :: 2], sums[6 + ECE_BINS :: 2])
-        w = weights[:, pos]
-        fps = _cumulative(weights[:, neg])
-        tp_at, fp_at = _cumulative(w)[:, pos_at_least], fps[:, neg_at_least]
-        misranked = (w * (fp_at + fps[:, neg_above])).sum(axis=1) / 2
+        w = by_row[pos]
+        fps = _cumulative(by_row[neg])
+        tp_at, fp_at = _cumulative(w)[pos_at_least], fps[neg_at_least]
+        misranked = (w * (fp_at + fps[neg_above])).sum(axis=0) / 2
         return {
-            "average_precision": (w * tp_at / np.maximum(tp_at + fp_at, _TINY)).sum(axis=1) / positives,
+            "average_precision": (w * tp_at / np.maximum(tp_at + fp_at, _TINY)).sum(axis=0) / positives,
             "roc_auc": 1 - misranked / (positives * (total - positives)),
             "f1": 2 * tp / (tp + fp + positives),
             "accuracy": (total - positives - fp + tp) / total,
@@ -200,9 +196,9 @@ def metric_scorer(
 
 
 def _cumulative(weights: Floats) -> Floats:
-    """Sums of the first 0, 1, ... columns: shape (resamples, columns + 1)."""
-    sums = np.zeros((len(weights), weights.shape[1] + 1))
-    np.cumsum(weights, axis=1, out=sums[:, 1:])
+    """Sums of the first 0, 1, ... rows: shape (rows + 1, resamples)."""
+    sums = np.zeros((len(weights) + 1, weights.shape[1]))
+    np.cumsum(weights, axis=0, out=sums[1:])
     return sums
 
 
@@ -213,15 +209,15 @@ def bootstrap_weights(match: npt.NDArray[Any], resamples: int, rng: np.random.Ge
     """
     rows = len(match)
     strata = [np.flatnonzero(np.asarray(match) == label) for label in (0, 1)]
-    block = max(1, _CELLS // rows)
+    block = max(_BLOCK, _CELLS // rows)
     for start in range(0, resamples, block):
         size = min(block, resamples - start)
-        weights = np.empty((size, rows))
+        by_row = np.empty((rows, size))
         for stratum in strata:
             n = len(stratum)
-            drawn = rng.integers(n, size=(size, n)) + n * np.arange(size)[:, None]
-            weights[:, stratum] = np.bincount(drawn.ravel(), minlength=size * n).reshape(size, n)
-        yield weights
+            drawn = rng.integers(n, size=(size, n)) * size + np.arange(size)[:, None]
+            by_row[stratum] = np.bincount(drawn.ravel(), minlength=size * n).reshape(n, size)
+        yield by_row.T
 
 
 # --- decision ------------------------------------------------------------------------------------------
@@ -302,17 +298,11 @@ def _checked(scores: pd.DataFrame, policy: Policy) -> pd.DataFrame:
         if wrong.any():
             allowed = "0 or 1" if column == "match" else "a probability in [0, 1]"
             found = scores.loc[wrong, column].iloc[0]
-            raise InputError(
-                f"scores: {column} must be {allowed}; {int(wrong.sum())} rows are not, as {found!r}"
-            )
+            raise InputError(f"scores: {column} must be {allowed}; {int(wrong.sum())} rows are not, as {found!r}")
     if scores["match"].nunique() < 2:
         raise InputError("scores: both matches and non-matches are needed to compare two models")
     types = {"match": "int8", **dict.fromkeys(models, "float64")}
-    return (
-        scores[columns]
-        .astype({c: types.get(c, "str") for c in columns})
-        .sort_values(columns, ignore_index=True)
-    )
+    return scores[columns].astype({c: types.get(c, "str") for c in columns}).sort_values(columns, ignore_index=True)
 
 
 def _slice_masks(scores: pd.DataFrame, policy: Policy) -> dict[str, npt.NDArray[np.bool_]]:
@@ -443,9 +433,7 @@ def _verdict(
 ) -> tuple[str, list[str]]:
     """The verdict, and why: what was harmed, or what is not shown yet, or what is shown."""
     if positives < policy.bootstrap.min_positives:
-        return "hold", [
-            f"{positives} matches in the held-out rows; a decision needs {policy.bootstrap.min_positives}"
-        ]
+        return "hold", [f"{positives} matches in the held-out rows; a decision needs {policy.bootstrap.min_positives}"]
     harmed = [
         f"{t['name']} is clearly worse: {_numbers(t)}; it may lose {t['margin']:g} "
         f"(p = {t['p_harm_holm']:.2g}, Holm-adjusted)"
@@ -479,8 +467,25 @@ def _numbers(test: dict[str, Any]) -> str:
     low, high = test["ci"]
     return (
         f"{test['production']:.4f} -> {test['candidate']:.4f}, improvement {test['improvement']:+.4f} "
-        f"({test['confidence']:.0%} interval {low:+.4f} to {high:+.4f})"
+        f"({100 * test['confidence']:g}% interval {low:+.4f} to {high:+.4f})"
     )
+
+
+def with_contract(decision: dict[str, Any], contract: Mapping[str, Any] | None) -> dict[str, Any]:
+    """The decision with the serving contract in it: what production cannot serve is rejected, whatever its metrics.
+
+    Args:
+        decision: what `decide` gave.
+        contract: what `contract.check_contract` gave; None where it wasn't checked, which changes nothing.
+    """
+    if contract is None:
+        return decision
+    broken = [f"{check['name']}: {check['detail']}" for check in contract["checks"] if not check["passed"]]
+    result = {**decision, "contract": {"passed": contract["passed"], "failed": broken}}
+    if not contract["passed"]:
+        reasons = [f"the serving contract failed, {what}" for what in broken]
+        result |= {"verdict": "reject", "reasons": [*reasons, *decision["reasons"]]}
+    return result
 
 
 # --- the page ------------------------------------------------------------------------------------------
@@ -494,7 +499,7 @@ def explain(decision: dict[str, Any]) -> str:
         f"{d['rows']:,} held-out rows, {d['positives']:,} of them matches; bootstrap seed {d['seed']}.",
         "",
     ]
-    if d["verdict"] == "bootstrap":
+    if primary["production"] is None:
         return "\n".join([*lines, f"The candidate's {primary['metric']} is {primary['candidate']:.4f}.", ""])
     lines += [
         "Improvements are signed so that positive is better. `p` is that of no improvement for the primary "
@@ -510,10 +515,7 @@ def explain(decision: dict[str, Any]) -> str:
             f">= {primary['min_effect']:g}",
             primary["p_value"],
         ),
-        *(
-            _row(t["name"], t["positives"], t, f"> -{t['margin']:g}", t["p_harm_holm"])
-            for t in d["guardrails"]
-        ),
+        *(_row(t["name"], t["positives"], t, f"> -{t['margin']:g}", t["p_harm_holm"]) for t in d["guardrails"]),
         "",
         "## What would change the verdict",
         "",
@@ -526,7 +528,7 @@ def explain(decision: dict[str, Any]) -> str:
 def _row(name: str, positives: int, test: dict[str, Any], required: str, p: float | None) -> str:
     low, high = test["ci"]
     numbers = f"{test['production']:.4f} | {test['candidate']:.4f} | {test['improvement']:+.4f}"
-    interval = f"{low:+.4f} to {high:+.4f} ({test['confidence']:.0%})"
+    interval = f"{low:+.4f} to {high:+.4f} ({100 * test['confidence']:g}%)"
     p_value = "" if p is None else f"{p:.2g}"
     return f"| {name} | {positives} | {numbers} | {interval} | {required} | {p_value} | {test['result']} |"
 
@@ -539,14 +541,12 @@ def _changes(decision: dict[str, Any]) -> list[str]:
         nearest = sorted(overall, key=lambda t: t["ci"][0] + t["margin"])[:1]
         return [
             f"{primary['metric']}: its interval reaching down to zero (now {primary['ci'][0]:+.4f})",
-            *(
-                f"{t['name']}: a lower end at or below -{t['margin']:g} (now {t['ci'][0]:+.4f})"
-                for t in nearest
-            ),
+            *(f"{t['name']}: a lower end at or below -{t['margin']:g} (now {t['ci'][0]:+.4f})" for t in nearest),
         ]
     if decision["positives"] < policy["bootstrap"]["min_positives"]:
         return [f"held-out rows with at least {policy['bootstrap']['min_positives']} matches"]
-    changes = [
+    changes = [f"the serving contract: {what}" for what in decision.get("contract", {}).get("failed", [])]
+    changes += [
         f"{t['name']}: a loss below {t['margin']:g} (now {-t['improvement']:.4f})"
         for t in guardrails
         if t["result"] == "harm"
@@ -572,8 +572,10 @@ def _rows_needed(test: dict[str, Any], bound: float, rows: int) -> str:
     return f"; the same estimate would show it on about {int(np.ceil(needed / 100) * 100):,} held-out rows"
 
 
-def decide_file(scores_path: Path, policy: str, seed: int, decision_path: Path, page_path: Path) -> str:
-    """`decide` on a parquet file of scores; writes the decision as JSON and as a page.
+def decide_file(
+    scores_path: Path, policy: str, seed: int, decision_path: Path, page_path: Path, evaluation_path: Path | None = None
+) -> dict[str, Any]:
+    """`decide` and `with_contract` on the files of a run; writes the decision as JSON and as a page.
 
     Args:
         scores_path: parquet: `match` and each model's probability.
@@ -581,15 +583,17 @@ def decide_file(scores_path: Path, policy: str, seed: int, decision_path: Path, 
         seed: of the bootstrap.
         decision_path: JSON file to write.
         page_path: Markdown file to write.
+        evaluation_path: JSON with the serving contract; None for none.
 
     Returns:
-        The verdict.
+        The decision.
     """
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "policy.yaml"
         path.write_text(policy)
         rules = load_policy(path if policy else None)
-    decision = decide(pd.read_parquet(scores_path), rules, seed)
+    contract = json.loads(evaluation_path.read_text())["contract"] if evaluation_path else None
+    decision = with_contract(decide(pd.read_parquet(scores_path), rules, seed), contract)
     decision_path.write_text(json.dumps(decision, indent=1))
     page_path.write_text(explain(decision))
-    return str(decision["verdict"])
+    return decision

@@ -8,7 +8,7 @@ from typing import Any
 
 import pandas as pd
 
-from matchmaking import features, metrics, model, production
+from matchmaking import contract, features, metrics, model, production
 from matchmaking.schema import SLICES, TARGET
 
 MODELS = ("production", "candidate")
@@ -27,7 +27,8 @@ def evaluate_models(
         evaluation_path: JSON file to write, with what is returned.
 
     Returns:
-        `production` and `candidate` (metrics as `metrics.evaluate` gives them, or None) and `curves` by model.
+        `production` and `candidate` (metrics as `metrics.evaluate` gives them, or None), `curves` by model, and
+        `contract` (what `contract.check_contract` gives; None without a candidate).
     """
     pairs = pd.read_parquet(test_path)
     folders = {
@@ -45,6 +46,11 @@ def evaluate_models(
         scores[name] = score(pairs, folder)
         evaluation[name] = metrics.evaluate(match, scores[name].to_numpy(), pairs[list(SLICES)])
         evaluation["curves"][name] = metrics.curves(match, scores[name].to_numpy())
+    evaluation["contract"] = None
+    if candidate_dir is not None:
+        # here, where TensorFlow is imported already
+        served, probabilities = folders["production"], scores["candidate"].to_numpy()
+        evaluation["contract"] = contract.check_contract(candidate_dir, served, pairs, probabilities)
     scores.to_parquet(scores_path, index=False)
     evaluation_path.write_text(json.dumps(evaluation, indent=1))
     return evaluation

@@ -133,7 +133,8 @@ def fetch_package(uri: str, folder: Path) -> Package:
     if not found:
         raise InputError(f"{redact(uri)} isn't a package: it holds none of {', '.join(CONTENTS)}")
     try:
-        manifest, decision, contract = (json.loads((folder / name).read_text()) for name in (MANIFEST, DECISION, CONTRACT))
+        files = (MANIFEST, DECISION, CONTRACT)
+        manifest, decision, contract = (json.loads((folder / name).read_text()) for name in files)
         recorded = {**manifest["sha256"], **manifest["evidence_sha256"]}
         package = Package(uri, folder, manifest, decision, contract)
         # looked up here so that a manifest without them fails here
@@ -142,7 +143,7 @@ def fetch_package(uri: str, folder: Path) -> Package:
         raise RefusedError(f"{redact(uri)}: {MANIFEST} or the evidence beside it can't be read ({error!r})") from error
     altered = [name for name in CONTENTS[:-1] if file_sha256(folder / name) != recorded.get(name)]
     if altered:
-        raise RefusedError(f"{redact(uri)}: {', '.join(altered)} changed after packaging (sha256); train a new candidate")
+        raise RefusedError(f"{redact(uri)}: {', '.join(altered)} changed after packaging (sha256)")
     if contract["sha256"] != manifest["sha256"]:
         raise RefusedError(f"{redact(uri)}: its serving contract was checked on other files; train a new candidate")
     return package

@@ -41,6 +41,8 @@ VERDICTS = {
     "reject": "The candidate is worse than production where it must not be: production stays.",
     "bootstrap": "There was no production model to compare with: this run trained a first one.",
 }
+# how the reasons begin where the candidate broke the serving contract; as in decision.with_contract
+NOT_SERVED = "the serving contract failed"
 
 
 @dataclass(frozen=True)
@@ -82,6 +84,8 @@ def _outcome(summary: dict[str, Any]) -> str:
     pipeline = str(summary.get("pipeline") or "pipeline")
     if summary.get("error") or str(summary.get("status", "")).upper() == "FAILED":
         return f"The {pipeline} run failed: {str(summary.get('error') or 'no reason was recorded').rstrip('.')}."
+    if any(str(reason).startswith(NOT_SERVED) for reason in summary.get("reasons") or []):
+        return "Production could not serve the candidate: production stays."
     if summary.get("verdict") in VERDICTS:
         return VERDICTS[summary["verdict"]]
     drift = _drift(summary)

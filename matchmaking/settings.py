@@ -51,3 +51,13 @@ def code_version() -> str:
 def tracking_uri(work_dir: Path) -> str:
     """Where MLflow records go: MLFLOW_TRACKING_URI, or a SQLite file in the work folder."""
     return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{work_dir.resolve() / 'mlflow.db'}"
+
+
+def restart_command() -> str:
+    """MLOPS_RESTART_COMMAND: the command line, run without a shell, that restarts the service; empty for none."""
+    return os.environ.get("MLOPS_RESTART_COMMAND", "").strip()
+
+
+def restart_timeout() -> float:
+    """MLOPS_RESTART_TIMEOUT: the seconds the restart may take."""
+    return float(os.environ.get("MLOPS_RESTART_TIMEOUT", "300"))

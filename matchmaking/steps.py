@@ -69,6 +69,7 @@ def step(name: str, run_id: str, outputs: Iterable[HasMetadata] = (), inputs: It
             flush=True,
         )
         _mark_failed(run_id, f"{name}: {reason}")
+        _tell_failed(run_id, f"{name}: {reason}")
         if known:
             sys.exit(code)
         raise
@@ -143,3 +144,10 @@ def _mark_failed(run_id: str, reason: str) -> None:
     except Exception as error:
         # the step's own failure is what must be told; this one only in the log
         print(f"the MLflow run {run_id} could not be marked FAILED: {error}", flush=True)
+
+
+def _tell_failed(run_id: str, reason: str) -> None:
+    from matchmaking import notify
+
+    if notify.configured():
+        notify.send("failed", "A pipeline run failed", f"{reason}\nMLflow run {run_id or '(none was opened)'}")

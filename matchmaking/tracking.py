@@ -70,16 +70,19 @@ def start_run(pipeline: str, timestamp: str, job_id: str, params: Mapping[str, A
 
     try:
         experiment = _experiment()
-        known = client().search_runs([experiment], f"tags.{JOB_TAG} = '{job_id}'", max_results=1)
-        if known:
-            return str(known[0].info.run_id)
-        run = client().create_run(
-            experiment, run_name=f"{pipeline}_{timestamp}", tags={JOB_TAG: job_id, "pipeline": pipeline}
-        )
-        log_params(run.info.run_id, {**params, "timestamp": timestamp})
+        known = _of_job(experiment, job_id)
+        if not known:
+            client().create_run(
+                experiment, run_name=f"{pipeline}_{timestamp}", tags={JOB_TAG: job_id, "pipeline": pipeline}
+            )
+            # a creation whose answer was lost is sent again, and then there are two
+            known = _of_job(experiment, job_id)
+        for twin in known[1:]:
+            client().delete_run(twin.info.run_id)
+        log_params(known[0].info.run_id, {**params, "timestamp": timestamp})
     except MlflowException as error:
         raise _unreachable(error) from error
-    return str(run.info.run_id)
+    return str(known[0].info.run_id)
 
 
 def log_params(run_id: str, params: Mapping[str, Any]) -> None:
@@ -138,6 +141,12 @@ def fail_run(run_id: str, reason: str) -> None:
     client().set_tag(run_id, REASON_TAG, reason[:TAG_LIMIT])
     client().set_tag(run_id, "mlflow.note.content", f"Failed: {reason[:TAG_LIMIT]}")
     client().set_terminated(run_id, "FAILED")
+
+
+def _of_job(experiment: str, job_id: str) -> list[Any]:
+    """The runs that a pipeline execution opened, the first one first."""
+    condition = f"tags.{JOB_TAG} = '{job_id}'"
+    return list(client().search_runs([experiment], condition, order_by=["attributes.start_time", "attributes.run_id"]))
 
 
 def _experiment() -> str:

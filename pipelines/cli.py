@@ -44,6 +44,7 @@ class Runner(StrEnum):
     """Where the steps of a local run execute."""
 
     subprocess = "subprocess"
+    docker = "docker"
 
 
 class Algorithm(StrEnum):
@@ -101,7 +102,7 @@ def run(
     verbose: Annotated[bool, typer.Option("--verbose", help="Show all the steps print, and tracebacks.")] = False,
 ) -> None:
     """Run a pipeline on this machine, tracked in MLflow under the work folder."""
-    from pipelines.local import run_pipeline
+    from pipelines.local import check_runner, run_pipeline
 
     console = _console()
     common: dict[str, Any] = {"data": data, "production": production, "seed": seed}
@@ -121,12 +122,17 @@ def run(
     names = ["retrain", "evaluate", "monitor"] if pipeline is Pipeline.all else [pipeline.value]
     if production == "" and "evaluate" in names:
         raise InputError("--production is missing: evaluate needs the folder of the production model")
-    _ = runner
+    check_runner(runner.value, names)
     outcomes: dict[str, Outcome] = {}
     for name in names:
         with _Progress(console, name, quiet=as_json) as progress:
             outcomes[name] = run_pipeline(
-                name, arguments[name], work_dir, on_step=progress.step, echo=sys.stderr if verbose else None
+                name,
+                arguments[name],
+                work_dir,
+                runner=runner.value,
+                on_step=progress.step,
+                echo=sys.stderr if verbose else None,
             )
         if outcomes[name].exit_code:
             break
@@ -282,19 +288,19 @@ def _show(outcomes: dict[str, Outcome], work_dir: Path) -> None:
             continue
         where.add_row(f"{name} report", escape(_shown(outcome.folder / "report.html")))
         if outcome.summary["candidate_uri"]:
-            where.add_row("candidate", escape(_shown(Path(outcome.summary["candidate_uri"]))))
+            where.add_row("candidate", escape(_shown(outcome.summary["candidate_uri"])))
     option = "" if work_dir == Path("work") else f" --work-dir {work_dir}"
     where.add_row("MLflow UI", escape(f"mlops ui{option}   (http://localhost:5001)"))
     console.print()
     console.print(where, soft_wrap=True)
 
 
-def _shown(path: Path) -> str:
-    """A path as short as it can be from here."""
+def _shown(place: Path | str) -> str:
+    """A path as short as it can be from here; another URI as it is."""
     try:
-        return str(path.relative_to(Path.cwd()))
+        return str(Path(place).relative_to(Path.cwd()))
     except ValueError:
-        return str(path)
+        return str(place)
 
 
 def _policy_text(path: Path | None) -> str:

@@ -12,11 +12,12 @@ def compile_all(out: Path) -> list[Path]:
 
     from pipelines.evaluate import evaluate
     from pipelines.monitor import monitor
+    from pipelines.promote import promote
     from pipelines.retrain import retrain
 
     out.mkdir(parents=True, exist_ok=True)
     paths = []
-    for pipeline in (retrain, evaluate, monitor):
+    for pipeline in (retrain, evaluate, monitor, promote):
         path = out / f"{pipeline.name}.yaml"
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")

@@ -9,7 +9,7 @@ import re
 import shutil
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +22,7 @@ from matchmaking.summary import SUMMARY
 from matchmaking.tracking import now
 
 PIPELINES = ("retrain", "evaluate", "monitor")
-RUNNERS = ("subprocess",)
+RUNNERS = ("subprocess", "docker")
 LOG = "run.log"
 
 _STARTED = re.compile(r"Executing task .*?'([\w-]+)'")
@@ -49,6 +49,7 @@ def run_pipeline(
     arguments: dict[str, Any],
     work_dir: Path,
     *,
+    runner: str = "subprocess",
     on_step: Callable[[str], None] = lambda step: None,
     echo: TextIO | None = None,
 ) -> Outcome:
@@ -58,21 +59,30 @@ def run_pipeline(
         name: one of `PIPELINES`.
         arguments: the pipeline's, but for the timestamp.
         work_dir: where runs, MLflow's SQLite file and its artifacts go.
+        runner: one of `RUNNERS`.
         on_step: called with a step's name when it begins.
         echo: where everything the steps print is shown as well; it always goes to the run's log.
 
     Returns:
         The outcome. A failed run has a summary too, with status "failed" and the reason.
+
+    Raises:
+        MlopsError: nothing can run at all.
     """
     from kfp import local
 
     work_dir = work_dir.resolve()
-    timestamp, folder = _new_folder(work_dir, name)
     os.environ["MLFLOW_TRACKING_URI"] = tracking_uri(work_dir)
+    how: local.SubprocessRunner | local.DockerRunner = local.SubprocessRunner(use_venv=False)
+    if runner == "docker":
+        from pipelines.containers import docker_runner
+
+        arguments, how = docker_runner(arguments)
+    timestamp, folder = _new_folder(work_dir, name)
     workspace = folder / "workspace"
     workspace.mkdir()
     local.init(
-        runner=local.SubprocessRunner(use_venv=False),
+        runner=how,
         pipeline_root=str(folder / "steps"),
         workspace_root=str(workspace),
     )
@@ -100,6 +110,18 @@ def run_pipeline(
     return Outcome(json.loads((folder / SUMMARY).read_text()), folder, 0)
 
 
+def check_runner(runner: str, names: Iterable[str]) -> None:
+    """Makes sure, before anything starts, that a runner can run these pipelines.
+
+    Raises:
+        MlopsError: there is no Docker engine, or an image is missing.
+    """
+    if runner == "docker":
+        from pipelines.containers import check_engine
+
+        check_engine(sorted({image for name in names for image in _images(name)}))
+
+
 class _Watcher(io.TextIOBase):
     """Takes what kfp and the steps print: to the log, and picks out which step runs and why one failed."""
 
@@ -125,12 +147,20 @@ class _Watcher(io.TextIOBase):
         self.log.flush()
 
 
-def _pipeline(name: str) -> Callable[..., Any]:
+def _pipeline(name: str) -> Any:
     from pipelines.evaluate import evaluate
     from pipelines.monitor import monitor
     from pipelines.retrain import retrain
 
     return {"retrain": retrain, "evaluate": evaluate, "monitor": monitor}[name]
+
+
+def _images(name: str) -> set[str]:
+    """The images that the steps of a pipeline run in."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        executors = _pipeline(name).pipeline_spec.deployment_spec["executors"]
+    return {executor["container"]["image"] for executor in executors.values()}
 
 
 def _new_folder(work_dir: Path, name: str) -> tuple[str, Path]:

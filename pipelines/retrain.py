@@ -107,7 +107,7 @@ def retrain(
             candidate_uri=published.outputs["Output"],
         )
         # after the report, which proves that production didn't change until here
-        with dsl.If(decided.outputs["auto_promote"] == True, name="auto-promote"):  # noqa: E712
+        with dsl.If(decided.outputs["Output"] == "automatic", name="auto-promote"):
             promote(
                 run_id=run_id,
                 version=published.outputs["Output"],

@@ -65,7 +65,7 @@ def incumbent(tmp_path_factory: pytest.TempPathFactory) -> Path:
     train = folder / "train.parquet"
     generate(3_000, seed=2).to_parquet(train, index=False)
     (folder / "none").mkdir()
-    train_candidate(train, folder / "none", folder / "bundle", Recipe("dense", seed=0, epochs=6))
+    train_candidate(train, folder / "none", folder / "bundle", Recipe("dense", seed=0))
     served = folder / "production"
     served.mkdir()
     for name in production.FILES:

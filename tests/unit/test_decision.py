@@ -233,10 +233,10 @@ def test_nobody_recommended_is_a_precision_of_zero() -> None:
 
 
 def test_resamples_keep_the_number_of_each_class(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("matchmaking.decision._CELLS", 350)
+    monkeypatch.setattr("matchmaking.decision._CELLS", 900)
     match = np.array([0] * 80 + [1] * 20)
     blocks = list(bootstrap_weights(match, 10, np.random.default_rng(0)))
-    assert [len(b) for b in blocks] == [3, 3, 3, 1]  # bounded memory: no block exceeds _CELLS
+    assert [len(b) for b in blocks] == [9, 1]  # bounded memory: no block exceeds _CELLS
     weights = np.concatenate(blocks)
     assert (weights[:, match == 1].sum(axis=1) == 20).all() and (weights[:, match == 0].sum(axis=1) == 80).all()
     assert weights.max() > 1 and weights.min() == 0

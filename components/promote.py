@@ -1,0 +1,45 @@
+"""Puts a candidate into production; the only step that writes there."""
+
+from kfp import dsl
+from kfp.dsl import Artifact, Output
+
+from matchmaking.settings import image
+
+
+@dsl.component(base_image=image("base"), install_kfp_package=False)
+def promote(
+    run_id: str,
+    version: str,
+    production: str,
+    production_sha256: dict,
+    force: bool,
+    reason: str,
+    entry: Output[Artifact],
+):
+    """Backs up production, replaces its model file whole, reads it back, and records who did what and why.
+
+    Args:
+        run_id: the MLflow run, which it closes.
+        version: of the model registry, or the package's name or URI.
+        production: URI of the production folder.
+        production_sha256: what production must hold still, by file name.
+        force: pass over what the evidence forbids.
+        reason: why; needed with force.
+        entry: JSON: the audit entry.
+    """
+    from pathlib import Path
+
+    from matchmaking.steps import step
+
+    with step("promote", run_id, [entry]):
+        from matchmaking.promotion import promote_in_run
+
+        promote_in_run(
+            version,
+            production,
+            run_id=run_id,
+            expected_before=production_sha256,
+            force=force,
+            reason=reason,
+            entry_path=Path(entry.path),
+        )

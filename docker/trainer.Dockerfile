@@ -1,0 +1,26 @@
+# base, and TensorFlow with Keras at production's versions.
+ARG DEPS
+ARG BASE
+
+FROM python:3.11-slim-bookworm AS build
+ENV PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_ROOT_USER_ACTION=ignore
+COPY requirements/train.txt /requirements/
+RUN --mount=type=cache,target=/root/.cache/pip \
+    pip install --no-deps --require-hashes --target /opt/extra -r /requirements/train.txt
+# headers, a tenth of the image, which nothing reads at run time
+RUN rm -r /opt/extra/tensorflow/include
+
+FROM ${BASE} AS base
+
+# not from base itself: new code must not renew the layer of dependencies
+FROM ${DEPS}
+COPY --from=build /opt/extra /opt/extra
+COPY --from=base /opt/mlops /opt/mlops
+ARG VERSION
+ARG REVISION
+ENV MLOPS_CODE_VERSION=${REVISION}
+LABEL org.opencontainers.image.title="mlops-trainer" \
+      org.opencontainers.image.description="Steps that train or run the matching model" \
+      org.opencontainers.image.licenses="Apache-2.0" \
+      org.opencontainers.image.version="${VERSION}" \
+      org.opencontainers.image.revision="${REVISION}"

@@ -1,0 +1,41 @@
+"""promote (by a person, or by a policy): put a packaged candidate into production, on its evidence."""
+
+from kfp import dsl
+
+from components.check import check
+from components.close import close
+from components.promote import promote as promote_package
+from components.start import start
+
+
+@dsl.pipeline(name="promote", description="Put a packaged candidate into production, on its evidence.")
+def promote(  # type: ignore[no-untyped-def]
+    production: str, version: str = "", force: bool = False, reason: str = "", timestamp: str = ""
+):
+    """Checks a packaged candidate and puts it into production.
+
+    Args:
+        production: URI of the production folder; the only pipeline that writes there.
+        version: of the model registry, or the package's name or URI; empty for the challenger.
+        force: pass over what the evidence forbids.
+        reason: why; needed with force.
+        timestamp: UTC; empty for now.
+    """
+    job = dsl.PIPELINE_JOB_ID_PLACEHOLDER
+    with dsl.ExitHandler(close(job_id=job)):
+        run = start(
+            pipeline="promote",
+            job_id=job,
+            timestamp=timestamp,
+            params={"version": version, "force": force, "reason": reason},
+        )
+        run_id = run.outputs["run_id"]
+        checked = check(run_id=run_id, version=version, production=production, force=force, reason=reason)
+        promote_package(
+            run_id=run_id,
+            version=checked.outputs["package"],
+            production=production,
+            production_sha256=checked.outputs["production_sha256"],
+            force=force,
+            reason=reason,
+        )

@@ -1,0 +1,256 @@
+"""Promotion as its users meet it: the command line, the KFP pipeline, and a retraining that goes on to it."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from matchmaking import production, promotion, registry, tracking
+from matchmaking.package import DECISION, fetch_package
+from matchmaking.sample import generate_file
+from tests.promotion_fixtures import change_evidence, package, variant
+
+Mlops = Callable[..., "subprocess.CompletedProcess[str]"]
+NAMES = ("v20260101T000000Z", "v20260102T000000Z")
+
+
+@pytest.fixture(scope="module")
+def registered(incumbent: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A work folder with two registered packages; the second is the challenger."""
+    work = tmp_path_factory.mktemp("registered")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{work / 'mlflow.db'}")
+        tracking.client.cache_clear()
+        for name in NAMES:
+            uri = package(variant(incumbent, work / f"bundle {name}", name), incumbent, work / "candidates", name)
+            (work / f"copy {name}").mkdir()
+            run_id = tracking.start_run("retrain", name.removeprefix("v"), name, {})
+            registry.register(fetch_package(uri, work / f"copy {name}"), run_id)
+        tracking.client.cache_clear()
+    return work
+
+
+@pytest.fixture
+def work(registered: Path, tmp_path: Path) -> Path:
+    """A copy of the records; the packages stay where they are."""
+    (tmp_path / "work").mkdir()
+    shutil.copyfile(registered / "mlflow.db", tmp_path / "work" / "mlflow.db")
+    return tmp_path / "work"
+
+
+@pytest.fixture
+def served(incumbent: Path, tmp_path: Path) -> Path:
+    folder = tmp_path / "production"
+    shutil.copytree(incumbent, folder)
+    return folder
+
+
+@pytest.fixture
+def records(work: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{work / 'mlflow.db'}")
+    tracking.client.cache_clear()
+    yield tracking.client()
+    tracking.client.cache_clear()
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {name: (folder / name).read_bytes() for name in production.FILES}
+
+
+def test_the_command_line_promotes_tells_and_takes_back(
+    mlops: Mlops, served: Path, work: Path, registered: Path
+) -> None:
+    before = contents(served)
+    options = ("--production", served, "--work-dir", work)
+    asked = mlops("promote", *options)
+    assert asked.returncode == 2
+    assert "--yes" in asked.stderr
+    assert contents(served) == before
+
+    done = mlops("promote", *options, "--yes")
+    assert done.returncode == 0, done.stderr
+    assert contents(served) == contents(registered / "candidates" / NAMES[1])
+    for word in ("from: a model from elsewhere", f"to: {NAMES[1]}", "version 2", "average_precision 0.8000 -> 0.9000"):
+        assert word in done.stdout
+
+    again = mlops("promote", "2", *options, "--yes")
+    assert again.returncode == 0
+    assert "nothing to do" in again.stdout
+
+    stale = mlops("promote", "1", *options, "--yes")
+    assert stale.returncode == 3
+    assert "compared with" in stale.stderr
+    assert len(stale.stderr.splitlines()) == 1
+
+    shown = mlops("history", *options)
+    assert f"now: {NAMES[1]}" in shown.stdout
+    assert "FOREIGN" not in shown.stdout
+
+    back = mlops("rollback", *options, "--yes", "--reason", "it was slow")
+    assert back.returncode == 0, back.stderr
+    assert contents(served) == before
+    found = json.loads(mlops("history", *options, "--json").stdout)
+    assert [entry["action"] for entry in found["entries"]] == ["promote", "rollback"]
+    assert found["entries"][1]["why"] == "it was slow"
+
+
+def test_force_needs_a_reason_and_records_it(
+    mlops: Mlops, served: Path, work: Path, registered: Path, tmp_path: Path
+) -> None:
+    held = tmp_path / "held"
+    shutil.copytree(registered / "candidates" / NAMES[0], held)
+    change_evidence(str(held), DECISION, verdict="hold", reasons=["recall may be worse"])
+    options = ("promote", held, "--production", served, "--work-dir", work, "--yes")
+    plain = mlops(*options)
+    assert plain.returncode == 3
+    assert "recall may be worse" in plain.stderr
+    assert mlops(*options, "--force").returncode == 2
+    forced = mlops(*options, "--force", "--reason", "an emergency")
+    assert forced.returncode == 0, forced.stderr
+    assert "FORCED" in forced.stdout
+    shown = mlops("history", "--production", served, "--work-dir", work).stdout
+    assert "an emergency" in shown
+    assert "FORCED" in shown
+
+
+def test_asks_a_person_at_a_terminal(mlops: Mlops, served: Path, work: Path) -> None:
+    """`no` leaves everything; a failed restart offers the way back."""
+    import pty
+    import sys
+
+    def dialogue(answers: dict[str, str], **env: str) -> tuple[int, str]:
+        script = str(Path(sys.executable).with_name("mlops"))
+        mine, theirs = pty.openpty()
+        command = [script, "promote", "--production", str(served), "--work-dir", str(work)]
+        process = subprocess.Popen(command, stdin=theirs, stdout=theirs, stderr=theirs, env={**os.environ, **env})
+        os.close(theirs)
+        seen, waiting = "", dict(answers)
+        while True:
+            try:
+                text = os.read(mine, 4096).decode()
+            except OSError:
+                break
+            if not text:
+                break
+            seen += text
+            for question in [q for q in waiting if q in seen]:
+                os.write(mine, f"{waiting.pop(question)}\n".encode())
+        os.close(mine)
+        return process.wait(60), seen
+
+    before = contents(served)
+    code, _ = dialogue({"Go on?": "n"})
+    assert code == 1
+    assert not (served / ".mlops").exists()
+    code, seen = dialogue({"Go on?": "y", "Roll back?": "y"}, MLOPS_RESTART_COMMAND="sh -c 'echo no such pod; exit 1'")
+    assert code == 1
+    assert "no such pod" in seen
+    assert contents(served) == before
+    actions = [entry["action"] for entry in promotion.history(str(served), say=lambda text: None).entries]
+    assert actions[0] == "promote"
+    assert "rollback" in actions
+
+
+def test_of_two_commands_at_once_one_wins(
+    mlops: Mlops, served: Path, work: Path, registered: Path, tmp_path: Path
+) -> None:
+    """The first is still restarting the service, so still at it, when the second comes."""
+    import sys
+
+    go, begun = tmp_path / "go", tmp_path / "begun"
+    waiting = f"sh -c 'touch {begun}; while [ ! -e {go} ]; do sleep 0.05; done'"
+    options = ["--production", str(served), "--work-dir", str(work), "--yes"]
+    first = subprocess.Popen(
+        [str(Path(sys.executable).with_name("mlops")), "promote", "1", *options],
+        env={**os.environ, "MLOPS_RESTART_COMMAND": waiting},
+        stdout=subprocess.DEVNULL,
+    )
+    for _ in range(600):
+        if begun.exists():
+            break
+        time.sleep(0.1)
+    second = mlops("promote", "2", *options)
+    go.touch()
+    assert first.wait(60) == 0
+    assert second.returncode == 3
+    assert "under way" in second.stderr
+    assert contents(served) == contents(registered / "candidates" / NAMES[0])
+
+
+def run_pipeline(folder: Path, **arguments: Any) -> None:
+    from kfp import local
+
+    from pipelines.promote import promote
+
+    local.init(
+        runner=local.SubprocessRunner(use_venv=False),
+        pipeline_root=str(folder / "steps"),
+        workspace_root=str(folder / "workspace"),
+    )
+    (folder / "workspace").mkdir(exist_ok=True)
+    promote(**arguments)
+
+
+def test_the_pipeline_promotes(served: Path, registered: Path, records: Any, tmp_path: Path) -> None:
+    run_pipeline(tmp_path, production=str(served), timestamp="20260301T000000Z")
+    assert contents(served) == contents(registered / "candidates" / NAMES[1])
+    (entry,) = promotion.history(str(served), say=lambda text: None).entries
+    (run,) = records.search_runs(
+        [records.get_experiment_by_name("LegalAid_Connect_Matchmaking").experiment_id],
+        "attributes.run_name = 'promote_20260301T000000Z'",
+    )
+    assert run.info.status == "FINISHED"
+    assert entry["who"] == f"pipeline run {run.info.run_id}"
+    assert run.data.tags["promoted"] == NAMES[1]
+    assert records.get_model_version_by_alias("lawyer-match", "champion").version == 2
+
+
+def test_the_pipeline_refuses_as_the_command_does(served: Path, registered: Path, records: Any, tmp_path: Path) -> None:
+    with (served / production.MODEL).open("ab") as file:
+        file.write(b" ")
+    before = contents(served)
+    with pytest.raises(RuntimeError, match="check"):
+        run_pipeline(tmp_path, production=str(served), version="1", timestamp="20260302T000000Z")
+    assert contents(served) == before
+    (run,) = records.search_runs(
+        [records.get_experiment_by_name("LegalAid_Connect_Matchmaking").experiment_id],
+        "attributes.run_name = 'promote_20260302T000000Z'",
+    )
+    assert run.info.status == "FAILED"
+    assert "compared with" in run.data.tags["failure_reason"]
+
+
+def test_a_policy_lets_retrain_go_on_to_the_promotion(mlops: Mlops, tmp_path: Path) -> None:
+    """Into an empty folder, so that the verdict is sure."""
+    generate_file(tmp_path / "pairs.csv", 1_500, seed=3)
+    (tmp_path / "production").mkdir()
+    (tmp_path / "policy.yaml").write_text("auto_promote: true\n")
+    done = mlops(
+        *("run", "retrain", "--data", tmp_path / "pairs.csv", "--production", tmp_path / "production"),
+        *("--work-dir", tmp_path / "work", "--algorithm", "dense", "--epochs", 1, "--json"),
+        *("--policy", tmp_path / "policy.yaml"),
+    )
+    assert done.returncode == 0, done.stderr
+    summary = json.loads(done.stdout)
+    assert summary["verdict"] == "bootstrap"
+    assert contents(tmp_path / "production") == contents(Path(summary["candidate_uri"]))
+    (entry,) = promotion.history(str(tmp_path / "production"), say=lambda text: None).entries
+    assert entry["who"] == f"pipeline run {summary['run_id']}"
+
+
+def test_promote_is_compiled(tmp_path: Path) -> None:
+    from pipelines.compile import compile_all
+
+    paths = {path.stem: path.read_text() for path in compile_all(tmp_path)}
+    assert "exec-promote" in paths["promote"]
+    assert "exec-check" in paths["promote"]
+    assert "compare-Output'] == 'automatic'" in " ".join(paths["retrain"].split())
+    assert "pip install" not in paths["promote"] + paths["retrain"]

@@ -1,0 +1,453 @@
+"""Promotion and rollback: what is refused, what is left behind, and what a kill at any point leaves."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import stat
+import subprocess
+import sys
+import threading
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from matchmaking import production, promotion
+from matchmaking.errors import InputError, MlopsError, RefusedError
+from matchmaking.package import CONTRACT, DECISION
+from matchmaking.production_store import LOCK, LocalStore, open_store
+from tests.promotion_fixtures import change_evidence, package, variant
+
+DRIVER = Path(__file__).parents[1] / "kill_driver.py"
+
+
+def quiet(text: str) -> None:
+    pass
+
+
+@pytest.fixture(autouse=True)
+def no_registry(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("MLFLOW_TRACKING_URI", "MLOPS_RESTART_COMMAND", "MLOPS_NOTIFY_URLS", "MLOPS_NOTIFY_URLS_FILE"):
+        monkeypatch.delenv(name, raising=False)
+
+
+@pytest.fixture
+def served(incumbent: Path, tmp_path: Path) -> Path:
+    """A production folder of one's own."""
+    folder = tmp_path / "production"
+    shutil.copytree(incumbent, folder)
+    return folder
+
+
+@pytest.fixture
+def packages(incumbent: Path, tmp_path: Path) -> list[str]:
+    """Two packages made against that production."""
+    names = ("v20260101T000000Z", "v20260102T000000Z")
+    return [
+        package(variant(incumbent, tmp_path / f"bundle {name}", name), incumbent, tmp_path / "candidates", name)
+        for name in names
+    ]
+
+
+def promote(version: str, folder: Path, **options: Any) -> dict[str, Any]:
+    return promotion.apply(promotion.prepare_promotion(version, str(folder), say=quiet, **options), say=quiet)
+
+
+def rollback(folder: Path, **options: Any) -> dict[str, Any]:
+    return promotion.apply(promotion.prepare_rollback(str(folder), say=quiet, **options), say=quiet)
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {name: (folder / name).read_bytes() for name in production.FILES}
+
+
+def refused(*words: str) -> Any:
+    return pytest.raises(RefusedError, match=".*".join(words))
+
+
+def test_promote_then_rollback_gives_back_every_byte_and_the_mode(served: Path, packages: list[str]) -> None:
+    (served / production.MODEL).chmod(0o440)
+    before = contents(served)
+    entry = promote(packages[0], served)
+    assert contents(served) == contents(Path(packages[0])) != before
+    assert contents(served / entry["backup"]) == before
+    assert stat.S_IMODE((served / production.MODEL).stat().st_mode) == 0o440
+    rollback(served, reason="it was slow")
+    assert contents(served) == before
+    assert stat.S_IMODE((served / production.MODEL).stat().st_mode) == 0o440
+    assert {path.name for path in served.iterdir()} == {*production.FILES, ".mlops"}
+    found = promotion.history(str(served), say=quiet)
+    assert [entry["action"] for entry in found.entries] == ["promote", "rollback"]
+    assert found.entries[1]["why"] == "it was slow"
+    assert not found.foreign
+
+
+def test_the_audit_line_says_who_when_what_and_why(served: Path, packages: list[str]) -> None:
+    before = production.hashes(served)
+    entry = promotion.apply(promotion.prepare_promotion(packages[0], str(served), say=quiet), who="ada", say=quiet)
+    (line,) = (served / promotion.AUDIT).read_text().splitlines()
+    assert json.loads(line) == entry
+    assert (entry["who"], entry["why"], entry["overridden"]) == ("ada", "it is better", [])
+    assert entry["from"]["sha256"] == before
+    assert entry["to"]["sha256"] == production.hashes(Path(packages[0]))
+    assert entry["to"]["version"] == "v20260101T000000Z"
+    assert entry["time"].endswith("Z")
+
+
+def test_the_first_promotion_fills_an_empty_folder(incumbent: Path, tmp_path: Path) -> None:
+    (tmp_path / "production").mkdir()
+    first = package(variant(incumbent, tmp_path / "b", "first"), None, tmp_path / "c", "v20260101T000000Z")
+    promote(first, tmp_path / "production")
+    assert contents(tmp_path / "production") == contents(Path(first))
+    assert stat.S_IMODE((tmp_path / "production" / production.MODEL).stat().st_mode) & 0o444 == 0o444
+    with refused("first promotion"):
+        rollback(tmp_path / "production")
+
+
+def test_promoting_what_is_there_changes_nothing(served: Path, packages: list[str]) -> None:
+    promote(packages[0], served)
+    assert promotion.prepare_promotion(packages[0], str(served), say=quiet).nothing
+
+
+@pytest.mark.parametrize("verdict", ["hold", "reject"])
+def test_another_verdict_is_refused_unless_forced_with_a_reason(
+    served: Path, packages: list[str], verdict: str
+) -> None:
+    change_evidence(packages[0], DECISION, verdict=verdict, reasons=["recall is clearly worse"])
+    before = contents(served)
+    with refused(verdict, "recall is clearly worse"):
+        promote(packages[0], served)
+    with pytest.raises(InputError, match="--reason"):
+        promote(packages[0], served, force=True, reason=" ")
+    assert contents(served) == before
+    entry = promote(packages[0], served, force=True, reason="an emergency")
+    assert entry["why"] == "an emergency"
+    assert verdict in entry["overridden"][0]
+
+
+def test_a_failed_contract_is_refused_and_named(served: Path, packages: list[str]) -> None:
+    checks = [{"name": "held-out rows", "passed": False, "detail": "largest difference 1.0e-02"}]
+    change_evidence(packages[0], CONTRACT, passed=False, checks=checks)
+    with refused("contract", "held-out rows"):
+        promote(packages[0], served)
+
+
+def test_evidence_against_another_production_is_stale(served: Path, packages: list[str]) -> None:
+    promote(packages[0], served)
+    with refused("compared with", "v20260101T000000Z"):
+        promote(packages[1], served)
+    promote(packages[1], served, force=True, reason="known to be fine")
+    assert contents(served) == contents(Path(packages[1]))
+
+
+@pytest.mark.parametrize("name", [*production.FILES, DECISION, CONTRACT])
+def test_an_altered_package_is_refused_even_by_force(served: Path, packages: list[str], name: str) -> None:
+    with (Path(packages[0]) / name).open("ab") as file:
+        file.write(b" ")
+    with refused(name, "sha256"):
+        promote(packages[0], served, force=True, reason="all the same")
+
+
+def test_a_contract_of_other_files_is_refused_even_by_force(served: Path, packages: list[str]) -> None:
+    change_evidence(packages[0], CONTRACT, sha256=production.hashes(served))
+    with refused("contract", "other files"):
+        promote(packages[0], served, force=True, reason="all the same")
+
+
+def test_other_encoders_are_no_drop_in_even_by_force(served: Path, packages: list[str]) -> None:
+    with (served / production.SCALER).open("ab") as file:
+        file.write(b" ")
+    before = contents(served)
+    with refused("scaler.pkl", "drop-in"):
+        promote(packages[0], served, force=True, reason="all the same")
+    assert contents(served) == before
+
+
+def test_production_that_changed_since_the_check_is_left_alone(served: Path, packages: list[str]) -> None:
+    change = promotion.prepare_promotion(packages[0], str(served), say=quiet)
+    promote(packages[1], served)
+    with refused("changed since it was checked"):
+        promotion.apply(change, say=quiet)
+    assert contents(served) == contents(Path(packages[1]))
+
+
+def test_a_model_file_that_is_a_link_is_left_alone(served: Path, packages: list[str], tmp_path: Path) -> None:
+    real = (served / production.MODEL).rename(tmp_path / "elsewhere.h5")
+    (served / production.MODEL).symlink_to(real)
+    before = real.read_bytes()
+    with pytest.raises(InputError, match="symbolic link"):
+        promote(packages[0], served)
+    assert real.read_bytes() == before
+    assert (served / production.MODEL).is_symlink()
+    assert promotion.history(str(served), say=quiet).entries[0]["action"] == "abandoned"
+
+
+@pytest.mark.parametrize("uri", ["", "no/such/folder", "s3://bucket/production"])
+def test_a_place_that_is_no_folder_is_refused(uri: str, packages: list[str]) -> None:
+    with pytest.raises(InputError):
+        promotion.prepare_promotion(packages[0], uri, say=quiet)
+
+
+def test_what_is_no_package_is_told(served: Path, incumbent: Path) -> None:
+    with pytest.raises(InputError, match=r"isn't a package.*manifest\.json"):
+        promote(str(incumbent), served)
+
+
+# --- rollback and history ------------------------------------------------------------------------------
+
+
+def test_rollbacks_go_back_one_promotion_each(served: Path, packages: list[str]) -> None:
+    original = contents(served)
+    promote(packages[0], served)
+    promote(packages[1], served, force=True, reason="again")
+    rollback(served)
+    assert contents(served) == contents(Path(packages[0]))
+    rollback(served)
+    assert contents(served) == original
+    with refused("no promotion to take back"):
+        rollback(served)
+
+
+@pytest.mark.parametrize("by", ["name", "sha256"])
+def test_rollback_to_any_model_that_was_there(served: Path, packages: list[str], by: str) -> None:
+    promote(packages[0], served)
+    digest = production.hashes(served)[production.MODEL]
+    promote(packages[1], served, force=True, reason="again")
+    rollback(served)
+    rollback(served)
+    rollback(served, to="v20260101T000000Z" if by == "name" else digest[:8])
+    assert contents(served) == contents(Path(packages[0]))
+    with pytest.raises(InputError, match="no backup"):
+        rollback(served, to="v20990101T000000Z")
+
+
+def test_a_damaged_backup_is_not_restored(served: Path, packages: list[str]) -> None:
+    entry = promote(packages[0], served)
+    (served / entry["backup"] / production.MODEL).write_bytes(b"damaged")
+    with refused("backup", "damaged"):
+        rollback(served)
+    assert contents(served) == contents(Path(packages[0]))
+
+
+def test_history_marks_what_no_promotion_wrote(
+    served: Path, packages: list[str], incumbent: Path, tmp_path: Path
+) -> None:
+    assert promotion.history(str(served), say=quiet).foreign
+    promote(packages[0], served)
+    assert not promotion.history(str(served), say=quiet).foreign
+    by_hand = variant(incumbent, tmp_path / "by hand", "by hand")
+    shutil.copyfile(by_hand / production.MODEL, served / production.MODEL)
+    found = promotion.history(str(served), say=quiet)
+    assert found.foreign
+    assert found.current.version is None
+    with refused("no promotion to take back"):
+        rollback(served)
+    # once a promotion has replaced it, the trail still shows that it was there
+    promote(packages[1], served, force=True, reason="clean up")
+    found = promotion.history(str(served), say=quiet)
+    assert not found.foreign
+    marks = [entry["foreign_before"] for entry in found.entries]
+    assert marks == [None, production.hashes(by_hand)[production.MODEL]]
+
+
+def test_a_torn_audit_line_does_not_swallow_the_next(served: Path, packages: list[str]) -> None:
+    promote(packages[0], served)
+    with (served / promotion.AUDIT).open("a") as file:
+        file.write('{"id": "torn')
+    rollback(served)
+    found = promotion.history(str(served), say=quiet)
+    assert [entry["action"] for entry in found.entries] == ["promote", "rollback"]
+    assert found.damaged == 1
+
+
+# --- the restart of the service ------------------------------------------------------------------------
+
+
+def test_the_service_is_restarted_without_a_shell(
+    served: Path, packages: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLOPS_RESTART_COMMAND", f"touch '{tmp_path}/re started' ;")
+    promote(packages[0], served)
+    assert (tmp_path / "re started").exists()
+
+
+@pytest.mark.parametrize(
+    ("command", "said"), [("sh -c 'echo no such pod; exit 4'", "exit code 4.*no such pod"), ("/none", "can't be run")]
+)
+def test_a_failed_restart_is_reported_and_the_promotion_stands(
+    served: Path, packages: list[str], monkeypatch: pytest.MonkeyPatch, command: str, said: str
+) -> None:
+    before = contents(served)
+    monkeypatch.setenv("MLOPS_RESTART_COMMAND", command)
+    with pytest.raises(promotion.RestartError, match=said):
+        promote(packages[0], served)
+    assert contents(served) == contents(Path(packages[0]))
+    assert not (served / promotion.JOURNAL).exists()
+    found = promotion.history(str(served), say=quiet)
+    assert [entry["action"] for entry in found.entries] == ["promote", "restart failed"]
+    monkeypatch.delenv("MLOPS_RESTART_COMMAND")
+    rollback(served)
+    assert contents(served) == before
+
+
+def test_a_restart_that_hangs_is_ended_with_its_children(
+    served: Path, packages: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLOPS_RESTART_COMMAND", "sh -c 'sleep 60; true'")
+    monkeypatch.setenv("MLOPS_RESTART_TIMEOUT", "0.3")
+    with pytest.raises(promotion.RestartError, match=r"didn't end in 0\.3 s"):
+        promote(packages[0], served)
+
+
+@pytest.mark.parametrize(("name", "value"), [("MLOPS_RESTART_TIMEOUT", "soon"), ("MLOPS_RESTART_COMMAND", "sh -c 'x")])
+def test_settings_that_would_fail_later_are_refused_first(
+    served: Path, packages: list[str], monkeypatch: pytest.MonkeyPatch, name: str, value: str
+) -> None:
+    monkeypatch.setenv(name, value)
+    with pytest.raises(InputError, match="MLOPS_RESTART"):
+        promote(packages[0], served)
+
+
+# --- two at once, and readers --------------------------------------------------------------------------
+
+
+def test_of_many_at_once_one_wins(served: Path, packages: list[str]) -> None:
+    """Real processes, each with a change that was prepared against the same production."""
+    code = (
+        "import sys\n"
+        "from matchmaking import promotion\n"
+        "from matchmaking.errors import RefusedError\n"
+        "change = promotion.prepare_promotion(sys.argv[1], sys.argv[2])\n"
+        "print('ready', flush=True)\n"
+        "sys.stdin.readline()\n"
+        "try:\n    promotion.apply(change)\nexcept RefusedError:\n    sys.exit(3)\n"
+    )
+    runs = [
+        subprocess.Popen(
+            [sys.executable, "-c", code, packages[number % 2], str(served)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        for number in range(4)
+    ]
+    for run in runs:
+        assert run.stdout
+        assert run.stdout.readline() == "ready\n"
+    for run in runs:
+        assert run.stdin
+        run.stdin.write("\n")
+        run.stdin.flush()
+    codes = [run.wait(60) for run in runs]
+    for run in runs:
+        assert run.stdin
+        assert run.stdout
+        run.stdin.close()
+        run.stdout.close()
+    assert sorted(codes) == [0, 3, 3, 3]
+    assert contents(served) == contents(Path(packages[codes.index(0) % 2]))
+    assert len(promotion.history(str(served), say=quiet).entries) == 1
+
+
+def test_while_one_is_under_way_the_other_is_refused_and_told_whose(served: Path, packages: list[str]) -> None:
+    change = promotion.prepare_promotion(packages[0], str(served), say=quiet)
+    before = contents(served)
+    with open_store(str(served)).lock({"by": "ada"}), refused("under way", "ada"):
+        promotion.apply(change, say=quiet)
+    assert contents(served) == before
+    promotion.apply(change, say=quiet)
+
+
+def test_the_lock_of_a_dead_process_is_free(served: Path, packages: list[str]) -> None:
+    code = (
+        "import os, sys, signal\n"
+        "from matchmaking.production_store import open_store\n"
+        "open_store(sys.argv[1]).lock({'by': 'ghost'}).__enter__()\n"
+        "os.kill(os.getpid(), signal.SIGKILL)\n"
+    )
+    subprocess.run([sys.executable, "-c", code, str(served)], check=False)
+    assert "ghost" in (served / LOCK).read_text()
+    promote(packages[0], served)
+
+
+def test_a_reader_never_sees_a_mix(tmp_path: Path) -> None:
+    old, new = b"o" * 3_000_000, b"n" * 2_000_000
+    (tmp_path / "model").write_bytes(old)
+    store, done, seen = LocalStore(tmp_path), threading.Event(), set()
+
+    def read() -> None:
+        while not done.is_set():
+            seen.add((tmp_path / "model").read_bytes())
+
+    reader = threading.Thread(target=read)
+    reader.start()
+    for number in range(60):
+        found = store.read("model")
+        assert found
+        store.replace("model", old if number % 2 else new, found.tag)
+    done.set()
+    reader.join()
+    assert seen <= {old, new}
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
+def test_a_folder_that_cannot_be_written_is_told(served: Path, packages: list[str]) -> None:
+    served.chmod(0o555)
+    with pytest.raises(MlopsError, match="can't be written"):
+        promote(packages[0], served)
+
+
+# --- killed at any point -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("action", ["promote", "bootstrap", "rollback"])
+def test_killed_anywhere_the_next_command_finds_a_consistent_state(
+    action: str, served: Path, packages: list[str], incumbent: Path, tmp_path: Path
+) -> None:
+    """SIGKILL before every operation on the disk, and (but for rollback) before every one of the recovery, too."""
+    target = packages[0]
+    if action == "bootstrap":
+        for name in production.FILES:
+            (served / name).unlink()
+        target = package(variant(incumbent, tmp_path / "b", "first"), None, tmp_path / "c", "v20260103T000000Z")
+    old = production.hashes(served)
+    new = production.hashes(Path(target))
+    if action == "rollback":
+        old, new = new, old
+        promote(target, served)
+    earlier = len(promotion.history(str(served), say=quiet).entries)
+    (tmp_path / "work").mkdir()
+    done = subprocess.run(
+        [sys.executable, DRIVER, served, tmp_path / "work", action, target], capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode == 0, done.stderr
+    cases = [json.loads(line) for line in done.stdout.splitlines()]
+    assert len(cases) > 30
+    ends = set()
+    for case in cases:
+        killed, found = case["killed"], case["found"]
+        # whole at any time: the model file is the old one or the new one, and it comes last
+        assert killed["files"].get(production.MODEL) in (old.get(production.MODEL), new[production.MODEL]), case
+        if production.MODEL in killed["files"]:
+            assert killed["files"] in (old, new), case
+        assert case["status"] == 0, (case, done.stderr)
+        after, entries = found["after"], found["entries"][earlier:]
+        assert after["files"] in (old, new), case
+        if case["twice"] == 0:
+            # recovery goes the way the model file shows
+            happened = killed["files"].get(production.MODEL) == new[production.MODEL]
+            assert (after["files"] == new) == happened, case
+            assert bool(found["said"]) == killed["journal"], case
+            told = " ".join(found["said"])
+            assert not killed["journal"] or ("completing it" if happened else "undone") in told, case
+        actions = [entry["action"] for entry in entries]
+        wanted = "rollback" if action == "rollback" else "promote"
+        assert actions == [wanted] if after["files"] == new else actions in ([], ["abandoned"]), case
+        assert not after["journal"], case
+        assert set(after["names"]) - set(killed["temporary"]) == set(after["files"]), case
+        assert not killed["journal"] or not after["temporary"], case
+        assert found["foreign"] is (after["files"] == old and action == "promote"), case
+        ends.add((after["files"] == new, killed["journal"]))
+    assert ends >= {(False, False), (False, True), (True, True)}

@@ -1,0 +1,301 @@
+"""`matchmaking.storage` on local paths and over HTTP; with real S3 and GCS servers it is tested in tests/services."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+
+from matchmaking import storage
+from matchmaking.errors import InputError
+from matchmaking.redact import redact
+
+FILES = ("lawyer_match_model.h5", "encoder.pkl", "scaler.pkl")
+
+
+def names(folder: Path) -> list[str]:
+    return [path.name for path in folder.iterdir()]
+
+
+@pytest.fixture
+def package(tmp_path: Path) -> Path:
+    folder = tmp_path / "package"
+    (folder / "plots").mkdir(parents=True)
+    for name in (*FILES, "manifest.json", "plots/roc.png"):
+        (folder / name).write_bytes(name.encode())
+    return folder
+
+
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in {"FIRST_WAIT": 0.05, "TRIES": 3, "CONNECT_SECONDS": 0.5, "READ_SECONDS": 0.5}.items():
+        monkeypatch.setattr(storage, name, value)
+
+
+class Site(SimpleHTTPRequestHandler):
+    """Serves a folder. `faults` says what goes wrong in the next requests: a status to answer, or "cut" or "stall"."""
+
+    faults: list[int | str] = []  # noqa: RUF012
+    seen: list[str | None] = []  # noqa: RUF012
+
+    def do_GET(self) -> None:
+        self.seen.append(self.headers["Authorization"])
+        fault = self.faults.pop(0) if self.faults else None
+        if isinstance(fault, int):
+            self.send_error(fault)
+        elif fault:
+            self.send_response(200)
+            self.send_header("Content-Length", "1000")
+            self.end_headers()
+            self.wfile.write(b"half")
+            self.wfile.flush()
+            time.sleep(1 if fault == "stall" else 0)
+        else:
+            super().do_GET()
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@pytest.fixture
+def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """The URL of an HTTP server for the folder `site`."""
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    (tmp_path / "site").mkdir()
+    Site.faults, Site.seen = [], []
+    with ThreadingHTTPServer(("127.0.0.1", 0), partial(Site, directory=str(tmp_path / "site"))) as server:
+        threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_address[1]}"
+        server.shutdown()
+
+
+def test_import_is_cheap() -> None:
+    code = "import sys, matchmaking.storage; print(*sys.modules)"
+    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+    assert not {"boto3", "botocore", "google.cloud.storage", "requests", "tenacity", "pandas"} & set(loaded)
+
+
+@pytest.mark.parametrize("prefix", ["", "file://", "file://localhost"])
+def test_download_local(tmp_path: Path, prefix: str) -> None:
+    source = tmp_path / "some pairs.csv"
+    source.write_bytes(b"a,b\n")
+    source.chmod(0o400)
+    name = str(source).replace(" ", "%20") if prefix else str(source)
+    storage.download(prefix + name, tmp_path / "new" / "raw.csv")
+    assert names(tmp_path / "new") == ["raw.csv"]
+    with (tmp_path / "new" / "raw.csv").open("ab") as copy:
+        copy.write(b"1,2\n")
+    assert source.read_bytes() == b"a,b\n"
+
+
+def test_download_nothing(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"none\.csv doesn't exist"):
+        storage.download(str(tmp_path / "none.csv"), tmp_path / "raw.csv")
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(InputError, match="folder is a folder"):
+        storage.download(str(tmp_path / "folder"), tmp_path / "raw.csv")
+    assert names(tmp_path) == ["folder"]
+
+
+@pytest.mark.parametrize("uri", ["ftp://host/pairs.csv", "file://host/pairs.csv", "S4://bucket/key"])
+def test_unknown_uris(uri: str, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=uri):
+        storage.download(uri, tmp_path / "raw.csv")
+
+
+def test_bundle_local(package: Path, tmp_path: Path) -> None:
+    target = tmp_path / "copy"
+    assert storage.download_bundle(str(package), FILES, target) is True
+    assert sorted(names(target)) == sorted(FILES)
+    assert storage.hash_bundle(f"{package}/", FILES) == {
+        name: hashlib.sha256(name.encode()).hexdigest() for name in FILES
+    }
+    (package / FILES[0]).unlink()
+    assert set(storage.hash_bundle(str(package), FILES)) == set(FILES[1:])
+    with pytest.raises(InputError, match=f"{FILES[0]} is missing"):
+        storage.download_bundle(str(package), FILES, target)
+    (tmp_path / "empty").mkdir()
+    assert storage.download_bundle(str(tmp_path / "empty"), FILES, target) is False
+    with pytest.raises(InputError, match="no such folder"):
+        storage.download_bundle(str(tmp_path / "none"), FILES, target)
+    assert storage.hash_bundle(str(tmp_path / "none"), FILES) == {}
+
+
+def test_publish_local(package: Path, tmp_path: Path) -> None:
+    uri = str(tmp_path / "candidates" / "v1")
+    assert storage.publish(package, uri) == uri
+    expected = sorted((*FILES, "manifest.json", "plots/roc.png"))
+    assert storage.list_names(uri) == expected
+    assert storage.list_names(str(tmp_path / "candidates")) == [f"v1/{name}" for name in expected]
+    (package / FILES[0]).write_bytes(b"other")
+    with pytest.raises(InputError, match="exists already"):
+        storage.publish(package, uri)
+    assert (Path(uri) / FILES[0]).read_bytes() == FILES[0].encode()
+    assert names(tmp_path / "candidates") == ["v1"]
+
+
+def test_publish_local_fails_whole(package: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(source: str, target: str) -> None:
+        if source.endswith(".pkl"):
+            raise OSError(28, "No space left on device")
+        Path(target).write_bytes(b"")
+
+    monkeypatch.setattr("shutil.copyfile", full)
+    with pytest.raises(InputError, match="v1 can't be written"):
+        storage.publish(package, str(tmp_path / "candidates" / "v1"))
+    assert names(tmp_path / "candidates") == []
+
+
+def test_list_names_passes_over_unfinished_copies(tmp_path: Path) -> None:
+    (tmp_path / ".v1.0123abcd").mkdir()
+    (tmp_path / ".v1.0123abcd" / "model").touch()
+    (tmp_path / "v0").touch()
+    assert storage.list_names(str(tmp_path)) == ["v0"]
+    assert storage.list_names(str(tmp_path / "none")) == []
+
+
+def test_replace_local(tmp_path: Path) -> None:
+    uri = str(tmp_path / "state" / "current.json")
+    with pytest.raises(InputError, match="doesn't exist"):
+        storage.read_bytes(uri)
+    first = storage.replace_bytes(uri, b"1", None)
+    assert storage.read_bytes(uri) == (b"1", first)
+    with pytest.raises(storage.ConflictError, match="exists already; nothing was written"):
+        storage.replace_bytes(uri, b"2", None)
+    second = storage.replace_bytes(uri, b"2", first)
+    with pytest.raises(storage.ConflictError, match="has changed since it was read; nothing was written"):
+        storage.replace_bytes(uri, b"3", first)
+    assert storage.read_bytes(uri) == (b"2", second)
+    Path(uri).unlink()
+    with pytest.raises(storage.ConflictError):
+        storage.replace_bytes(uri, b"3", second)
+    assert names(tmp_path / "state") == []
+
+
+@pytest.mark.parametrize("exists", [True, False])
+def test_of_local_writers_with_one_token_one_wins(tmp_path: Path, exists: bool) -> None:
+    for attempt in range(20):
+        uri = str(tmp_path / f"{attempt}.json")
+        token = storage.replace_bytes(uri, b"old", None) if exists else None
+        barrier = threading.Barrier(4)
+        won: list[bytes] = []
+
+        def write(data: bytes, uri: str = uri, barrier: threading.Barrier = barrier, won: list[bytes] = won) -> None:
+            barrier.wait()
+            try:
+                storage.replace_bytes(uri, data, token)  # noqa: B023
+            except storage.ConflictError:
+                return
+            won.append(data)
+
+        threads = [threading.Thread(target=write, args=(f"writer {index}".encode(),)) for index in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert [storage.read_bytes(uri)[0]] == won
+
+
+def test_download_web(site: str, tmp_path: Path) -> None:
+    content = os.urandom(2_000_000)
+    (tmp_path / "site" / "pairs.csv").write_bytes(content)
+    storage.download(f"{site}/pairs.csv", tmp_path / "raw.csv")
+    assert (tmp_path / "raw.csv").read_bytes() == content
+    with pytest.raises(InputError, match=r"none\.csv doesn't exist"):
+        storage.download(f"{site}/none.csv", tmp_path / "other.csv")
+    with pytest.raises(InputError, match="gives a web page, not a file"):
+        storage.download(site, tmp_path / "other.csv")
+    assert not (tmp_path / "other.csv").exists()
+
+
+def test_bundle_web(site: str, tmp_path: Path) -> None:
+    for name in FILES:
+        (tmp_path / "site" / name).write_bytes(name.encode())
+    assert storage.download_bundle(site, FILES, tmp_path / "copy") is True
+    assert storage.hash_bundle(site, FILES) == storage.hash_bundle(str(tmp_path / "copy"), FILES)
+    assert storage.read_bytes(f"{site}/{FILES[0]}")[0] == FILES[0].encode()
+    with pytest.raises(InputError, match="no such folder"):
+        storage.download_bundle(f"{site}/none", FILES, tmp_path / "copy")
+
+
+def test_web_is_for_reading(site: str, package: Path) -> None:
+    for call in (
+        lambda: storage.publish(package, f"{site}/v1"),
+        lambda: storage.replace_bytes(f"{site}/v1", b"", None),
+        lambda: storage.list_names(site),
+    ):
+        with pytest.raises(InputError, match="only single files can be read here"):
+            call()
+    assert Site.seen == []
+
+
+@pytest.mark.parametrize("fault", [503, 429, "cut", "stall"])
+def test_web_outage_is_waited_for(site: str, tmp_path: Path, impatient: None, fault: int | str) -> None:
+    (tmp_path / "site" / "pairs.csv").write_bytes(b"whole")
+    Site.faults = [fault, fault]
+    storage.download(f"{site}/pairs.csv", tmp_path / "raw.csv")
+    assert (tmp_path / "raw.csv").read_bytes() == b"whole"
+    assert len(Site.seen) == 3
+
+
+@pytest.mark.parametrize("fault", [500, "cut", "stall"])
+def test_web_outage_ends(site: str, tmp_path: Path, impatient: None, fault: int | str) -> None:
+    (tmp_path / "raw.csv").write_bytes(b"old")
+    Site.faults = [fault] * 9
+    start = time.monotonic()
+    with pytest.raises(
+        storage.StorageError, match=r"^http://\*\*\*@127\.0\.0\.1:\d+/pairs\.csv can't be read: .+; gave up"
+    ):
+        storage.download(site.replace("//", "//me:my-password@") + "/pairs.csv", tmp_path / "raw.csv")
+    assert time.monotonic() - start < 5
+    assert len(Site.seen) == 3
+    assert all(header and header.startswith("Basic ") for header in Site.seen)
+    assert (tmp_path / "raw.csv").read_bytes() == b"old"
+    assert sorted(names(tmp_path)) == ["raw.csv", "site"]
+
+
+@pytest.mark.parametrize("status", [401, 403])
+def test_web_denied(site: str, tmp_path: Path, status: int) -> None:
+    Site.faults = [status]
+    with pytest.raises(InputError, match=r"pairs\.csv\?X-Amz-Signature=\*\*\*: access denied") as denied:
+        storage.download(f"{site}/pairs.csv?X-Amz-Signature=abcdef", tmp_path / "raw.csv")
+    assert "abcdef" not in str(denied.value)
+    assert len(Site.seen) == 1
+
+
+def test_disk_full(site: str, tmp_path: Path) -> None:
+    (tmp_path / "site" / "pairs.csv").write_bytes(b"x" * 100_000)
+    if not Path("/dev/full").exists():
+        pytest.skip("needs /dev/full")
+    with pytest.raises(OSError, match="No space left"), Path("/dev/full").open("wb") as full:
+        storage._open(f"{site}/pairs.csv").fetch(full)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("http://user:pass@host/x and s3://k:s@b", "http://***@host/x and s3://***@b"),
+        ("postgresql://user:p@ss@host/db", "postgresql://***@host/db"),
+        (
+            "https://h/x?a=1&X-Amz-Credential=abc%2F&X-Goog-Signature=d",
+            "https://h/x?a=1&X-Amz-Credential=***&X-Goog-Signature=***",
+        ),
+        ("https://h/x?access_token=abc&b=2", "https://h/x?access_token=***&b=2"),
+        ("https://h/x?sv=1&sig=abc", "https://h/x?sv=1&sig=***"),
+        ("the key is a-long-secret, isn't it", "the key is ***, isn't it"),
+        ("s3://bucket/v1 can't be read", "s3://bucket/v1 can't be read"),
+    ],
+)
+def test_redact(text: str, expected: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "a-long-secret")
+    monkeypatch.setenv("AWS_SESSION_TOKEN", "is")
+    assert redact(text) == expected
