@@ -17,21 +17,29 @@ LOCK = uv pip compile --quiet --universal --python-version 3.11 --generate-hashe
   --no-header --no-emit-package legalaid-mlops
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test test-unit test-all lint format bench bench-decision startup compile ui lock images clean
+.PHONY: help setup dev run test test-unit test-all lint format bench bench-decision startup compile ui lock images clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  \033[1m%-16s\033[0m %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-setup: $(VENV)/.ready ## make .venv from the locked requirements
+setup: $(VENV)/.ready ## make .venv with what a run needs, from the locked requirements
+dev: $(VENV)/.dev ## the same with what the tests and linters need
 
-# the stamp is newer than what it was made from: unchanged requirements are installed once
-$(VENV)/.ready: requirements/dev.txt pyproject.toml
+PIP = $(BIN)/pip install --quiet --disable-pip-version-check
+
+# the stamps are newer than what they were made from: unchanged requirements are installed once
+$(VENV)/.ready: requirements/local.txt requirements/build.txt pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 14))' || \
 	  { echo "Python 3.11, 3.12 or 3.13 is needed, $$($(PYTHON) --version) was found; set PYTHON=python3.12, say"; exit 2; }
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	@echo "Installing the locked requirements into $(VENV) (a few minutes the first time)"
-	@$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r requirements/dev.txt
-	@$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@echo "Installing the locked requirements into $(VENV) (some minutes, the first time)"
+	@$(PIP) --require-hashes -r requirements/local.txt -r requirements/build.txt
+	@$(PIP) --no-deps --no-build-isolation -e .
+	@touch $@
+
+$(VENV)/.dev: $(VENV)/.ready requirements/dev.txt
+	@echo "Installing what the tests need"
+	@$(PIP) --require-hashes -r requirements/dev.txt
 	@touch $@
 
 $(SAMPLE)/pairs.csv: | setup
@@ -45,20 +53,20 @@ $(SAMPLE)/production/lawyer_match_model.h5: | setup
 run: setup $(SAMPLE)/pairs.csv $(SAMPLE)/production/lawyer_match_model.h5 ## retrain, evaluate and monitor once, on sample data
 	@$(BIN)/mlops run all --data $(SAMPLE)/pairs.csv --production $(SAMPLE)/production --work-dir $(WORK)
 
-test: setup ## the whole test suite that needs no Docker
+test: dev ## the whole test suite that needs no Docker
 	@$(BIN)/pytest
 
-test-unit: setup ## the quick part of it
+test-unit: dev ## the quick part of it
 	@$(BIN)/pytest tests/unit
 
-lint: setup ## ruff, mypy, the layers and the Dockerfiles
+lint: dev ## ruff, mypy, the layers and the Dockerfiles
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports
 	@$(BIN)/hadolint docker/*.Dockerfile
 
-format: setup ## let ruff format the code
+format: dev ## let ruff format the code
 	@$(BIN)/ruff format .
 	@$(BIN)/ruff check --fix .
 
@@ -78,6 +86,7 @@ ui: setup ## the MLflow UI on http://localhost:5001
 lock: ## resolve the requirements anew (needs uv)
 	@$(LOCK) --extra dev pyproject.toml -o requirements/dev.txt
 	@$(LOCK) --constraint requirements/dev.txt pyproject.toml -o requirements/base.txt
+	@$(LOCK) --constraint requirements/dev.txt --extra local pyproject.toml -o requirements/local.txt
 	@for set in train monitor client; do \
 	  $(LOCK) --constraint requirements/dev.txt --extra $$set -o requirements/$$set.txt pyproject.toml \
 	    $$(sed -nE 's/^([a-z0-9._-]+)==.*/--no-emit-package \1/p' requirements/base.txt) || exit; \

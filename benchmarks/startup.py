@@ -11,6 +11,7 @@ it was just built; the others are medians.
 from __future__ import annotations
 
 import json
+import re
 import time
 from contextlib import closing
 from datetime import datetime
@@ -29,12 +30,12 @@ from pipelines.containers import check_engine, options
 KINDS = ("base", "trainer", "monitor")
 
 
-@dsl.component(install_kfp_package=False)
+@dsl.component(base_image=image("base"), install_kfp_package=False)
 def first_line():
     """A step that says when it begins."""
     import time
 
-    print(time.time(), flush=True)
+    print("first line at", time.time(), flush=True)
 
 
 def command() -> list[str]:
@@ -58,10 +59,9 @@ def measure(kind: str) -> dict[str, float]:
             container.reload()
             started = datetime.fromisoformat(container.attrs["State"]["StartedAt"][:26] + "+00:00").timestamp()
             output = container.logs().decode()
-            try:
-                line = float(output.split()[-1])
-            except (ValueError, IndexError):
-                raise SystemExit(f"{image(kind)}: the step did not run: {output}") from None
+            if not (found := re.search(r"first line at ([\d.]+)", output)):
+                raise SystemExit(f"{image(kind)}: the step did not run: {output}")
+            line = float(found[1])
         finally:
             container.remove(force=True)
     return {"engine": started - begin, "python": line - started, "total": line - begin}

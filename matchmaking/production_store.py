@@ -3,8 +3,8 @@
 Beside production's three files it holds `.mlops/`, which the service never reads: the lock, the journal of a change
 that is under way, the audit trail and the backups. They live with production so that every machine sees the same.
 
-Only `Store` is used by the promotion. `LocalStore` is a folder; an object store fits behind the same methods, `tag`
-being an ETag and `replace` a conditional write.
+Only `Store` is used by the promotion. `LocalStore` is a folder; `production_bucket.BucketStore` has the same methods on
+an object store, `tag` being an ETag and `replace` a conditional write.
 """
 
 from __future__ import annotations
@@ -72,9 +72,13 @@ def open_store(uri: str) -> Store:
     Raises:
         InputError: not a folder that exists.
     """
+    if uri.startswith(("s3://", "gs://")):
+        from matchmaking.production_bucket import BucketStore
+
+        return BucketStore(uri)
     path = uri.removeprefix("file://")
     if "://" in path:
-        raise InputError(f"{redact(uri)}: promotion works on local folders in this version")
+        raise InputError(f"{redact(uri)} can't be written: promotion works on local folders, s3:// and gs://")
     folder = Path(path)
     if not path or not folder.is_dir():
         raise InputError(f"{uri or '--production'}: no such folder; a production folder is there, if only empty")

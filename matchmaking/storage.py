@@ -144,11 +144,11 @@ def publish(folder: Path, uri: str) -> str:
     return uri
 
 
-def read_bytes(uri: str) -> tuple[bytes, str]:
-    """A small file's content, and the token that `replace_bytes` takes for it.
+def read_bytes(uri: str) -> tuple[bytes, str] | None:
+    """A small file's content, and the token that `replace_bytes` takes for it; None where there is no such file.
 
     Raises:
-        InputError: there is no such file, or no right to read it.
+        InputError: no right to read it.
         StorageError: the store can't be reached, even after retries.
     """
     with tempfile.TemporaryDirectory() as folder:
@@ -156,7 +156,7 @@ def read_bytes(uri: str) -> tuple[bytes, str]:
         try:
             token = _fetch(uri, copy)
         except _Missing:
-            raise InputError(f"{redact(uri)} doesn't exist") from None
+            return None
         return copy.read_bytes(), token
 
 
@@ -195,6 +195,19 @@ def list_names(uri: str) -> list[str]:
         StorageError: the store can't be reached, even after retries.
     """
     return sorted(_patiently(uri, "listed", lambda store: store.names()))
+
+
+def delete(uri: str) -> None:
+    """Deletes a file of a bucket, or a folder with all that is in it; one that isn't there is fine.
+
+    Raises:
+        InputError: no right to.
+        StorageError: the store can't be reached, even after retries.
+    """
+    for name in list_names(uri):
+        _patiently(_join(uri, name), "deleted", lambda store: store.remove())
+    with suppress(_Missing):
+        _patiently(uri, "deleted", lambda store: store.remove())
 
 
 def local_path(uri: str) -> Path:

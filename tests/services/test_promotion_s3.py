@@ -1,0 +1,179 @@
+"""Promotion and rollback of a production folder in a bucket: conditional writes, so that of two promotions one wins."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from matchmaking import production, production_bucket, promotion, storage
+from matchmaking.errors import InputError, MlopsError, RefusedError
+from matchmaking.production_store import LOCK, open_store
+from tests.promotion_fixtures import package, variant
+from tests.services.conftest import S3, race, use_s3
+
+URI = "s3://production/live"
+
+
+def quiet(text: str) -> None:
+    pass
+
+
+@pytest.fixture
+def packages(incumbent: Path, tmp_path: Path, s3: S3, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Production in the bucket, two packages for it; this process may write there, as a promotion's may."""
+    for name in ("MLFLOW_TRACKING_URI", "MLOPS_RESTART_COMMAND", "MLOPS_NOTIFY_URLS", "MLOPS_NOTIFY_URLS_FILE"):
+        monkeypatch.delenv(name, raising=False)
+    use_s3(monkeypatch, s3.endpoint, s3.admin)
+    for name in production.FILES:
+        storage.replace_bytes(f"{URI}/{name}", (incumbent / name).read_bytes(), None)
+    return [
+        package(variant(incumbent, tmp_path / name, name), incumbent, tmp_path / "candidates", name)
+        for name in ("v20260101T000000Z", "v20260102T000000Z")
+    ]
+
+
+def holds(s3: S3) -> dict[str, bytes]:
+    """What the service reads."""
+    content = s3.content("production")
+    return {name: content[f"live/{name}"] for name in production.FILES}
+
+
+def prepared(version: str) -> promotion.Change:
+    return promotion.prepare_promotion(version, URI, say=quiet)
+
+
+def test_promote_then_rollback_gives_back_every_byte(packages: list[str], s3: S3) -> None:
+    before = holds(s3)
+    entry = promotion.apply(prepared(packages[0]), say=quiet)
+    assert (
+        holds(s3)[production.MODEL] == (Path(packages[0]) / production.MODEL).read_bytes() != before[production.MODEL]
+    )
+    assert {name: data for name, data in holds(s3).items() if name != production.MODEL} == {
+        name: data for name, data in before.items() if name != production.MODEL
+    }
+    assert s3.content("production")[f"live/{entry['backup']}/{production.MODEL}"] == before[production.MODEL]
+    promotion.apply(promotion.prepare_rollback(URI, say=quiet), say=quiet)
+    assert holds(s3) == before
+    history = promotion.history(URI, say=quiet)
+    assert [found["action"] for found in history.entries] == ["promote", "rollback"]
+    assert not history.foreign
+    # neither the lock nor the journal stays
+    assert {name.split("/")[2] for name in s3.content("production") if "/.mlops/" in name} == {"audit.jsonl", "backups"}
+
+
+def test_a_first_model_into_an_empty_folder(incumbent: Path, tmp_path: Path, packages: list[str], s3: S3) -> None:
+    storage.delete(URI)
+    first = package(variant(incumbent, tmp_path / "first", "first"), None, tmp_path / "candidates", "v20250101T000000Z")
+    promotion.apply(prepared(first), say=quiet)
+    assert holds(s3) == {name: (Path(first) / name).read_bytes() for name in production.FILES}
+
+
+def test_of_two_promotions_one_wins(packages: list[str], s3: S3) -> None:
+    changes = [prepared(version) for version in packages]
+    results = race(*[lambda change=change: promotion.apply(change, say=quiet) for change in changes])
+    lost = [result for result in results if isinstance(result, MlopsError)]
+    won = [result for result in results if isinstance(result, dict)]
+    assert len(won) == len(lost) == 1, results
+    assert isinstance(lost[0], RefusedError)
+    assert production.MODEL in won[0]["to"]["sha256"]
+    found = promotion.history(URI, say=quiet)
+    assert found.current.model == won[0]["to"]["sha256"][production.MODEL]
+    assert len([entry for entry in found.entries if entry["action"] == "promote"]) == 1
+
+
+def test_even_without_a_lock_one_wins(packages: list[str], s3: S3) -> None:
+    """A lock that was passed over too early: the conditional write is what decides."""
+    store = open_store(URI)
+    found = store.read(production.MODEL)
+    assert found is not None
+    store.replace(production.MODEL, b"somebody else's", found.tag)
+    with pytest.raises(MlopsError, match="changed by somebody else"):
+        store.replace(production.MODEL, b"ours", found.tag)
+    assert holds(s3)[production.MODEL] == b"somebody else's"
+
+
+def _lock(**holder: Any) -> None:
+    content = {"by": "x", "pid": os.getpid(), "host": socket.gethostname(), "time": time.time(), **holder}
+    storage.replace_bytes(f"{URI}/{LOCK}", json.dumps(content).encode(), None)
+
+
+def _dead_pid() -> int:
+    process = subprocess.Popen([sys.executable, "-c", ""])
+    process.wait()
+    return process.pid
+
+
+def test_a_lock_is_heeded_while_its_holder_may_live(packages: list[str], s3: S3) -> None:
+    change = prepared(packages[0])
+    before = holds(s3)
+    for holder in ({}, {"host": "another machine", "pid": 1}):
+        _lock(**holder)
+        with pytest.raises(RefusedError, match="is under way"):
+            promotion.apply(change, say=quiet)
+        storage.delete(f"{URI}/{LOCK}")
+    assert holds(s3) == before
+
+
+def test_a_dead_holder_s_lock_is_passed_over(packages: list[str], s3: S3) -> None:
+    change = prepared(packages[0])
+    _lock(pid=_dead_pid())
+    promotion.apply(change, say=quiet)
+    change = promotion.prepare_rollback(URI, say=quiet)
+    _lock(host="another machine", time=time.time() - production_bucket.LEASE_SECONDS - 1)
+    promotion.apply(change, say=quiet)
+    assert storage.read_bytes(f"{URI}/{LOCK}") is None
+
+
+@pytest.mark.parametrize("done", [False, True], ids=["before the model", "after the model"])
+def test_a_promotion_that_was_cut_off_is_finished_or_undone(
+    packages: list[str], s3: S3, monkeypatch: pytest.MonkeyPatch, done: bool
+) -> None:
+    """The process dies (nothing after this line runs); the next command says what it did and finds all consistent."""
+    before = holds(s3)
+    real = production_bucket.BucketStore.replace
+
+    class Killed(BaseException):
+        pass
+
+    def die(self: Any, name: str, data: bytes, tag: str | None) -> None:
+        if name == production.MODEL:
+            if done:
+                real(self, name, data, tag)
+            raise Killed
+        real(self, name, data, tag)
+
+    change = prepared(packages[0])
+    with monkeypatch.context() as patch:
+        patch.setattr(production_bucket.BucketStore, "replace", die)
+        # a killed process recovers nothing and lets go of nothing
+        patch.setattr(promotion, "_recover", lambda store, say: None)
+        patch.setattr(storage, "delete", lambda uri: None)
+        with pytest.raises(Killed):
+            promotion.apply(change, say=quiet)
+    holder = storage.read_bytes(f"{URI}/{LOCK}")
+    assert holder is not None
+    dead = {**json.loads(holder[0]), "pid": _dead_pid()}
+    storage.replace_bytes(f"{URI}/{LOCK}", json.dumps(dead).encode(), holder[1])
+    said: list[str] = []
+    found = promotion.history(URI, say=said.append)
+    assert any("was cut off" in text for text in said)
+    assert (holds(s3) == before) is not done
+    assert found.entries[-1]["action"] == ("promote" if done else "abandoned")
+    assert found.foreign is not done  # what was there at first is none of our promotions
+
+
+def test_the_pipelines_identity_cannot_promote(packages: list[str], s3: S3, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = s3.content("production")
+    use_s3(monkeypatch, s3.endpoint, s3.pipeline)
+    change = prepared(packages[0])
+    with pytest.raises(InputError, match=r"[Dd]enied|not allowed|no right"):
+        promotion.apply(change, say=quiet)
+    assert s3.content("production") == before
