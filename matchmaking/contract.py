@@ -96,9 +96,9 @@ class Service:
         numbers = self.scaler.transform(table[list(self.scaler.feature_names_in_)].astype(float))
         return np.hstack([one_hot.toarray() if hasattr(one_hot, "toarray") else one_hot, numbers])
 
-    def probabilities(self, pairs: pd.DataFrame) -> np.ndarray:
-        """float64 of shape (rows,), in [0, 1]."""
-        return self.model.predict(self.inputs(pairs), verbose=0).astype(float).ravel()
+    def probabilities(self, pairs: pd.DataFrame, batch_size: int = 32) -> np.ndarray:
+        """float64 of shape (rows,), in [0, 1]; the service leaves the batch size at Keras's 32."""
+        return self.model.predict(self.inputs(pairs), batch_size=batch_size, verbose=0).astype(float).ravel()
 
     def predict_match(self, payload: Mapping[str, Any]) -> dict[str, Any]:
         """The service's answer to `POST /predict_match`.
@@ -233,7 +233,7 @@ def _payloads(service: Service, pairs: pd.DataFrame, expected: np.ndarray) -> tu
     sample = pairs.iloc[rows]
     asked = _records(sample)
     renamed = {"location": "client_city", "city": "lawyer_city"}
-    wanted = [np.asarray(expected, dtype=float)[rows]] * 2
+    wanted, completed = [np.asarray(expected, dtype=float)[rows]] * 2, []
     payloads = [*asked, *({renamed.get(key, key): value for key, value in one.items()} for one in asked)]
     # what is absent must count as its default: the pipeline scores pairs that hold the default in its place
     absent = [(name,) for name in DEFAULTS] + [("city",), tuple([*DEFAULTS, "city"])]
@@ -243,8 +243,8 @@ def _payloads(service: Service, pairs: pd.DataFrame, expected: np.ndarray) -> tu
         filled = sample.iloc[[one]].assign(**{name: DEFAULTS[name] for name in names if name in DEFAULTS})
         if "city" in names:
             filled = filled.assign(city=filled["location"])
-        wanted.append(_pipeline(service, filled))
-    probability = np.concatenate(wanted)
+        completed.append(filled)
+    probability = np.concatenate([*wanted, _pipeline(service, pd.concat(completed))])
     answers = [service.predict_match(payload) for payload in payloads]
     wrong = [
         payload

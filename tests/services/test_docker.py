@@ -19,7 +19,7 @@ from matchmaking.errors import InputError, MlopsError
 from matchmaking.sample import generate
 from matchmaking.settings import image, package_version
 from pipelines import containers
-from tests.services.conftest import free_ports
+from tests.services.conftest import S3, free_ports
 
 Mlops = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -127,6 +127,23 @@ def test_a_relative_path_and_a_production_inside_the_work_folder(
         "user": [os.getuid(), os.getgid()],
     }
     assert not (served / "new").exists()
+
+
+@docker_test
+def test_containers_reach_a_store_on_this_machine(
+    engine: Any, mlops: Mlops, s3: S3, sample_csv: Path, incumbent: Path, tmp_path: Path
+) -> None:
+    """With the pipeline's credentials from the environment, which can only read there."""
+    s3.put("data", **{"pairs.csv": sample_csv.read_bytes()})
+    s3.put("production", **{name: (incumbent / name).read_bytes() for name in production.FILES})
+    done = mlops(
+        *("run", "evaluate", "--data", "s3://data/pairs.csv", "--production", "s3://production"),
+        *("--work-dir", tmp_path, "--runner", "docker", "--json"),
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    found = json.loads(done.stdout)
+    assert found["production_sha256"]["after"] == production.hashes(incumbent)
+    assert found["metrics"]["production"]["rows"] == 1200
 
 
 @docker_test
