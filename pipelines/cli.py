@@ -207,6 +207,8 @@ def ui(
     command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port)]
     sys.stdout.flush()
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    # what the server would run jobs for is not used here, and takes seven processes
+    os.environ.setdefault("MLFLOW_SERVER_ENABLE_JOB_EXECUTION", "false")
     os.execv(sys.executable, [*command, "--backend-store-uri", uri, "--workers", "1"])
 
 

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
+import signal
 import subprocess
 import sys
 import threading
@@ -21,7 +23,7 @@ import pytest
 
 from matchmaking import tracking
 from matchmaking.settings import EXPERIMENT
-from tests.services.conftest import START_SECONDS, free_ports, running, seaweedfs
+from tests.services.conftest import START_SECONDS, free_ports, seaweedfs
 
 Mlops = Callable[..., subprocess.CompletedProcess[str]]
 # enough to outlive a restart of the server, and to give up soon where there is none
@@ -78,17 +80,33 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Tracking]:
             @contextlib.contextmanager
             def start() -> Iterator[Any]:
                 log = folder / f"mlflow-{time.time_ns()}.log"
-                with running([*command], log, {**env, "MLFLOW_DISABLE_TELEMETRY": "true"}) as process:
+                with _mlflow(command, log, env) as process:
                     _wait(uri, process, log)
-                    try:
-                        yield process
-                    finally:
-                        # its workers are processes of their own
-                        subprocess.run(["pkill", "-9", "-P", str(process.pid)], check=False)
+                    yield process
 
             yield Tracking(uri, start)
     finally:
         database.cleanup()
+
+
+@contextlib.contextmanager
+def _mlflow(command: list[str], log: Path, env: dict[str, str]) -> Iterator[subprocess.Popen[bytes]]:
+    """The server and its workers, which are processes of their own: one group, killed as one."""
+    quiet = {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
+    with log.open("wb") as output:
+        process = subprocess.Popen(
+            command,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            cwd=log.parent,
+            env={**os.environ, **env, **quiet},
+            start_new_session=True,
+        )
+    try:
+        yield process
+    finally:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
 
 
 def _wait(uri: str, process: subprocess.Popen[bytes], log: Path) -> None:
@@ -261,10 +279,9 @@ def test_an_artifact_store_that_refuses(
         "AWS_SECRET_ACCESS_KEY": "secret-0123456789",
         "AWS_MAX_ATTEMPTS": "1",
         "AWS_REGION": "us-east-1",
-        "MLFLOW_DISABLE_TELEMETRY": "true",
     }
     log = tmp_path / "mlflow.log"
-    with running(command, log, env) as process:
+    with _mlflow(command, log, env) as process:
         _wait(uri, process, log)
         common = ("--data", sample_csv, "--production", incumbent, "--work-dir", tmp_path)
         done = mlops("run", "evaluate", *common, MLFLOW_TRACKING_URI=uri, **NO_CREDENTIALS, **HASTY)
@@ -277,4 +294,3 @@ def test_an_artifact_store_that_refuses(
         assert recorded.info.status == "FAILED"
         assert "report:" in recorded.data.tags["failure_reason"]
         assert summary["status"] == "failed"
-        subprocess.run(["pkill", "-9", "-P", str(process.pid)], check=False)
