@@ -28,7 +28,6 @@ app = typer.Typer(
 )
 data_app = typer.Typer(no_args_is_help=True, help="Datasets: make sample data.")
 app.add_typer(data_app, name="data")
-promotion_cli.register(app)
 
 
 class Pipeline(StrEnum):
@@ -229,6 +228,10 @@ def data_generate(
         f"The best any model can do on all of them: average precision {ceiling['average_precision']:.4f}, "
         f"ROC AUC {ceiling['roc_auc']:.4f}, Brier {ceiling['brier']:.4f}"
     )
+
+
+# after what is used first, as --help lists them in this order
+promotion_cli.register(app)
 
 
 class _Progress:
