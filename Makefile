@@ -60,7 +60,7 @@ test: dev ## the whole test suite that needs no Docker
 	@echo "Left out: what runs in containers; make test-all runs that too, and needs a Docker engine"
 
 test-all: dev images ## build the images, and run every test
-	@$(IN_IMAGES) $(BIN)/pytest
+	@$(IN_IMAGES) MLOPS_TEST_INSTALL=1 $(BIN)/pytest
 	@$(MAKE) --no-print-directory startup
 
 test-unit: dev ## the quick part of it
