@@ -27,7 +27,8 @@ help: ## list the targets
 setup: $(VENV)/.ready ## make .venv with what a run needs, from the locked requirements
 dev: $(VENV)/.dev ## the same with what the tests and linters need
 
-PIP = $(BIN)/pip install --quiet --disable-pip-version-check
+# a lock is complete: pip has nothing to resolve
+PIP = $(BIN)/pip install --quiet --disable-pip-version-check --no-deps
 
 # the stamps are newer than what they were made from: unchanged requirements are installed once
 $(VENV)/.ready: requirements/local.txt requirements/build.txt pyproject.toml
@@ -36,7 +37,7 @@ $(VENV)/.ready: requirements/local.txt requirements/build.txt pyproject.toml
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@echo "Installing the locked requirements into $(VENV) (some minutes, the first time)"
 	@$(PIP) --require-hashes -r requirements/local.txt -r requirements/build.txt
-	@$(PIP) --no-deps --no-build-isolation -e .
+	@$(PIP) --no-build-isolation -e .
 	@touch $@
 
 $(VENV)/.dev: $(VENV)/.ready requirements/dev.txt
