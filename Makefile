@@ -51,7 +51,8 @@ $(SAMPLE)/pairs.csv: | setup
 # a first production model by the old recipe, from fewer pairs of an earlier time: an incumbent that can be beaten
 $(SAMPLE)/production/lawyer_match_model.h5: | setup
 	@$(BIN)/mlops data generate --rows 3000 --seed 1000 --out $(SAMPLE)/first-pairs.csv
-	@$(BIN)/mlops bootstrap --data $(SAMPLE)/first-pairs.csv --production $(SAMPLE)/production --work-dir $(WORK)
+	@$(BIN)/mlops bootstrap --data $(SAMPLE)/first-pairs.csv --production $(SAMPLE)/production --work-dir $(WORK) \
+	  --algorithm dense
 
 run: setup $(SAMPLE)/pairs.csv $(SAMPLE)/production/lawyer_match_model.h5 ## retrain, evaluate and monitor once, on sample data
 	@$(BIN)/mlops run all --data $(SAMPLE)/pairs.csv --production $(SAMPLE)/production --work-dir $(WORK)

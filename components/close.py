@@ -19,4 +19,8 @@ def close(job_id: str, status: dsl.PipelineTaskFinalStatus):
         with step("close", ""):
             from matchmaking.tracking import fail_job
 
-            fail_job(job_id, f"{status.error_message or 'a step ended without telling why'}")
+            reason = status.error_message or "a step ended without telling why"
+            if fail_job(job_id, reason):
+                from matchmaking import notify
+
+                notify.send("failed", "A pipeline run failed", reason)

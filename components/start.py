@@ -33,7 +33,6 @@ def start(pipeline: str, job_id: str, timestamp: str, params: dict, opened: Outp
     with step("start", "", [opened]):
         from matchmaking.tracking import now, start_run
 
-        stamp = timestamp or now()
-        run_id = start_run(pipeline, stamp, job_id, params)
-        Path(opened.path).write_text(run_id)
-        return (run_id, stamp)
+        found = start_run(pipeline, timestamp or now(), job_id, params)
+        Path(opened.path).write_text(found[0])
+        return found

@@ -8,8 +8,12 @@ hold, so that a hostile one is refused before anything of it runs.
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -156,56 +160,94 @@ def check_model_file(path: Path) -> dict[str, Any]:
         InputError: not a Keras .h5, another input width than 47, another output than one value, or layers that are
             not built into Keras or carry code.
     """
-    import h5py
-
-    try:
-        with h5py.File(path) as file:
-            text, version = file.attrs.get("model_config"), file.attrs.get("keras_version", "unknown")
-            weighted = "model_weights" in file
-    except OSError as error:
-        raise InputError(f"{path} is not an HDF5 file, so not a Keras .h5 model") from error
-    if text is None or not weighted:
+    found = _inspect(path)
+    if found is None:
+        raise InputError(f"{path} is not a readable HDF5 file, so not a Keras .h5 model")
+    if found["model_config"] is None or not found["weights"]:
         raise InputError(f"{path} is an HDF5 file without a Keras model in it")
-    config = json.loads(text)
-    nodes = list(_layers(config))
-    custom = sorted(
-        {
-            node["class_name"]
-            for node in nodes
-            if node.get("registered_name")
-            or node["class_name"] in CODE_LAYERS
-            or not str(node.get("module") or "keras").startswith("keras")
-            or ">" in node["class_name"]
-            or not _builtin(node["class_name"])
-        }
-    )
+    try:
+        config = json.loads(found["model_config"])
+        nodes = list(_layers(config))
+        custom = sorted({node["class_name"] for node in nodes if not _is_builtin(node)})
+        inputs = [shape for node in nodes if (shape := _input_shape(node["config"]))]
+        last = nodes[-1]["config"]
+        units, activation = last.get("units", 1), last.get("activation", "sigmoid")
+        whole = [node["config"]["name"] for node in config["config"]["layers"] if node["class_name"] != "InputLayer"]
+        without = [name for name in whole if name not in found["weights"]]
+    except (ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
+        raise InputError(f"{path} has a model description that is none of Keras's ({type(error).__name__})") from error
     if custom:
         raise InputError(f"{path} has custom layers ({', '.join(custom)}); only built-in Keras layers can be served")
-    width = next((shape[-1] for node in nodes if (shape := node["config"].get("batch_shape"))), None)
+    if without:
+        raise InputError(f"{path} has no weights for {', '.join(without)}; it is not a whole model")
+    width = inputs[0][-1] if inputs else None
     if width != INPUT_WIDTH:
         raise InputError(f"{path} takes {width} inputs; the service gives {INPUT_WIDTH}")
-    if nodes[-1]["config"].get("units", 1) != 1:
-        raise InputError(f"{path} gives {nodes[-1]['config']['units']} outputs; the service reads one probability")
-    return {"keras_version": str(version), "layers": [node["class_name"] for node in nodes]}
+    if units != 1 or activation != "sigmoid":
+        raise InputError(f"{path} gives {units} outputs by {activation}; the service reads one probability (sigmoid)")
+    return {"keras_version": found["keras_version"], "layers": [node["class_name"] for node in nodes]}
+
+
+# a damaged HDF5 file can keep the library busy for ever; a good one takes a tenth of a second
+INSPECT_SECONDS = 30
+_INSPECT = """
+import json, sys, h5py
+with h5py.File(sys.argv[1]) as file:
+    weights = list(file["model_weights"]) if "model_weights" in file else []
+    config = file.attrs.get("model_config")
+    version = str(file.attrs.get("keras_version", "unknown"))
+    file["model_weights"].visititems(lambda name, item: None) if weights else None
+    json.dump({"model_config": config, "weights": weights, "keras_version": version}, sys.stdout)
+"""
+
+
+def _inspect(path: Path) -> dict[str, Any] | None:
+    """The description inside an .h5, read by a process of its own; None where it cannot be read."""
+    try:
+        done = subprocess.run(
+            [sys.executable, "-c", _INSPECT, str(path)], capture_output=True, text=True, timeout=INSPECT_SECONDS
+        )
+        return dict(json.loads(done.stdout)) if done.returncode == 0 else None
+    except (subprocess.TimeoutExpired, ValueError):
+        return None
 
 
 def _layers(config: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """Every layer of a model, those of a model inside it and those that a layer wraps included."""
     for layer in config["config"]["layers"]:
         if "layers" in layer["config"]:
             yield from _layers(layer)
-        else:
-            yield layer
+            continue
+        yield layer
+        wrapped = [value for value in layer["config"].values() if isinstance(value, dict) and "class_name" in value]
+        for inner in wrapped:
+            if "config" in inner and str(inner.get("module", "keras.layers")).startswith("keras.layers"):
+                yield from _layers({"config": {"layers": [inner]}})
 
 
-def _builtin(class_name: str) -> bool:
+def _is_builtin(layer: dict[str, Any]) -> bool:
+    name = layer["class_name"]
+    return not (
+        layer.get("registered_name")
+        or name in CODE_LAYERS
+        or not str(layer.get("module") or "keras").startswith("keras")
+        or not _exported(name)
+    )
+
+
+def _input_shape(config: dict[str, Any]) -> list[int | None] | None:
+    """The shape that a layer declares for the model's input; Keras 2 had another name for it."""
+    return config.get("batch_shape") or config.get("batch_input_shape")
+
+
+@cache
+def _exported(class_name: str) -> bool:
     """Whether Keras has a layer of this name, asked of its list of exports so that TensorFlow stays unimported."""
-    from importlib.util import find_spec
-
     spec = find_spec("keras")
     if spec is None or spec.origin is None:
         raise RuntimeError("Keras is not installed")
-    exports = Path(spec.origin).parent / "layers" / "__init__.py"
-    return f" {class_name} as {class_name}\n" in exports.read_text().replace(",\n", "\n")
+    exports = (Path(spec.origin).parent / "layers" / "__init__.py").read_text()
+    return f" {class_name} as {class_name}\n" in exports.replace(",\n", "\n")
 
 
 def _kind(value: object) -> str:

@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from matchmaking import storage
@@ -18,7 +19,7 @@ from matchmaking.redact import redact
 
 # A lock in a bucket outlives its process. One that is older may be taken over: a promotion takes seconds. Should its
 # holder be alive after all, each of its writes is conditional on what it has read, so only one of the two can win.
-LEASE_SECONDS = 900.0
+LEASE_SECONDS = 3600.0
 # somebody else appending at the same time is rare, and gone at the next try
 APPEND_TRIES = 10
 
@@ -32,7 +33,7 @@ class BucketStore:
     @contextmanager
     def lock(self, holder: Mapping[str, Any]) -> Iterator[None]:
         """Holds an object that only one can create."""
-        mine = json.dumps({**holder, "host": socket.gethostname(), "time": time.time()}).encode()
+        mine = json.dumps({**holder, "host": _machine(), "time": time.time()}).encode()
         found = self.read(LOCK)
         if found is not None and not _abandoned(found.data):
             raise self._busy(found.data)
@@ -88,13 +89,22 @@ class BucketStore:
         )
 
 
+def _machine() -> str:
+    """Where a process id means something: a host name alone is shared by containers with processes of their own."""
+    places = (Path("/proc/sys/kernel/random/boot_id"), Path("/proc/self/ns/pid"))
+    known = [
+        str(place.readlink()) if place.is_symlink() else place.read_text().strip() for place in places if place.exists()
+    ]
+    return " ".join([socket.gethostname(), *known])
+
+
 def _abandoned(lock: bytes) -> bool:
     """Whether the holder of a lock is gone: a dead process of this machine, or one that is out of time."""
     try:
         holder = json.loads(lock)
         if time.time() - float(holder["time"]) > LEASE_SECONDS:
             return True
-        if holder["host"] != socket.gethostname():
+        if holder["host"] != _machine():
             return False
         os.kill(int(holder["pid"]), 0)
     except ProcessLookupError:

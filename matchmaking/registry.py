@@ -8,6 +8,7 @@ A version's files are kept with the run that made it, below `model/`; the packag
 from __future__ import annotations
 
 import os
+import re
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -68,7 +69,7 @@ def register(package: Package, run_id: str) -> str:
         TrackingError: the server or its artifact store cannot be reached, after the retries.
     """
     with _told():
-        found = _search(f"tags.package_uri = '{package.uri}'")
+        found = _of_package(package.uri)
         version = found[0] if found else _create(package, run_id)
         if package.eligible:
             newest = max((int(known.version) for known in map(_alias, (CHALLENGER, CHAMPION)) if known), default=0)
@@ -92,9 +93,8 @@ def find(version: str) -> Version:
             if found is None:
                 raise InputError(f"no version of {MODEL} waits to be promoted: nothing has the alias {CHALLENGER}")
             return Version(str(found.version), dict(found.tags))
-        condition = f"tags.package_uri = '{version}'" if "/" in version else f"tags.package = '{version}'"
-        condition = f"version_number = {version}" if version.isdecimal() else condition
-        for found in _search(condition):
+        known = _search(f"version_number = {version}") if version.isdecimal() else _of_package(version)
+        for found in known:
             return Version(str(found.version), dict(found.tags))
     raise InputError(f"{redact(version)}: {MODEL} has no such version; `mlops history` and the MLflow UI list them")
 
@@ -188,6 +188,15 @@ def _search(condition: str) -> list[ModelVersion]:
     """The versions a condition holds for, newest first."""
     found = client().search_model_versions(f"name = '{MODEL}' and {condition}")
     return sorted(found, key=lambda version: -int(version.version))
+
+
+def _of_package(package: str) -> list[ModelVersion]:
+    """The versions of a package, by its name or URI; compared here, as a path may hold what a filter can't."""
+    tag = "package_uri" if "/" in package else "package"
+    name = package.rstrip("/").rpartition("/")[2]
+    if not re.fullmatch(r"[\w.-]+", name):
+        return []
+    return [version for version in _search(f"tags.package = '{name}'") if version.tags.get(tag) == package]
 
 
 def _alias(alias: str) -> ModelVersion | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import gzip
 import hashlib
 import zlib
@@ -21,15 +22,17 @@ Compression = Literal["gzip"] | None
 
 TARGET = "match"
 CATEGORICAL = ("case_type", "location", "preferred_language", "specialization", "city")
-# inclusive bounds; None where the domain sets no upper limit
-NUMERIC: dict[str, tuple[float, float | None]] = {
+# where the domain sets no upper limit: anything above is a unit or a column mixed up, and would not fit an integer
+NO_LIMIT = 1e9
+# inclusive bounds
+NUMERIC: dict[str, tuple[float, float]] = {
     "urgency_level": (1, 5),
-    "budget": (0, None),
+    "budget": (0, NO_LIMIT),
     "case_complexity_score": (0, 1),
-    "experience": (0, None),
+    "experience": (0, NO_LIMIT),
     "success_rate": (0, 1),
     "rating": (1, 5),
-    "consultation_fee": (0, None),
+    "consultation_fee": (0, NO_LIMIT),
     "availability": (0, 1),
 }
 INTEGERS = ("urgency_level", "budget", "consultation_fee", "availability", TARGET)
@@ -57,6 +60,7 @@ SLICES = ("case_type", "location", "preferred_language")
 MIN_ROWS = 50
 MIN_PER_CLASS = 5
 SHOWN_ROWS = 5
+TOO_MANY = "too many"
 
 
 @dataclass(frozen=True)
@@ -105,10 +109,10 @@ def pair_schema(target: bool = True) -> pa.DataFrameSchema:
         name: pa.Column(str, pa.Check.str_length(min_value=1, error="an empty text")) for name in CATEGORICAL
     }
     for name, (low, high) in {**NUMERIC, **({TARGET: (0, 1)} if target else {})}.items():
-        limits = f"outside {low}..{high}" if high is not None else f"below {low}"
+        limits = f"outside {low}..{high:g}"
         checks = [
             pa.Check(np.isfinite, error="an infinite value"),
-            pa.Check.in_range(low, np.inf if high is None else high, error=limits),
+            pa.Check.in_range(low, high, error=limits),
         ]
         if name in INTEGERS:
             checks.append(pa.Check(whole, error="not a whole number"))
@@ -133,9 +137,9 @@ def read_pairs(path: Path, *, target: bool = True, source: str | None = None) ->
             first offending rows, numbered as the lines of the file.
     """
     name = source or str(path)
-    compression = _look_at(path, name)
+    compression, blank = _look_at(path, name)
     header = _read(path, name, compression, header=None, dtype=str, rows=1)
-    names = [str(value).strip() for value in header.iloc[0]]
+    names = [str(value).strip() for value in header.iloc[0].fillna("(unnamed)")]
     wanted = COLUMNS if target else FEATURES
     repeated = sorted({column for column in names if names.count(column) > 1})
     if repeated:
@@ -144,19 +148,26 @@ def read_pairs(path: Path, *, target: bool = True, source: str | None = None) ->
     if missing:
         raise InputError(f"{name}: column {_listed(missing)} is missing; the header has {_listed(names)}")
 
-    usecols = [column for column in COLUMNS if column in names]
+    # one column more than the header names: what stands in it is a row with too many fields
     frame = _read(
         path,
         name,
         compression,
-        names=names,
-        skiprows=1,
-        usecols=usecols,
-        dtype=dict.fromkeys(CATEGORICAL, str),
+        names=[*range(len(names)), TOO_MANY],
+        index_col=False,
+        skiprows=blank + 1,
+        skipinitialspace=True,
+        dtype={names.index(column): str for column in CATEGORICAL},
     )
+    source_file = _File(path, name, compression)
+    surplus = frame.pop(TOO_MANY)
+    if surplus.notna().any():
+        raise _bad_rows(source_file, "(none)", f"more fields than the header's {len(names)}", surplus.notna(), surplus)
+    kept = [column for column in COLUMNS if column in names]
+    frame = frame[[names.index(column) for column in kept]].set_axis(kept, axis="columns")
     if frame.empty:
         raise InputError(f"{name}: there is a header but no row")
-    return _checked(frame[usecols], name, TARGET in usecols), [c for c in names if c not in COLUMNS]
+    return _checked(frame, source_file, TARGET in kept), [column for column in names if column not in COLUMNS]
 
 
 def check_enough(pairs: pd.DataFrame, source: str) -> None:
@@ -190,8 +201,12 @@ def describe(pairs: pd.DataFrame, extra_columns: list[str], known: dict[str, lis
     return DataReport(len(pairs), positives, extra_columns, unseen, int(pairs.duplicated().sum()))
 
 
-def _look_at(path: Path, name: str) -> Compression:
-    """Refuses what is not a text table at all, before a parser makes a worse message of it; gives the compression."""
+def _look_at(path: Path, name: str) -> tuple[Compression, int]:
+    """Refuses what is not a text table at all, before a parser makes a worse message of it.
+
+    Returns:
+        The compression, and how many blank lines come before the header.
+    """
     if path.is_dir():
         raise InputError(f"{name} is a folder; give a CSV file")
     if not path.exists():
@@ -215,7 +230,9 @@ def _look_at(path: Path, name: str) -> Compression:
         raise InputError(f"{name} is an HTML or XML page, not a CSV file; was an error page saved in its place?")
     if b"\x00" in start:
         raise InputError(f"{name} is a binary file or not UTF-8 text; give a CSV file in UTF-8")
-    return compression
+    before = start.removeprefix(b"\xef\xbb\xbf")
+    lead = before[: len(before) - len(before.lstrip())]
+    return compression, lead.replace(b"\r\n", b"\n").count(b"\n")
 
 
 def _broken_gzip(name: str, error: Exception) -> InputError:
@@ -233,19 +250,30 @@ def _read(path: Path, name: str, compression: Compression, *, rows: int | None =
         raise InputError(f"{name} can't be read as CSV: {' '.join(str(error).split())}") from error
 
 
-def _checked(frame: pd.DataFrame, name: str, target: bool) -> pd.DataFrame:
+@dataclass(frozen=True)
+class _File:
+    path: Path
+    name: str
+    compression: Compression
+
+
+def _checked(frame: pd.DataFrame, file: _File, target: bool) -> pd.DataFrame:
     """The frame with its types set, or an InputError for the first column that breaks the schema."""
     import pandera.errors
 
     numbers = [column for column in frame if column not in CATEGORICAL]
+    for name in CATEGORICAL:
+        frame[name] = frame[name].str.strip().replace("", None)
     for column in frame:
         missing = frame[column].isna()
         if missing.any():
-            raise _bad_rows(name, str(column), "missing values", missing)
+            raise _bad_rows(file, str(column), "missing values", missing)
     for column in numbers:
         if not pd.api.types.is_numeric_dtype(frame[column]):
             values = pd.to_numeric(frame[column], errors="coerce")
-            raise _bad_rows(name, str(column), "not a number", values.isna(), frame[column])
+            if values.isna().any():
+                raise _bad_rows(file, str(column), "not a number", values.isna(), frame[column])
+            frame[column] = values
     frame = frame.astype(dict.fromkeys(numbers, float))
     try:
         pair_schema(target).validate(frame, lazy=True, inplace=True)
@@ -254,20 +282,35 @@ def _checked(frame: pd.DataFrame, name: str, target: bool) -> pd.DataFrame:
         first = cases.iloc[0]
         same = cases[(cases["column"] == first["column"]) & (cases["check"] == first["check"])]
         mask = pd.Series(frame.index.isin(same["index"]), index=frame.index)
-        raise _bad_rows(name, str(first["column"]), str(first["check"]), mask, frame[first["column"]]) from None
+        raise _bad_rows(file, str(first["column"]), str(first["check"]), mask, frame[first["column"]]) from None
     return frame.astype({column: "int64" for column in numbers if column in INTEGERS})
 
 
-def _bad_rows(name: str, column: str, what: str, mask: pd.Series, values: pd.Series | None = None) -> InputError:
-    lines = np.flatnonzero(mask.to_numpy())
-    found = (
-        [f" ({value!r})" for value in values.iloc[lines[:SHOWN_ROWS]].tolist()]
-        if values is not None
-        else [""] * SHOWN_ROWS
-    )
-    shown = ", ".join(f"line {row + 2}{value}" for row, value in zip(lines, found, strict=False))
-    more = f" and {len(lines) - SHOWN_ROWS} more" if len(lines) > SHOWN_ROWS else ""
-    return InputError(f"{name}: column '{column}': {what} in {shown}{more}")
+def _bad_rows(file: _File, column: str, what: str, mask: pd.Series, values: pd.Series | None = None) -> InputError:
+    rows = np.flatnonzero(mask.to_numpy())
+    first = rows[:SHOWN_ROWS].tolist()
+    found = [f" ({value!r})" for value in values.iloc[first].tolist()] if values is not None else [""] * len(first)
+    shown = ", ".join(f"line {line}{value}" for line, value in zip(_lines(file, first), found, strict=True))
+    more = f" and {len(rows) - SHOWN_ROWS} more" if len(rows) > SHOWN_ROWS else ""
+    return InputError(f"{file.name}: column '{column}': {what} in {shown}{more}")
+
+
+def _lines(file: _File, rows: list[int]) -> list[int]:
+    """The lines of the file on which data rows begin; a row may have blank lines before it, or in it."""
+    opened = gzip.open if file.compression else open
+    lines, row, before = [], -1, 0
+    with opened(file.path, "rt", encoding="utf-8-sig", newline="") as text:
+        reader = csv.reader(text)
+        for record in reader:
+            if record:
+                # row -1 is the header
+                if row in rows:
+                    lines.append(before + 1)
+                if row == rows[-1]:
+                    break
+                row += 1
+            before = reader.line_num
+    return lines
 
 
 def _listed(names: list[str]) -> str:

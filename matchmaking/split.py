@@ -32,6 +32,8 @@ def split(pairs: pd.DataFrame, how: str = "stratified") -> tuple[pd.DataFrame, p
         from sklearn.model_selection import train_test_split
 
         train, test = train_test_split(pairs, test_size=TEST_SHARE, random_state=SPLIT_SEED, stratify=pairs[TARGET])
+        # of a pair that the dataset holds twice, one copy may have been trained on: the other proves nothing
+        test = test[~np.isin(_hash(test), _hash(train))]
     elif how == "hash":
         held_out = held_out_by_hash(pairs)
         train, test = pairs[~held_out], pairs[held_out]
@@ -49,9 +51,13 @@ def held_out_by_hash(pairs: pd.DataFrame) -> np.ndarray:
     The label is left out, so that a corrected label doesn't move its row. The hash is pandas' SipHash with its default
     key, on float64 and text whatever types the file had.
     """
+    return (_hash(pairs) / 2**64) < TEST_SHARE
+
+
+def _hash(pairs: pd.DataFrame) -> np.ndarray:
+    """A hash of each pair's features: uint64 array of shape (rows,)."""
     types = {name: object if name in CATEGORICAL else "float64" for name in FEATURES}
-    hashes = pd.util.hash_pandas_object(pairs[list(FEATURES)].astype(types), index=False, categorize=True)
-    return (hashes.to_numpy() / 2**64) < TEST_SHARE
+    return pd.util.hash_pandas_object(pairs[list(FEATURES)].astype(types), index=False, categorize=True).to_numpy()
 
 
 def split_file(pairs_path: Path, train_path: Path, test_path: Path, how: str) -> dict[str, int]:

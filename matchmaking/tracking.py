@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from functools import cache
 from pathlib import Path
@@ -60,16 +61,21 @@ def now() -> str:
     return datetime.now(UTC).strftime("%Y%m%dT%H%M%SZ")
 
 
-def start_run(pipeline: str, timestamp: str, job_id: str, params: Mapping[str, Any]) -> str:
-    """Opens the run `<pipeline>_<timestamp>` and gives its id; for a job it has opened already, that run again.
+def start_run(pipeline: str, timestamp: str, job_id: str, params: Mapping[str, Any]) -> tuple[str, str]:
+    """Opens the run `<pipeline>_<timestamp>`; for a job that has opened one already, finds that run.
+
+    Returns:
+        The run's id and its time stamp.
 
     Raises:
         TrackingError: the server cannot be reached, after the retries.
     """
     from mlflow.exceptions import MlflowException
+    from sqlalchemy.exc import SQLAlchemyError
 
     try:
-        experiment = _experiment()
+        with _database_lock():
+            experiment = _experiment()
         known = _of_job(experiment, job_id)
         if not known:
             client().create_run(
@@ -79,10 +85,13 @@ def start_run(pipeline: str, timestamp: str, job_id: str, params: Mapping[str, A
             known = _of_job(experiment, job_id)
         for twin in known[1:]:
             client().delete_run(twin.info.run_id)
-        log_params(known[0].info.run_id, {**params, "timestamp": timestamp})
-    except MlflowException as error:
+        run = known[0]
+        # of a retried step's two time stamps the run has the first
+        timestamp = str(run.info.run_name).removeprefix(f"{pipeline}_")
+        log_params(run.info.run_id, {**params, "timestamp": timestamp})
+    except (MlflowException, SQLAlchemyError, OSError) as error:
         raise _unreachable(error) from error
-    return str(known[0].info.run_id)
+    return str(run.info.run_id), timestamp
 
 
 def log_params(run_id: str, params: Mapping[str, Any]) -> None:
@@ -143,6 +152,21 @@ def fail_run(run_id: str, reason: str) -> None:
     client().set_terminated(run_id, "FAILED")
 
 
+@contextmanager
+def _database_lock() -> Iterator[None]:
+    """Keeps two first runs in a work folder from creating MLflow's SQLite file at the same time."""
+    import fcntl
+
+    uri = os.environ.get("MLFLOW_TRACKING_URI", "")
+    if not uri.startswith("sqlite:///"):
+        yield
+        return
+    path = Path(uri.removeprefix("sqlite:///"))
+    with path.with_name(f".{path.name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
 def _of_job(experiment: str, job_id: str) -> list[Any]:
     """The runs that a pipeline execution opened, the first one first."""
     condition = f"tags.{JOB_TAG} = '{job_id}'"
@@ -179,9 +203,9 @@ def _unreachable(error: Exception) -> TrackingError:
     return TrackingError(f"MLflow at {redact(os.environ['MLFLOW_TRACKING_URI'])} can't record the run: {redact(first)}")
 
 
-def fail_job(job_id: str, reason: str) -> None:
-    """Marks the run that a pipeline execution opened FAILED, where there is one and it hasn't ended."""
-    _fail_found(f"tags.{JOB_TAG} = '{job_id}'", reason)
+def fail_job(job_id: str, reason: str) -> bool:
+    """Marks the run that a pipeline execution opened FAILED; whether there was one that hadn't ended."""
+    return _fail_found(f"tags.{JOB_TAG} = '{job_id}'", reason)
 
 
 def fail_named(run_name: str, reason: str) -> None:
@@ -189,11 +213,14 @@ def fail_named(run_name: str, reason: str) -> None:
     _fail_found(f"attributes.run_name = '{run_name}'", reason)
 
 
-def _fail_found(condition: str, reason: str) -> None:
+def _fail_found(condition: str, reason: str) -> bool:
     from mlflow.exceptions import MlflowException
 
     try:
-        for run in client().search_runs([_experiment()], condition, max_results=1):
-            fail_run(run.info.run_id, reason)
+        found = client().search_runs([_experiment()], condition, max_results=1)
+        running = [run.info.run_id for run in found if run.info.status == "RUNNING"]
+        for run_id in running:
+            fail_run(run_id, reason)
+        return bool(running)
     except MlflowException as error:
         raise _unreachable(error) from error

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import sys
 import time
 from enum import StrEnum
@@ -109,7 +110,7 @@ def run(
     arguments: dict[str, dict[str, Any]] = {
         "retrain": {
             **common,
-            "candidates": candidates or str(work_dir.resolve() / "candidates"),
+            "candidates": _absolute(candidates or str(work_dir / "candidates")),
             "algorithm": algorithm.value,
             "split": split.value,
             "policy": _policy_text(policy),
@@ -157,7 +158,10 @@ def bootstrap(
     from matchmaking.promotion import apply, prepare_promotion
     from pipelines.local import run_pipeline
 
-    production.mkdir(parents=True, exist_ok=True)
+    try:
+        production.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"--production {production} can't be made: {error.strerror}") from error
     if held := [name for name in FILES if (production / name).exists()]:
         raise InputError(f"{production} holds {', '.join(held)} already; bootstrap is for a folder without a model")
     console = _console()
@@ -232,6 +236,11 @@ def data_generate(
 
 # after what is used first, as --help lists them in this order
 promotion_cli.register(app)
+
+
+def _absolute(place: str) -> str:
+    """A local path made absolute, as it is kept in the registry; another URI as it is."""
+    return place if "://" in place else str(Path(place).resolve())
 
 
 class _Progress:
@@ -326,18 +335,25 @@ def _console(stderr: bool = True) -> Console:
 def main() -> None:
     """Runs the command line; a failure is one line and an exit code, a traceback only with --verbose."""
     verbose = "--verbose" in sys.argv
+    # a time-out of cron, systemd or CI ends a run as Ctrl-C does: told, and recorded
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         app()
     except MlopsError as error:
         if verbose:
             raise
-        typer.echo(f"Error: {error}", err=True)
+        _tell(str(error), error.exit_code)
         sys.exit(error.exit_code)
-    except KeyboardInterrupt:
-        typer.echo("interrupted", err=True)
-        sys.exit(130)
     except Exception as error:
         if verbose:
             raise
-        typer.echo(f"Error: {type(error).__name__}: {error}  (--verbose shows where)", err=True)
+        _tell(f"{type(error).__name__}: {error}  (--verbose shows where)", 1)
         sys.exit(1)
+
+
+def _tell(message: str, exit_code: int) -> None:
+    """One line for people; who asked for JSON gets that."""
+    typer.echo(f"Error: {message}", err=True)
+    if "--json" in sys.argv:
+        error = {"step": None, "message": message, "exit_code": exit_code}
+        typer.echo(json.dumps({"status": "failed", "error": error}, indent=1))

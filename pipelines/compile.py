@@ -5,6 +5,8 @@ from __future__ import annotations
 import warnings
 from pathlib import Path
 
+from matchmaking.errors import InputError
+
 
 def compile_all(out: Path) -> list[Path]:
     """Writes `<pipeline>.yaml` for each pipeline into a folder; the same code gives the same bytes."""
@@ -15,7 +17,10 @@ def compile_all(out: Path) -> list[Path]:
     from pipelines.promote import promote
     from pipelines.retrain import retrain
 
-    out.mkdir(parents=True, exist_ok=True)
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"--out {out} can't be made: {error.strerror}") from error
     paths = []
     for pipeline in (retrain, evaluate, monitor, promote):
         path = out / f"{pipeline.name}.yaml"

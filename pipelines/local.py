@@ -15,8 +15,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TextIO
 
-from matchmaking.errors import MlopsError
-from matchmaking.settings import tracking_uri
+from matchmaking.errors import InputError, MlopsError
+from matchmaking.redact import redact
+from matchmaking.settings import code_version, tracking_uri
 from matchmaking.steps import ERROR_MARK
 from matchmaking.summary import SUMMARY
 from matchmaking.tracking import now
@@ -86,7 +87,7 @@ def run_pipeline(
         pipeline_root=str(folder / "steps"),
         workspace_root=str(workspace),
     )
-    with (folder / LOG).open("w", encoding="utf-8") as log:
+    with (folder / LOG).open("w", encoding="utf-8", buffering=1) as log:
         watcher = _Watcher(log, on_step, echo)
         try:
             with redirect_stdout(watcher), warnings.catch_warnings():
@@ -94,8 +95,10 @@ def run_pipeline(
                 warnings.simplefilter("ignore")
                 _pipeline(name)(**arguments, timestamp=timestamp)
         except KeyboardInterrupt:
+            _end_children()
             _fail(folder, "interrupted")
-            raise
+            stopped = {"step": watcher.step, "exit_code": 130, "message": "interrupted"}
+            return _failed(name, timestamp, folder, arguments, stopped)
         except RuntimeError as error:
             failure = watcher.failure or {
                 "step": "?",
@@ -128,17 +131,20 @@ class _Watcher(io.TextIOBase):
     def __init__(self, log: TextIO, on_step: Callable[[str], None], echo: TextIO | None) -> None:
         self.log, self.on_step, self.echo = log, on_step, echo
         self.failure: dict[str, Any] | None = None
-        self.line = ""
+        self.step = self.line = ""
 
     def write(self, text: str) -> int:
-        self.log.write(_COLOURS.sub("", text))
-        if self.echo:
-            self.echo.write(text)
         *lines, self.line = (self.line + text).split("\n")
         for line in lines:
-            plain = _COLOURS.sub("", line).strip()
+            plain = _COLOURS.sub("", line)
+            # whole lines only: a credential may come in pieces
+            self.log.write(f"{redact(plain)}\n")
+            if self.echo:
+                self.echo.write(f"{redact(line)}\n")
+            plain = plain.strip()
             if started := _STARTED.search(plain):
-                self.on_step(started[1].replace("-2", " current"))
+                self.step = started[1].replace("-2", " current")
+                self.on_step(self.step)
             elif plain.startswith(ERROR_MARK) and self.failure is None:
                 self.failure = json.loads(plain.removeprefix(ERROR_MARK))
         return len(text)
@@ -174,24 +180,52 @@ def _new_folder(work_dir: Path, name: str) -> tuple[str, Path]:
         except FileExistsError:
             time.sleep(0.2)
         except OSError as error:
-            raise MlopsError(f"{folder} can't be made: {error.strerror}; choose another --work-dir") from error
+            raise InputError(f"{folder} can't be made: {error.strerror}; choose another --work-dir") from error
 
 
 def _failed(name: str, timestamp: str, folder: Path, arguments: dict[str, Any], failure: dict[str, Any]) -> Outcome:
-    summary = {
+    summary: dict[str, Any] = {
         "pipeline": name,
         "run_name": f"{name}_{timestamp}",
+        "run_id": None,
         "status": "failed",
-        "seed": arguments.get("seed"),
+        "code_version": code_version(),
         "dataset_version": None,
+        "seed": arguments.get("seed"),
+        "data": None,
         "metrics": {"production": None, "candidate": None},
         "verdict": None,
+        "reasons": [],
+        "drift": None,
         "drifted_columns": None,
+        "training": None,
         "candidate_uri": None,
+        "production_sha256": {"before": None, "after": _production(arguments["production"])},
+        "steps": [],
         "error": {"step": failure["step"], "message": failure["message"]},
     }
     (folder / SUMMARY).write_text(json.dumps(summary, indent=1) + "\n")
     return Outcome(summary, folder, int(failure["exit_code"]))
+
+
+def _production(uri: str) -> dict[str, str] | None:
+    """What production holds after a run that failed, where a look is free."""
+    if not uri or "://" in uri:
+        return None
+    from matchmaking.production import hashes
+
+    return hashes(Path(uri))
+
+
+def _end_children() -> None:
+    """A step that was running when only this process was told to end."""
+    import psutil
+
+    children = psutil.Process().children(recursive=True)
+    for child in children:
+        child.terminate()
+    for child in psutil.wait_procs(children, timeout=5)[1]:
+        child.kill()
 
 
 def _fail(folder: Path, reason: str) -> None:

@@ -32,7 +32,7 @@ def registered(incumbent: Path, tmp_path_factory: pytest.TempPathFactory) -> Pat
         for name in NAMES:
             uri = package(variant(incumbent, work / f"bundle {name}", name), incumbent, work / "candidates", name)
             (work / f"copy {name}").mkdir()
-            run_id = tracking.start_run("retrain", name.removeprefix("v"), name, {})
+            run_id, _ = tracking.start_run("retrain", name.removeprefix("v"), name, {})
             registry.register(fetch_package(uri, work / f"copy {name}"), run_id)
         tracking.client.cache_clear()
     return work

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import socket
 import subprocess
 import sys
 import time
@@ -101,7 +100,7 @@ def test_even_without_a_lock_one_wins(packages: list[str], s3: S3) -> None:
 
 
 def _lock(**holder: Any) -> None:
-    content = {"by": "x", "pid": os.getpid(), "host": socket.gethostname(), "time": time.time(), **holder}
+    content = {"by": "x", "pid": os.getpid(), "host": production_bucket._machine(), "time": time.time(), **holder}
     storage.replace_bytes(f"{URI}/{LOCK}", json.dumps(content).encode(), None)
 
 

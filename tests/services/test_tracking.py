@@ -255,8 +255,10 @@ def test_an_answer_that_is_lost_opens_no_second_run(server: Tracking, monkeypatc
             return create(*args, **kwargs)
 
         monkeypatch.setattr(tracking.client(), "create_run", twice)
-        run_id = tracking.start_run("retrain", "20260101T000000Z", "job-1", {"seed": 1})
-        assert tracking.start_run("retrain", "20260101T000000Z", "job-1", {"seed": 1}) == run_id
+        opened = tracking.start_run("retrain", "20260101T000000Z", "job-1", {"seed": 1})
+        # a second later, as a retried step is
+        assert tracking.start_run("retrain", "20260101T000001Z", "job-1", {"seed": 1}) == opened
+        run_id = opened[0]
         assert server.run("retrain_20260101T000000Z").info.run_id == run_id
         monkeypatch.undo()
         tracking.client.cache_clear()

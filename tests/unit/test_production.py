@@ -88,11 +88,61 @@ def edit_config(path: Path, change: Any) -> None:
 
 def test_a_model_file_that_is_none_is_refused(bundle: Path) -> None:
     (bundle / production.MODEL).write_bytes(b"not HDF5")
-    with pytest.raises(InputError, match="not an HDF5 file"):
+    with pytest.raises(InputError, match="not a readable HDF5 file"):
         production.check_bundle(bundle)
     with h5py.File(bundle / production.MODEL, "w") as file:
         file["x"] = 1
     with pytest.raises(InputError, match="without a Keras model"):
+        production.check_bundle(bundle)
+
+
+def test_a_damaged_model_file_is_refused_in_bounded_time(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Zeros in the middle keep the HDF5 library busy for ever."""
+    monkeypatch.setattr(production, "INSPECT_SECONDS", 5)
+    path = bundle / production.MODEL
+    content = bytearray(path.read_bytes())
+    content[2_000:40_000] = bytes(38_000)
+    path.write_bytes(content)
+    with pytest.raises(InputError, match=r"lawyer_match_model\.h5"):
+        production.check_bundle(bundle)
+
+
+def _no_sigmoid(layers: list[dict[str, Any]]) -> None:
+    layers[-1]["config"]["activation"] = "linear"
+
+
+def _wrapped_lambda(layers: list[dict[str, Any]]) -> None:
+    inner = {"class_name": "Lambda", "module": "keras.layers", "config": {"name": "inner"}}
+    layers[1]["class_name"] = "TimeDistributed"
+    layers[1]["config"]["layer"] = inner
+
+
+def _keras_2(layers: list[dict[str, Any]]) -> None:
+    layers[0]["config"]["batch_input_shape"] = [None, 40]
+    del layers[0]["config"]["batch_shape"]
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (_no_sigmoid, "by linear; the service reads one probability"),
+        (_wrapped_lambda, r"custom layers \(Lambda\)"),
+        (_keras_2, "takes 40 inputs"),
+        (lambda layers: layers[1]["config"].update(name="elsewhere"), "no weights for elsewhere"),
+        (lambda layers: layers.clear(), "none of Keras's"),
+        (lambda layers: layers[1].pop("config"), "none of Keras's"),
+    ],
+)
+def test_a_model_that_could_not_be_served_is_refused(bundle: Path, change: Any, words: str) -> None:
+    edit_config(bundle / production.MODEL, change)
+    with pytest.raises(InputError, match=words):
+        production.check_bundle(bundle)
+
+
+def test_a_description_that_is_no_json_is_refused(bundle: Path) -> None:
+    with h5py.File(bundle / production.MODEL, "r+") as file:
+        file.attrs["model_config"] = "{not json"
+    with pytest.raises(InputError, match="none of Keras's"):
         production.check_bundle(bundle)
 
 

@@ -80,7 +80,7 @@ def make(incumbent: Path, folder: Path, name: str) -> Package:
 
 
 def run(name: str) -> str:
-    return tracking.start_run("retrain", tracking.now(), f"job {name} {time.time_ns()}", {})
+    return tracking.start_run("retrain", tracking.now(), f"job {name} {time.time_ns()}", {})[0]
 
 
 def alias(name: str) -> str | None:

@@ -68,7 +68,11 @@ def _set(column: str, row: int, value: object) -> Callable[[pd.DataFrame], pd.Da
         (_set("success_rate", 4, 1.2), ["'success_rate'", "outside 0..1", "line 6", "1.2"]),
         (_set("urgency_level", 4, 6), ["'urgency_level'", "outside 1..5", "line 6"]),
         (_set("urgency_level", 4, 2.5), ["'urgency_level'", "not a whole number", "line 6"]),
-        (_set("budget", 4, -1), ["'budget'", "below 0", "line 6"]),
+        (_set("budget", 4, -1), ["'budget'", "outside 0..1e+09", "line 6", "-1"]),
+        (_set("budget", 4, 1e300), ["'budget'", "outside 0..1e+09", "line 6"]),
+        (_set("budget", 4, "123456789012345678901234567890"), ["'budget'", "outside 0..1e+09", "line 6"]),
+        (_set("experience", 4, 1e39), ["'experience'", "outside 0..1e+09", "line 6"]),
+        (_set("city", 7, "   "), ["'city'", "missing values", "line 9"]),
         (_set("consultation_fee", 9, float("inf")), ["'consultation_fee'", "infinite", "line 11"]),
         (_set("match", 9, 2), ["'match'", "outside 0..1", "line 11"]),
         (lambda f: f.head(0), ["no row"]),
@@ -90,6 +94,43 @@ def test_only_the_first_offending_rows_are_named(tmp_path: Path, pairs: pd.DataF
     pairs["rating"] = 9.0
     with pytest.raises(InputError, match=r"line 6 \(9.0\) and 195 more"):
         read_pairs(write(tmp_path, pairs))
+
+
+def test_lines_are_counted_as_an_editor_counts_them(tmp_path: Path, pairs: pd.DataFrame) -> None:
+    """Blank lines before the header and between rows, and a line break inside a field, move the later rows."""
+    path = tmp_path / "pairs.csv"
+    header, *rows = pairs.assign(note="x", rating=9.0).head(4).to_csv(index=False).splitlines()
+    rows[1] = rows[1].replace(",x", ',"two\nlines"')
+    path.write_text("\n".join(["", header, rows[0], "", rows[1], rows[2], rows[3]]) + "\n")
+    with pytest.raises(InputError, match=r"line 3 \(9.0\), line 5 \(9.0\), line 7 \(9.0\), line 8 \(9.0\)$"):
+        read_pairs(path)
+
+
+def test_a_row_with_too_many_fields_is_refused_not_shifted(tmp_path: Path, pairs: pd.DataFrame) -> None:
+    path = write(tmp_path, pairs)
+    lines = path.read_text().splitlines()
+    lines[3] += ",1"
+    path.write_text("\n".join(lines))
+    with pytest.raises(InputError, match=r"more fields than the header's 14 in line 4"):
+        read_pairs(path)
+    lines[3] += ",1"
+    path.write_text("\n".join(lines))
+    with pytest.raises(InputError, match=r"can't be read as CSV.*line 4"):
+        read_pairs(path)
+
+
+def test_spaces_around_fields_do_not_make_new_categories(tmp_path: Path, pairs: pd.DataFrame) -> None:
+    path = write(tmp_path, pairs)
+    path.write_text(path.read_text().replace(",", " , "))
+    pd.testing.assert_frame_equal(read_pairs(path)[0], pairs)
+
+
+def test_an_index_column_is_an_extra_column(tmp_path: Path, pairs: pd.DataFrame) -> None:
+    path = tmp_path / "pairs.csv"
+    pairs.to_csv(path)
+    read, extra = read_pairs(path)
+    pd.testing.assert_frame_equal(read, pairs)
+    assert extra == ["(unnamed)"]
 
 
 def test_a_repeated_header_is_refused(tmp_path: Path, pairs: pd.DataFrame) -> None:

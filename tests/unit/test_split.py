@@ -23,6 +23,14 @@ def test_stratified_is_production_s_split() -> None:
     pd.testing.assert_frame_equal(split(pairs)[1], test)
 
 
+@pytest.mark.parametrize("how", ["stratified", "hash"])
+def test_a_copy_of_a_training_row_is_no_test_row(how: str) -> None:
+    pairs = generate(1_000, seed=0)
+    train, test = split(pd.concat([pairs, pairs.head(500)], ignore_index=True), how)
+    assert not key(train) & key(test)
+    assert len(test) > 50
+
+
 def test_hash_test_rows_stay_test_rows_as_the_dataset_grows() -> None:
     """No row that trained a model on any earlier dataset is a test row of a later one."""
     pairs = generate(20_000, seed=0)
