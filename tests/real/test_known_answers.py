@@ -61,3 +61,47 @@ def test_the_default_candidate_beats_production_on_all_five(mlops: Mlops, read_o
     assert candidate["brier"] <= 0.035
     assert found["verdict"] == "promote"
     assert production.hashes(read_only) == found["production_sha256"]["after"]
+
+
+def test_verdicts_on_the_real_rows(real: Path) -> None:
+    """Production against itself is held; better accuracy bought with clearly worse recall is rejected, by name."""
+    import numpy as np
+
+    from matchmaking.decision import decide, load_policy
+    from matchmaking.evaluation import score
+    from matchmaking.metrics import evaluate
+    from matchmaking.schema import SLICES, read_pairs
+    from matchmaking.split import split
+
+    pairs, _ = read_pairs(real / "matchmaking_dataset.csv")
+    _, test = split(pairs)
+    scores = test[["match", *SLICES]].assign(production=score(test, real))
+    p = np.clip(scores["production"], 1e-6, 1 - 1e-6)
+    itself = decide(scores.assign(candidate=scores["production"]), load_policy())
+    assert itself["verdict"] == "hold"
+    timid = scores.assign(candidate=1 / (1 + np.exp(-(np.log(p / (1 - p)) - 1.8))))
+    found = {name: evaluate(test["match"].to_numpy(), timid[name].to_numpy()) for name in ("production", "candidate")}
+    assert found["candidate"]["accuracy"] > found["production"]["accuracy"]
+    assert found["candidate"]["recall"] < found["production"]["recall"] - 0.05
+    rejected = decide(timid, load_policy())
+    assert rejected["verdict"] == "reject"
+    assert any("recall" in reason for reason in rejected["reasons"])
+
+
+def test_promote_then_rollback_on_a_copy(mlops: Mlops, real: Path, tmp_path: Path) -> None:
+    """The candidate of a retraining goes into production, and production comes back byte for byte."""
+    served = tmp_path / "production"
+    served.mkdir()
+    for name in production.FILES:
+        shutil.copyfile(real / name, served / name)
+    before = production.hashes(served)
+    work = ("--work-dir", tmp_path / "work")
+    data = ("--data", real / "matchmaking_dataset.csv")
+    done = mlops("run", "retrain", *data, "--production", served, *work, "--json")
+    assert done.returncode == 0, done.stderr
+    package = json.loads(done.stdout)["candidate_uri"]
+    assert mlops("promote", "--production", served, "--yes", *work).returncode == 0
+    assert production.hashes(served) == production.hashes(Path(package)) != before
+    assert mlops("rollback", "--production", served, "--yes", *work).returncode == 0
+    assert production.hashes(served) == before
+    assert production.hashes(real) == before
