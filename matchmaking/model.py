@@ -43,8 +43,6 @@ WEIGHT_DECAY = 1e-4
 RECALL_WEIGHT = 1.25
 # (epochs, batch size, learning rate) of each
 OWN = {"interactions": (30, 512, 8e-3), "dense": (30, 64, 1e-3)}
-# where the rows are few, as many passes as make this many steps of `interactions`
-MIN_STEPS = 570
 # enough optimiser steps to converge on any number of rows: past it, more rows mean fewer passes over them
 MAX_STEPS = 4_000
 MIN_EPOCHS = 3
@@ -148,13 +146,10 @@ def train(inputs: np.ndarray, match: np.ndarray, widths: list[int], recipe: Reci
     if recipe.algorithm not in ALGORITHMS:
         raise InputError(f"--algorithm {recipe.algorithm}: unknown; choose one of {', '.join(ALGORITHMS)}")
     epochs, batch_size, learning_rate = OWN[recipe.algorithm]
-    batch_size = recipe.batch_size or batch_size
-    if recipe.algorithm == "interactions":
-        epochs = max(epochs, math.ceil(MIN_STEPS / math.ceil(len(match) / batch_size)))
     recipe = replace(
         recipe,
         epochs=recipe.epochs or epochs,
-        batch_size=batch_size,
+        batch_size=recipe.batch_size or batch_size,
         learning_rate=recipe.learning_rate or learning_rate,
     )
     quiet_tensorflow()
