@@ -50,9 +50,9 @@ def mlops() -> Callable[..., subprocess.CompletedProcess[str]]:
 
 @pytest.fixture(scope="session")
 def sample_csv(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """6,000 generated pairs."""
+    """12,000 generated pairs: enough to show that a better model is better."""
     path = tmp_path_factory.mktemp("data") / "pairs.csv"
-    generate_file(path, 6_000, seed=1)
+    generate_file(path, 12_000, seed=1)
     return path
 
 

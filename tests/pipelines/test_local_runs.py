@@ -91,7 +91,7 @@ def test_retrain_finds_a_better_model_near_the_ceiling(work: Any, sample_csv: Pa
     _, _, runs = work
     found = summary(runs["retrain"])
     assert found["verdict"] == "promote"
-    _, test = split(generate(6_000, seed=1))
+    _, test = split(generate(12_000, seed=1))
     ceiling = average_precision_score(test[TARGET], true_probability(test))
     candidate = found["metrics"]["candidate"]["average_precision"]
     assert found["metrics"]["production"]["average_precision"] < candidate < ceiling + 0.02
@@ -103,7 +103,12 @@ def test_the_package_is_whole(work: Any, incumbent: Path) -> None:
     found = summary(runs["retrain"])
     package = Path(found["candidate_uri"])
     assert package.parent == folder / "candidates"
-    assert {path.name for path in package.iterdir()} == {*production.FILES, "manifest.json"}
+    assert {path.name for path in package.iterdir()} == {
+        *production.FILES,
+        "manifest.json",
+        "decision.json",
+        "contract.json",
+    }
     manifest = json.loads((package / "manifest.json").read_text())
     assert manifest["sha256"] == production.hashes(package)
     for name in (production.ENCODER, production.SCALER):
