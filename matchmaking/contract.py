@@ -63,11 +63,11 @@ class Service:
         Raises:
             InputError: a file is not what the service needs.
         """
-        from matchmaking.model import quiet_tensorflow
+        from matchmaking.model import prepare_tensorflow
 
         # a look without running anything of it comes first
         production.check_model_file(bundle / production.MODEL)
-        quiet_tensorflow()
+        prepare_tensorflow()
         import keras
 
         with tempfile.TemporaryDirectory() as folder:

@@ -152,7 +152,7 @@ def train(inputs: np.ndarray, match: np.ndarray, widths: list[int], recipe: Reci
         batch_size=recipe.batch_size or batch_size,
         learning_rate=recipe.learning_rate or learning_rate,
     )
-    quiet_tensorflow()
+    prepare_tensorflow()
     import keras
     import tensorflow as tf
 
@@ -169,7 +169,7 @@ def predict(model_path: Path, inputs: np.ndarray) -> np.ndarray:
     Raises:
         InputError: Keras cannot load the file.
     """
-    quiet_tensorflow()
+    prepare_tensorflow()
     import keras
 
     try:
@@ -179,9 +179,14 @@ def predict(model_path: Path, inputs: np.ndarray) -> np.ndarray:
     return model.predict(inputs, batch_size=8192, verbose=0).astype(float).ravel()
 
 
-def quiet_tensorflow() -> None:
-    """Keeps TensorFlow's start-up messages out of the logs; to be called before it is imported."""
+def prepare_tensorflow() -> None:
+    """Sets TensorFlow up, to be called before it is imported: no start-up messages, one thread.
+
+    Sums that several threads share are rounded differently now and then when the machine is busy, whatever
+    `enable_op_determinism` says; a network this small also trains faster on one.
+    """
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    os.environ["TF_NUM_INTRAOP_THREADS"] = os.environ["TF_NUM_INTEROP_THREADS"] = "1"
 
 
 def choose_operating_point(match: np.ndarray, probability: np.ndarray, recall_weight: float = RECALL_WEIGHT) -> float:

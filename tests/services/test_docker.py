@@ -144,7 +144,7 @@ def test_containers_reach_a_store_on_this_machine(
     assert done.returncode == 0, done.stdout + done.stderr
     found = json.loads(done.stdout)
     assert found["production_sha256"]["after"] == production.hashes(incumbent)
-    assert found["metrics"]["production"]["rows"] == 1200
+    assert found["metrics"]["production"]["rows"] == 2400
 
 
 @docker_test
