@@ -290,6 +290,8 @@ def _show(outcomes: dict[str, Outcome], work_dir: Path) -> None:
         if outcome.summary["metrics"]["production"] or outcome.summary["metrics"]["candidate"]:
             console.print(terminal_table(outcome.summary))
         console.print(f"[bold]{name}[/bold]: {escape(headline(outcome.summary))}")
+        for reason in outcome.summary.get("reasons") or []:
+            console.print(f"  - {escape(reason)}")
     where = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
     for name, outcome in outcomes.items():
         if outcome.exit_code:
