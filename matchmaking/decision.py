@@ -75,6 +75,14 @@ class Guardrails(_Section):
     slices: Slices
 
 
+class Limits(_Section):
+    """Past what a run of monitor or evaluate is a failure, where that is asked for."""
+
+    drifted_share: Fraction
+    target_or_scores: bool
+    production: dict[Metric, Fraction]
+
+
 class Policy(_Section):
     """A promotion policy; immutable. `policy.yaml` documents every key."""
 
@@ -82,6 +90,7 @@ class Policy(_Section):
     bootstrap: Bootstrap
     guardrails: Guardrails
     auto_promote: bool
+    limits: Limits
 
 
 def load_policy(path: Path | None = None) -> Policy:

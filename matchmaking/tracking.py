@@ -78,9 +78,8 @@ def start_run(pipeline: str, timestamp: str, job_id: str, params: Mapping[str, A
             experiment = _experiment()
         known = _of_job(experiment, job_id)
         if not known:
-            client().create_run(
-                experiment, run_name=f"{pipeline}_{timestamp}", tags={JOB_TAG: job_id, "pipeline": pipeline}
-            )
+            tags = {JOB_TAG: job_id, "pipeline": pipeline, **_revision()}
+            client().create_run(experiment, run_name=f"{pipeline}_{timestamp}", tags=tags)
             # a creation whose answer was lost is sent again, and then there are two
             known = _of_job(experiment, job_id)
         for twin in known[1:]:
@@ -92,6 +91,12 @@ def start_run(pipeline: str, timestamp: str, job_id: str, params: Mapping[str, A
     except (MlflowException, SQLAlchemyError, OSError) as error:
         raise _unreachable(error) from error
     return str(run.info.run_id), timestamp
+
+
+def _revision() -> dict[str, str]:
+    """Which revision of the versioned data was asked for; its md5 is in the parameters in any case."""
+    revision = os.environ.get("MLOPS_DATA_REVISION")
+    return {"data_revision": revision} if revision else {}
 
 
 def log_params(run_id: str, params: Mapping[str, Any]) -> None:
@@ -150,6 +155,17 @@ def fail_run(run_id: str, reason: str) -> None:
     client().set_tag(run_id, REASON_TAG, reason[:TAG_LIMIT])
     client().set_tag(run_id, "mlflow.note.content", f"Failed: {reason[:TAG_LIMIT]}")
     client().set_terminated(run_id, "FAILED")
+
+
+def failure(run_id: str) -> str | None:
+    """Why a run was marked FAILED; None for one that wasn't."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        run = client().get_run(run_id)
+    except MlflowException as error:
+        raise _unreachable(error) from error
+    return str(run.data.tags.get(REASON_TAG, "no reason")) if run.info.status == "FAILED" else None
 
 
 @contextmanager

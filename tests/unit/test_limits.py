@@ -1,0 +1,64 @@
+"""The policy's limits, past which `--fail-on-drift` and `--fail-on-degraded` fail a run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from matchmaking.decision import Limits, load_policy
+from matchmaking.errors import InputError
+from matchmaking.limits import degraded, drift_crossed
+
+LIMITS = Limits(drifted_share=0.5, target_or_scores=True, production={"roc_auc": 0.9, "brier": 0.08})
+
+
+def monitored(share: float, *drifted: str) -> dict[str, Any]:
+    kinds = ("target", "score")
+    columns = [{"column": kind, "kind": kind, "drifted": kind in drifted} for kind in kinds]
+    return {"drift": {"share_drifted": share, "columns": columns}}
+
+
+def evaluated(**metrics: float | None) -> dict[str, Any]:
+    return {"metrics": {"production": metrics}}
+
+
+def test_drift() -> None:
+    assert drift_crossed(monitored(0.49), LIMITS) == []
+    assert drift_crossed(monitored(0.5), LIMITS) == ["50% of the features drifted, limit 50%"]
+    assert drift_crossed(monitored(0.0, "target"), LIMITS) == ["target drifted"]
+    assert drift_crossed(monitored(0.0, "score"), LIMITS.model_copy(update={"target_or_scores": False})) == []
+    # the strictest limit lets data pass in which nothing drifted
+    strict = LIMITS.model_copy(update={"drifted_share": 0.0})
+    assert drift_crossed(monitored(0.0), strict) == []
+    assert drift_crossed(monitored(0.08), strict)
+
+
+def test_degraded() -> None:
+    assert degraded(evaluated(roc_auc=0.9, brier=0.08), LIMITS) == []
+    assert degraded(evaluated(roc_auc=0.89, brier=0.08), LIMITS) == [
+        "production's roc_auc is 0.8900, limit at least 0.9"
+    ]
+    assert degraded(evaluated(roc_auc=0.9, brier=0.09), LIMITS) == ["production's brier is 0.0900, limit at most 0.08"]
+    # one class alone has no ROC AUC
+    assert degraded(evaluated(roc_auc=None, brier=0.01), LIMITS) == [
+        "production's roc_auc is unknown, limit at least 0.9"
+    ]
+    assert degraded({"metrics": {"production": None}}, LIMITS) == []
+
+
+def test_of_a_file(tmp_path: Path) -> None:
+    path = tmp_path / "policy.yaml"
+    path.write_text("limits:\n  production: {f1: 0.7}\n  drifted_share: 0.2\n")
+    limits = load_policy(path).limits
+    assert (limits.drifted_share, limits.target_or_scores) == (0.2, True)
+    assert limits.production == {**load_policy().limits.production, "f1": 0.7}
+    for text, message in (
+        ("limits: {drifted_share: 2}", "limits.drifted_share"),
+        ("limits: {drift: 0.2}", "unknown key; allowed here: drifted_share"),
+        ("limits: {production: {auc: 0.9}}", "limits.production"),
+    ):
+        path.write_text(text)
+        with pytest.raises(InputError, match=message):
+            load_policy(path)
