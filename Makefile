@@ -7,6 +7,8 @@ WORK ?= work
 SAMPLE := $(WORK)/sample
 ROWS ?= 12000
 SEED ?= 0
+# the version of the data that git has here; with other ROWS or another SEED, a sample that is no version
+DATA := $(if $(filter 12000-0,$(ROWS)-$(SEED)),data/pairs.csv,$(SAMPLE)/pairs-$(ROWS)-$(SEED).csv)
 # images: <registry>/mlops-<kind>:<tag>, as `mlops` finds them by MLOPS_REGISTRY and MLOPS_TAG
 DOCKER ?= docker
 DOCKER_BUILD_ARGS ?=
@@ -14,12 +16,16 @@ REGISTRY ?= $(or $(MLOPS_REGISTRY),legalaid)
 VERSION := $(shell sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)
 TAG ?= $(or $(MLOPS_TAG),$(VERSION))
 IN_IMAGES = MLOPS_REGISTRY=$(REGISTRY) MLOPS_TAG=$(TAG)
+# the cluster of cluster-up and the targets beside it: kind, minikube, or existing (kubectl's current context)
+CLUSTER ?= kind
+ON_CLUSTER = CLUSTER=$(CLUSTER) $(IN_IMAGES) $(BIN)/python -m pipelines.cluster
 KINDS := base trainer monitor client mlflow
 LOCK = uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-annotate \
   --no-header --no-emit-package legalaid-mlops
 
 .DEFAULT_GOAL := help
-.PHONY: help setup dev run test test-unit test-all lint format bench bench-decision startup compile ui lock images clean
+.PHONY: help setup dev run repro data/pairs.csv sample-production test test-unit test-all lint format bench bench-decision startup compile docs ui lock images clean \
+  cluster-up submit open status logs cluster-down
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  \033[1m%-16s\033[0m %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -45,7 +51,10 @@ $(VENV)/.dev: $(VENV)/.ready requirements/dev.txt
 	@$(PIP) --require-hashes -r requirements/dev.txt
 	@touch $@
 
-$(SAMPLE)/pairs.csv: | setup
+data/pairs.csv: setup
+	@$(BIN)/mlops data checkout
+
+$(SAMPLE)/pairs-$(ROWS)-$(SEED).csv: | setup
 	@$(BIN)/mlops data generate --rows $(ROWS) --seed $(SEED) --out $@
 
 # a first production model by the old recipe, from fewer pairs of an earlier time: an incumbent that can be beaten
@@ -54,8 +63,10 @@ $(SAMPLE)/production/lawyer_match_model.h5: | setup
 	@$(BIN)/mlops bootstrap --data $(SAMPLE)/first-pairs.csv --production $(SAMPLE)/production --work-dir $(WORK) \
 	  --algorithm dense
 
-run: setup $(SAMPLE)/pairs.csv $(SAMPLE)/production/lawyer_match_model.h5 ## retrain, evaluate and monitor once, on sample data
-	@$(BIN)/mlops run all --data $(SAMPLE)/pairs.csv --production $(SAMPLE)/production --work-dir $(WORK)
+sample-production: $(SAMPLE)/production/lawyer_match_model.h5
+
+run: setup $(DATA) $(SAMPLE)/production/lawyer_match_model.h5 ## retrain, evaluate and monitor once, on sample data
+	@$(BIN)/mlops run all --data $(DATA) --production $(SAMPLE)/production --work-dir $(WORK)
 
 test: dev ## the whole test suite that needs no Docker
 	@$(BIN)/pytest -m 'not docker'
@@ -68,12 +79,17 @@ test-all: dev images ## build the images, and run every test
 test-unit: dev ## the quick part of it
 	@$(BIN)/pytest tests/unit
 
-lint: dev ## ruff, mypy, the layers and the Dockerfiles
+repro: setup data/pairs.csv ## the same as DVC stages (dvc.yaml): only what has changed, with metrics and plots to compare
+	@PATH="$(abspath $(BIN)):$$PATH" $(BIN)/dvc repro
+
+lint: dev ## ruff, mypy, the layers, the Dockerfiles, the workflows and YAML
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports
 	@$(BIN)/hadolint docker/*.Dockerfile
+	@$(BIN)/yamllint --strict .github .yamllint.yaml dvc.yaml params.yaml matchmaking/policy.yaml
+	@$(BIN)/zizmor --quiet --offline --no-progress .github/workflows
 
 format: dev ## let ruff format the code
 	@$(BIN)/ruff format .
@@ -91,15 +107,18 @@ startup: setup ## the time from a container's start to the first line of our cod
 compile: setup ## one KFP YAML file a pipeline, in build/
 	@$(BIN)/mlops compile
 
+docs: setup ## docs/reference.md from the code
+	@$(BIN)/python -m pipelines.reference > docs/reference.md
+
 ui: setup ## the MLflow UI on http://localhost:5001
 	@$(BIN)/mlops ui --work-dir $(WORK)
 
-# constrained by dev.txt, so that images hold what is tested here; train, monitor and client come on top of base
+# constrained by dev.txt, so that images hold what is tested here; train and monitor come on top of base
 lock: ## resolve the requirements anew (needs uv)
 	@$(LOCK) --extra dev pyproject.toml -o requirements/dev.txt
 	@$(LOCK) --constraint requirements/dev.txt pyproject.toml -o requirements/base.txt
 	@$(LOCK) --constraint requirements/dev.txt --extra local pyproject.toml -o requirements/local.txt
-	@for set in train monitor client; do \
+	@for set in train monitor; do \
 	  $(LOCK) --constraint requirements/dev.txt --extra $$set -o requirements/$$set.txt pyproject.toml \
 	    $$(sed -nE 's/^([a-z0-9._-]+)==.*/--no-emit-package \1/p' requirements/base.txt) || exit; \
 	done
@@ -123,3 +142,21 @@ images: ## build the container images; REGISTRY and TAG name them
 
 clean: ## remove what runs and builds left behind (not .venv)
 	@rm -rf $(WORK) build
+
+cluster-up: setup ## the platform on a cluster (CLUSTER=kind, minikube or existing), or what differs; then what to open
+	@$(ON_CLUSTER) up $(if $(OVERLAY),--overlay $(OVERLAY)) $(ARGS)
+
+submit: setup ## run PIPELINE=retrain, say, on the cluster, and follow it; ARGS go to `mlops submit`
+	@$(ON_CLUSTER) submit $(or $(PIPELINE),$(error say which: make submit PIPELINE=retrain)) $(ARGS)
+
+open: setup ## forward the UIs: KFP on port 8080, MLflow on 5001, MinIO's console on 9001
+	@$(ON_CLUSTER) open
+
+status: setup ## what runs on the cluster, what waits and why
+	@$(ON_CLUSTER) status
+
+logs: setup ## the log of STEP=train, say, or of a part of the platform (STEP=mlflow)
+	@$(ON_CLUSTER) logs $(or $(STEP),$(error say which: make logs STEP=train))
+
+cluster-down: setup ## delete the cluster; of an existing one, what was installed (ARGS=--yes)
+	@$(ON_CLUSTER) down $(ARGS)

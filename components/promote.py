@@ -27,9 +27,10 @@ def promote(
         reason: why; needed with force.
         entry: JSON: the audit entry.
     """
+    import json
     from pathlib import Path
 
-    from matchmaking.steps import step
+    from matchmaking.steps import step, tell_summary
 
     with step("promote", run_id, [entry]):
         from matchmaking.promotion import promote_in_run
@@ -43,3 +44,4 @@ def promote(
             reason=reason,
             entry_path=Path(entry.path),
         )
+        tell_summary({"pipeline": "promote", "run_id": run_id, "entry": json.loads(Path(entry.path).read_text())})

@@ -55,7 +55,7 @@ def report(
     """
     from pathlib import Path
 
-    from matchmaking.steps import collect, step
+    from matchmaking.steps import collect, step, tell_summary
 
     inputs = [opened, data_report, candidate, evaluation, decision, packaged, drift]
     with step("report", run_id, [reports], inputs):
@@ -64,7 +64,7 @@ def report(
         def path(artifact):
             return Path(artifact.path) if artifact else None
 
-        write_reports(
+        summary = write_reports(
             Path(reports.path),
             run_id=run_id,
             pipeline=pipeline,
@@ -84,3 +84,4 @@ def report(
             page=Path(page.path),
             short=Path(short.path),
         )
+        tell_summary(summary)

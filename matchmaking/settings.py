@@ -10,6 +10,10 @@ from pathlib import Path
 
 EXPERIMENT = "LegalAid_Connect_Matchmaking"
 PACKAGE = "legalaid-mlops"
+# where a cluster keeps what pipelines read and write; as in manifests/
+DATA_URI = "s3://datasets/pairs.csv"
+PRODUCTION_URI = "s3://production"
+CANDIDATES_URI = "s3://candidates"
 
 
 @cache
@@ -61,3 +65,31 @@ def restart_command() -> str:
 def restart_timeout() -> float:
     """MLOPS_RESTART_TIMEOUT: the seconds the restart may take."""
     return float(os.environ.get("MLOPS_RESTART_TIMEOUT", "300"))
+
+
+def kfp_host() -> str:
+    """MLOPS_KFP_HOST: the address of the Kubeflow Pipelines UI, which serves its API too."""
+    return os.environ.get("MLOPS_KFP_HOST") or "http://localhost:8080"
+
+
+# what docs/reference.md says of them: meaning, and what holds where they aren't set
+VARIABLES = {
+    "MLFLOW_TRACKING_URI": ("where runs are recorded", "SQLite in the work folder"),
+    "MLFLOW_TRACKING_USERNAME, MLFLOW_TRACKING_PASSWORD": ("who records them, on a server that asks", "nobody"),
+    "MLOPS_KFP_HOST": ("address of the Kubeflow Pipelines UI, which serves its API too", "http://localhost:8080"),
+    "MLOPS_REGISTRY": ("registry of the images that compiled pipelines name", "legalaid"),
+    "MLOPS_TAG": ("tag of these images", "the package's version"),
+    "MLOPS_CODE_VERSION": ("the commit that runs record", "asked of git; images carry it"),
+    "MLOPS_DATA_REVISION": ("the git revision of the dataset that runs record", "set by `--data-rev`"),
+    "MLOPS_RESTART_COMMAND": ("command line, run without a shell, that restarts the service after a promotion", "none"),
+    "MLOPS_RESTART_TIMEOUT": ("seconds it may take", "300"),
+    "MLOPS_NOTIFY_URLS": (
+        "apprise URLs, separated by white space, that hear of improved candidates, promotions, rollbacks, rejected "
+        "candidates, failed runs and drift",
+        "nobody",
+    ),
+    "MLOPS_NOTIFY_URLS_FILE": ("a file of such URLs, one a line", "none"),
+    "AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_ENDPOINT_URL, ...": ("S3, as boto3 reads them", "boto3's own"),
+    "GOOGLE_APPLICATION_CREDENTIALS, STORAGE_EMULATOR_HOST": ("GCS, as google-cloud-storage reads them", "its own"),
+    "LEGALAID_DIR": ("where the tests find the real data", "../shared/legalaid"),
+}

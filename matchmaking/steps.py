@@ -20,6 +20,8 @@ from typing import Any, Protocol
 
 # how the command line finds the reason of a failed step in its output
 ERROR_MARK = "MLOPS-ERROR "
+# and the outcome of a run in a cluster, in the output of its last step
+SUMMARY_MARK = "MLOPS-SUMMARY "
 
 
 class HasMetadata(Protocol):
@@ -55,6 +57,7 @@ def step(name: str, run_id: str, outputs: Iterable[HasMetadata] = (), inputs: It
     """
     from matchmaking.errors import MlopsError
 
+    _stop_if_final(name, run_id)
     # what has passed since the process began went into starting Python and the KFP executor: imports as well
     _imports.seconds = _process_age()
     try:
@@ -64,10 +67,7 @@ def step(name: str, run_id: str, outputs: Iterable[HasMetadata] = (), inputs: It
         known = isinstance(error, MlopsError)
         reason = str(error) if known else f"{type(error).__name__}: {error}"
         code = error.exit_code if isinstance(error, MlopsError) else 1
-        print(
-            ERROR_MARK + json.dumps({"step": name, "exit_code": code, "message": " ".join(reason.split())}),
-            flush=True,
-        )
+        _tell_error(name, code, reason)
         _mark_failed(run_id, f"{name}: {reason}")
         _tell_failed(run_id, f"{name}: {reason}")
         if known:
@@ -77,6 +77,12 @@ def step(name: str, run_id: str, outputs: Iterable[HasMetadata] = (), inputs: It
     before = collect(inputs)
     for artifact in outputs:
         artifact.metadata["steps"] = [*before, cost]
+
+
+def tell_summary(summary: dict[str, Any]) -> None:
+    """Prints the outcome of a run as one line, in a pod: the log is what `mlops submit` can read of it from outside."""
+    if os.environ.get("KUBERNETES_SERVICE_HOST"):
+        print(SUMMARY_MARK + json.dumps(summary), flush=True)
 
 
 def collect(artifacts: Iterable[Any]) -> list[dict[str, Any]]:
@@ -132,6 +138,27 @@ def _timed_imports() -> Iterator[None]:
         yield
     finally:
         builtins.__import__ = plain
+
+
+def _tell_error(name: str, code: int, reason: str) -> None:
+    error = {"step": name, "exit_code": code, "message": " ".join(reason.split())}
+    print(ERROR_MARK + json.dumps(error), flush=True)
+
+
+def _stop_if_final(name: str, run_id: str) -> None:
+    """Ends a step that is tried again (KFP counts in KFP_RETRY_INDEX) although its failure was told to be final."""
+    if not run_id or os.environ.get("KFP_RETRY_INDEX", "0") in ("", "0"):
+        return
+    from matchmaking import tracking
+    from matchmaking.errors import MlopsError
+
+    try:
+        reason = tracking.failure(run_id)
+    except MlopsError:
+        return  # the step itself will tell, if it needs the server
+    if reason is not None:
+        _tell_error(name, 1, f"not tried again: {reason}")
+        sys.exit(1)
 
 
 def _mark_failed(run_id: str, reason: str) -> None:

@@ -14,6 +14,27 @@ from matchmaking.redact import redact
 from matchmaking.settings import code_version
 
 SUMMARY = "summary.json"
+# what a summary holds, as docs/reference.md says it
+FIELDS = {
+    "pipeline": "retrain, evaluate or monitor",
+    "run_name": "`<pipeline>_<UTC time>`: the name of its MLflow run",
+    "run_id": "the MLflow run's",
+    "status": "succeeded or failed",
+    "code_version": "the commit, `-dirty` with local changes, or the package's version",
+    "dataset_version": "md5 of the dataset, as DVC computes it; null where there was none to read",
+    "seed": "of training and bootstrap",
+    "data": "`rows`, `positives`, `extra_columns`, `unseen` (categories by column, with counts), `duplicates`",
+    "metrics": "`production` and `candidate`, each null or `rows`, `positives`, the nine metrics and `confusion`",
+    "verdict": "promote, hold, reject or bootstrap; null but for retrain",
+    "reasons": "of the verdict, one sentence each",
+    "drift": "null but for monitor; `drifted`, `share_drifted`, `self_comparison`, `columns` with each one's test",
+    "drifted_columns": "the names alone; null but for monitor",
+    "training": "null but for retrain; `recipe`, `operating_point` (0..1), `logit_shift` (in the output bias)",
+    "candidate_uri": "where the package is; null where there is none",
+    "production_sha256": "`before` and `after`: sha256 by file name",
+    "error": "null, or `step`, `message` and `exit_code`",
+    "steps": "`step`, `wall_seconds`, `import_seconds` and `peak_mb` of each",
+}
 
 
 class ProductionChangedError(MlopsError):

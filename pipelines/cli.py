@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from matchmaking.errors import InputError, MlopsError
-from pipelines import promotion_cli
+from matchmaking.errors import InputError, MlopsError, RefusedError
+from pipelines import cluster_cli, data_cli, promotion_cli
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -27,8 +27,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Retrain, evaluate, monitor and promote LegalAid Connect's lawyer matching model.",
 )
-data_app = typer.Typer(no_args_is_help=True, help="Datasets: make sample data.")
-app.add_typer(data_app, name="data")
+app.add_typer(data_cli.app, name="data")
 
 
 class Pipeline(StrEnum):
@@ -78,7 +77,8 @@ def _root(
 @app.command()
 def run(
     pipeline: Annotated[Pipeline, typer.Argument(help="Which pipeline; 'all' runs the three, one after the other.")],
-    data: Annotated[str, typer.Option(help="The dataset: a CSV file, plain or gzip.", show_default=False)],
+    data: Annotated[str, typer.Option(help="The dataset: a CSV file, plain or gzip.")] = "",
+    data_rev: Annotated[str, typer.Option(help="In its place: a git revision of the versioned data.")] = "",
     production: Annotated[
         str,
         typer.Option(
@@ -97,7 +97,10 @@ def run(
     batch_size: Annotated[int | None, typer.Option(min=1, help="retrain: rows a step.")] = None,
     learning_rate: Annotated[float | None, typer.Option(min=1e-6, max=1, help="retrain: the first one.")] = None,
     split: Annotated[Split, typer.Option(help="How held-out pairs are chosen.")] = Split.stratified,
-    policy: Annotated[Path | None, typer.Option(help="retrain: a promotion policy (YAML).")] = None,
+    policy: Annotated[Path | None, typer.Option(help="A promotion policy (YAML).")] = None,
+    fail_on_drift: Annotated[bool, typer.Option(help="monitor: exit code 3 past the policy's limits.")] = False,
+    fail_on_degraded: Annotated[bool, typer.Option(help="evaluate: exit code 3 past the policy's limits.")] = False,
+    out: Annotated[Path | None, typer.Option(help="Folder for the metrics and curves alone, as `dvc` wants.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the summary as JSON and nothing else.")] = False,
     verbose: Annotated[bool, typer.Option("--verbose", help="Show all the steps print, and tracebacks.")] = False,
 ) -> None:
@@ -105,6 +108,12 @@ def run(
     from pipelines.local import check_runner, run_pipeline
 
     console = _console()
+    if bool(data) == bool(data_rev):
+        raise InputError("give the dataset either as --data FILE or as --data-rev REVISION")
+    if out and pipeline is Pipeline.all:
+        raise InputError("--out is the folder of one pipeline's results; name the pipeline")
+    if data_rev:
+        data = _at_revision(data_rev, work_dir)
     common: dict[str, Any] = {"data": data, "production": production, "seed": seed}
     recipe = {"epochs": epochs, "batch_size": batch_size, "learning_rate": learning_rate}
     arguments: dict[str, dict[str, Any]] = {
@@ -136,6 +145,10 @@ def run(
             )
         if outcomes[name].exit_code:
             break
+    if out and not outcomes[name].exit_code:
+        from pipelines.results import write_results
+
+        write_results(outcomes[name].folder, out)
     if as_json:
         summaries = {name: outcome.summary for name, outcome in outcomes.items()}
         typer.echo(json.dumps(summaries if pipeline is Pipeline.all else summaries[pipeline.value], indent=1))
@@ -143,6 +156,28 @@ def run(
         _show(outcomes, work_dir)
     if code := outcomes[name].exit_code:
         raise typer.Exit(code)
+    if crossed := _crossed(outcomes, policy, fail_on_drift, fail_on_degraded):
+        typer.echo(f"Past the policy's limits: {'; '.join(crossed)}", err=True)
+        raise typer.Exit(RefusedError.exit_code)
+
+
+@app.command()
+def summary(
+    files: Annotated[list[Path], typer.Argument(help="The summary.json of runs.")],
+    markdown: Annotated[bool, typer.Option("--markdown", help="As Markdown, for a page of CI, say.")] = False,
+) -> None:
+    """Show what came of earlier runs, from their summary.json."""
+    from matchmaking.report import markdown_report, text_report
+
+    for file in files:
+        try:
+            found = json.loads(file.read_text(encoding="utf-8"))
+            shown = markdown_report(found) if markdown else text_report(found)
+        except OSError as error:
+            raise InputError(f"{file} can't be read: {error.strerror}") from error
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise InputError(f"{file} is not the summary.json of a run: {error}") from error
+        typer.echo(shown)
 
 
 @app.command()
@@ -215,27 +250,34 @@ def ui(
     os.execv(sys.executable, [*command, "--backend-store-uri", uri, "--workers", "1"])
 
 
-@data_app.command("generate")
-def data_generate(
-    out: Annotated[Path, typer.Option(help="The CSV file to write; with .gz it is compressed.", show_default=False)],
-    rows: Annotated[int, typer.Option(min=1, help="How many pairs.")] = 12_000,
-    seed: Annotated[int, typer.Option(min=0, help="The same seed gives the same file.")] = 0,
-    drift: Annotated[str, typer.Option(help="How the world has moved: none, prices, new-city, match-rate.")] = "none",
-) -> None:
-    """Make sample data on the documented schema, whose best possible score is known."""
-    from matchmaking.sample import generate_file
-    from matchmaking.schema import file_md5
-
-    ceiling = generate_file(out, rows, seed, drift)
-    typer.echo(f"{out}: {rows:,} pairs, {ceiling['positives']:,} matches, md5 {file_md5(out)}")
-    typer.echo(
-        f"The best any model can do on all of them: average precision {ceiling['average_precision']:.4f}, "
-        f"ROC AUC {ceiling['roc_auc']:.4f}, Brier {ceiling['brier']:.4f}"
-    )
-
-
 # after what is used first, as --help lists them in this order
 promotion_cli.register(app)
+cluster_cli.register(app)
+
+
+def _crossed(outcomes: dict[str, Outcome], policy: Path | None, drift: bool, production: bool) -> list[str]:
+    """The limits of the policy that runs have crossed, of those that were asked about."""
+    if not drift and not production:
+        return []
+    from matchmaking.decision import load_policy
+    from matchmaking.limits import degraded, drift_crossed
+
+    limits = load_policy(policy).limits
+    crossed = []
+    if drift and "monitor" in outcomes:
+        crossed += drift_crossed(outcomes["monitor"].summary, limits)
+    if production and "evaluate" in outcomes:
+        crossed += degraded(outcomes["evaluate"].summary, limits)
+    return crossed
+
+
+def _at_revision(rev: str, work_dir: Path) -> str:
+    """The file of a version of the data; the runs on it name the revision too."""
+    from matchmaking.data_versions import fetch
+
+    found = fetch(rev, work_dir.resolve() / "data")
+    os.environ["MLOPS_DATA_REVISION"] = found.commit
+    return str(found.path)
 
 
 def _absolute(place: str) -> str:

@@ -9,6 +9,7 @@ from components.report import report
 from components.split import split as split_pairs
 from components.start import start
 from components.validate import validate
+from pipelines.pods import equip
 
 
 @dsl.pipeline(name="evaluate", description="Measure production on the held-out pairs.")
@@ -43,3 +44,4 @@ def evaluate(data: str, production: str, seed: int = 0, split: str = "stratified
             data_report=valid.outputs["data_report"],
             evaluation=measured.outputs["evaluation"],
         )
+    equip()

@@ -9,6 +9,7 @@ from components.report import report
 from components.score import score
 from components.start import start
 from components.validate import validate
+from pipelines.pods import equip
 
 
 @dsl.pipeline(name="monitor", description="Compare current data with the reference: data, target and score drift.")
@@ -42,7 +43,7 @@ def monitor(
         reference = ingest(run_id=run_id, data=data, production=production)
         served = reference.outputs["production_model"]
         fresh = ingest(run_id=run_id, data=current, instead=data, production="")
-        fresh.set_display_name("ingest current")
+        fresh.set_display_name("Fetch the current dataset")
         valid = validate(run_id=run_id, raw=reference.outputs["raw"], production_model=served, source=data)
         valid_fresh = validate(
             run_id=run_id,
@@ -52,7 +53,7 @@ def monitor(
             instead=data,
             labelled=False,
         )
-        valid_fresh.set_display_name("validate current")
+        valid_fresh.set_display_name("Check the current dataset")
         scored = score(
             run_id=run_id,
             reference=valid.outputs["pairs"],
@@ -79,3 +80,4 @@ def monitor(
             drift=found.outputs["result"],
             drift_page=found.outputs["page"],
         )
+    equip()

@@ -6,6 +6,7 @@ from components.check import check
 from components.close import close
 from components.promote import promote as promote_package
 from components.start import start
+from pipelines.pods import equip
 
 
 @dsl.pipeline(name="promote", description="Put a packaged candidate into production, on its evidence.")
@@ -39,3 +40,4 @@ def promote(  # type: ignore[no-untyped-def]
             force=force,
             reason=reason,
         )
+    equip()

@@ -14,6 +14,7 @@ from components.start import start
 from components.train import train
 from components.validate import validate
 from matchmaking.model import Recipe
+from pipelines.pods import equip
 
 DEFAULTS = Recipe()
 
@@ -116,3 +117,4 @@ def retrain(
                 force=False,
                 reason="",
             ).after(reported)
+    equip()

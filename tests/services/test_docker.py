@@ -61,6 +61,12 @@ def run_all(mlops: Mlops, data: Path, served: Path, work: Path, runner: str, *mo
     return json.loads(done.stdout)
 
 
+def left_behind(engine: Any, folder: Path) -> list[Any]:
+    """The containers that still hold a folder."""
+    containers = engine.containers.list(all=True, ignore_removed=True)
+    return [each for each in containers if any(str(folder) in mount["Source"] for mount in each.attrs["Mounts"])]
+
+
 def numbers(found: Any, path: str = "") -> dict[str, Any]:
     """Everything in a summary, by its path in it, but for what each run has of its own."""
     if path.rpartition("/")[2] in ("run_id", "run_name", "candidate_uri", "steps", "code_version"):
@@ -77,7 +83,6 @@ def test_containers_give_the_numbers_of_subprocesses(
     engine: Any, mlops: Mlops, sample_csv: Path, incumbent: Path, tmp_path: Path
 ) -> None:
     before = production.hashes(incumbent)
-    running = {each.id for each in engine.containers.list(all=True)}
     here = run_all(mlops, sample_csv, incumbent, tmp_path / "here", "subprocess")
     there = run_all(mlops, sample_csv, incumbent, tmp_path / "there", "docker")
     found, expected = numbers(there), numbers(here)
@@ -91,7 +96,7 @@ def test_containers_give_the_numbers_of_subprocesses(
     package = Path(there["retrain"]["candidate_uri"] or next((tmp_path / "there").glob("runs/retrain_*")))
     assert {path.stat().st_uid for path in (package, *(tmp_path / "there").rglob("*"))} == {os.getuid()}
     assert {step["step"] for step in there["retrain"]["steps"]} == {step["step"] for step in here["retrain"]["steps"]}
-    assert {each.id for each in engine.containers.list(all=True)} <= running
+    assert not left_behind(engine, tmp_path)
 
 
 @docker_test
@@ -151,7 +156,6 @@ def test_containers_reach_a_store_on_this_machine(
 def test_a_step_that_fails_in_a_container(engine: Any, mlops: Mlops, incumbent: Path, tmp_path: Path) -> None:
     data = tmp_path / "data.csv"
     generate(300, seed=0).drop(columns="rating").to_csv(data, index=False)
-    running = {each.id for each in engine.containers.list(all=True)}
     done = mlops(
         *("run", "retrain", "--data", data, "--production", incumbent, "--work-dir", tmp_path / "work"),
         *("--runner", "docker"),
@@ -161,7 +165,7 @@ def test_a_step_that_fails_in_a_container(engine: Any, mlops: Mlops, incumbent: 
     assert "column 'rating' is missing" in line
     (folder,) = (tmp_path / "work" / "runs").iterdir()
     assert json.loads((folder / "summary.json").read_text())["error"]["step"] == "validate"
-    assert {each.id for each in engine.containers.list(all=True)} <= running
+    assert not left_behind(engine, tmp_path)
 
 
 @docker_test

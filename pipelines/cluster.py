@@ -1,0 +1,647 @@
+"""The platform on a local Kubernetes cluster: `python -m pipelines.cluster up|submit|open|status|logs|down`.
+
+`make cluster-up` and the targets beside it run this. It calls kubectl, kind, minikube, docker and make, and is for a
+checkout of the repository: it applies its `manifests/`. Whatever it does can be done again, and then changes only what
+differs.
+"""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import json
+import os
+import re
+import secrets
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+import yaml
+
+from matchmaking.errors import InputError, MlopsError
+from matchmaking.settings import image, kfp_host
+
+NAME = "legalaid-mlops"
+PLATFORM, KFP = "legalaid-mlops", "kubeflow"
+NAMESPACES = (PLATFORM, KFP)
+TOOLS = {
+    "docker": "docs.docker.com/get-docker",
+    "git": "git-scm.com",
+    "k3d": "k3d.io",
+    "kind": "kind.sigs.k8s.io",
+    "kubectl": "kubernetes.io/docs/tasks/tools",
+    "make": "gnu.org/software/make",
+    "minikube": "minikube.sigs.k8s.io",
+}
+MANIFESTS = Path("manifests")
+IMAGES = ("base", "trainer", "monitor", "client", "mlflow")
+JOBS = ("setup-store", "setup-mlflow", "seed")
+# what a machine of 8 GiB has left for Docker, and a cluster of 4 CPUs for pods
+MEMORY_GIB, CPUS = 7.0, 3.0
+KUBECTL = (1, 27)
+# what is opened: namespace, Service, its port, ours
+DOORS = {
+    "Kubeflow Pipelines": (KFP, "ml-pipeline-ui", 80, 8080),
+    "MLflow": (PLATFORM, "mlflow", 5000, 5001),
+    "MinIO console": (PLATFORM, "minio", 9001, 9001),
+}
+# a namespace that was just made, a webhook that starts, a registry's hiccup: gone by the next try
+TRIES, WAIT_SECONDS = 4, 5.0
+POLL_SECONDS = 3.0
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
+
+
+class Kind(StrEnum):
+    """The clusters that can be used."""
+
+    kind = "kind"
+    minikube = "minikube"
+    existing = "existing"
+
+
+Cluster = Annotated[Kind, typer.Option(envvar="CLUSTER", help="Which cluster.")]
+
+
+@dataclass(frozen=True)
+class Kubectl:
+    """kubectl on one context, whatever the current one is."""
+
+    context: str
+
+    def __call__(self, *args: str, stdin: str | None = None, tries: int = 1, seconds: float = 600) -> str:
+        return run("kubectl", "--context", self.context, *args, stdin=stdin, tries=tries, seconds=seconds)
+
+    def items(self, kind: str, namespace: str) -> list[dict[str, Any]]:
+        return list(json.loads(self("get", kind, "--namespace", namespace, "--output=json", tries=TRIES))["items"])
+
+    def apply(self, objects: Iterable[Mapping[str, Any]]) -> None:
+        listed = json.dumps({"apiVersion": "v1", "kind": "List", "items": list(objects)})
+        # by the server, as CRDs are too large for the annotation that kubectl keeps otherwise
+        self("apply", "--server-side", "--force-conflicts", "--filename=-", stdin=listed, tries=TRIES)
+
+
+@app.command()
+def up(
+    cluster: Cluster = Kind.kind,
+    overlay: Annotated[
+        str, typer.Option(help="Folder below manifests/.", show_default="overlays/ and the cluster's kind")
+    ] = "",
+    timeout: Annotated[float, typer.Option(min=60, help="Seconds until everything has to be ready.")] = 1800,
+    build: Annotated[bool, typer.Option(help="Build the images and bring them to the cluster.")] = True,
+) -> None:
+    """Make the cluster if it isn't there, install or update everything, and say what to open."""
+    overlay = overlay or f"overlays/{cluster.value}"
+    if not (MANIFESTS / overlay / "kustomization.yaml").is_file():
+        raise InputError(f"{MANIFESTS / overlay} is no overlay; run this in the repository, with one of its folders")
+    check(cluster, build)
+    begin = time.monotonic()
+    with _step("cluster"):
+        kubectl = _cluster(cluster)
+    if build:
+        _images(_bring(kubectl.context))
+    with _step("custom resources"):
+        crds = _kustomize(MANIFESTS / "kfp" / "cluster-scoped")
+        kubectl.apply(crds)
+        names = [f"crd/{found['metadata']['name']}" for found in crds if found["kind"] == "CustomResourceDefinition"]
+        kubectl("wait", "--for=condition=Established", "--timeout=120s", *names, tries=TRIES)
+    with _step("secrets"):
+        objects = _kustomize(MANIFESTS / overlay)
+        kubectl.apply(found for found in objects if found["kind"] == "Namespace")
+        stale = make_secrets(kubectl)
+    with _step("objects"):
+        # a Job can't be changed, and these make right what differs
+        kubectl("delete", "job", *JOBS, "--namespace", PLATFORM, "--ignore-not-found", "--wait", tries=TRIES)
+        kubectl.apply(_with_images(objects))
+        for deployment in stale:
+            kubectl("rollout", "restart", f"deployment/{deployment}", "--namespace", KFP)
+    with _step("ready") as say:
+        _wait(kubectl, objects, begin + timeout, say)
+    namespace, service, port, _ = DOORS["Kubeflow Pipelines"]
+    with _step("pipelines"), _forward(kubectl, namespace, service, port, local := _free_port()):
+        _upload(f"http://localhost:{local}")
+    typer.echo(f"\nAll is ready, after {time.monotonic() - begin:.0f} s. The CronJobs submit the pipelines.")
+    _tell_doors(kubectl)
+
+
+@app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
+def submit(context: typer.Context, cluster: Cluster = Kind.kind) -> None:
+    """Run `mlops submit` on the cluster, with all that follows; forwards a port for as long as it takes."""
+    with _kfp(_context(cluster)) as host:
+        command = [str(Path(sys.executable).with_name("mlops")), "submit", *context.args]
+        code = subprocess.run(command, env={**os.environ, "MLOPS_KFP_HOST": host}, check=False).returncode
+    raise typer.Exit(code)
+
+
+@app.command("open")
+def open_doors(cluster: Cluster = Kind.kind) -> None:
+    """Forward the ports of the UIs to this machine until Ctrl-C."""
+    kubectl = _context(cluster)
+    if taken := [f"{port} ({name})" for name, (*_, port) in DOORS.items() if not _free(port)]:
+        raise MlopsError(f"in use already: port {', '.join(taken)}; another `make open`, perhaps")
+    with contextlib.ExitStack() as stack:
+        for namespace, service, port, local in DOORS.values():
+            stack.enter_context(_forward(kubectl, namespace, service, port, local))
+        _tell_doors(kubectl)
+        typer.echo("Ctrl-C ends it")
+        with contextlib.suppress(KeyboardInterrupt):
+            while True:
+                time.sleep(3600)
+
+
+@app.command()
+def status(cluster: Cluster = Kind.kind) -> None:
+    """Show what runs, what waits and why, and the schedules."""
+    kubectl = _context(cluster)
+    for namespace in NAMESPACES:
+        typer.echo(f"{namespace}:")
+        for deployment in kubectl.items("deployments", namespace):
+            state = "ready" if _available(deployment) else "not ready"
+            typer.echo(f"  {deployment['metadata']['name']:<36}{state}")
+        for job in kubectl.items("jobs", namespace):
+            typer.echo(f"  job {job['metadata']['name']:<32}{_job_state(job)}")
+        for cron in kubectl.items("cronjobs", namespace):
+            last = cron.get("status", {}).get("lastScheduleTime", "never")
+            when = f"{cron['spec']['schedule']} {cron['spec'].get('timeZone', '')}"
+            typer.echo(f"  {cron['metadata']['name']:<36}{when}, last {last}")
+        for pod, reason in _troubles(kubectl, namespace).items():
+            typer.echo(f"  {pod}: {reason}")
+
+
+@app.command()
+def logs(
+    step: Annotated[str, typer.Argument(help="A step (train), or a Deployment or Job (mlflow, setup-store).")],
+    cluster: Cluster = Kind.kind,
+) -> None:
+    """Show the log of a step's newest pod, or of a part of the platform."""
+    kubectl = _context(cluster)
+    for namespace in NAMESPACES:
+        for kind in ("deployment", "job"):
+            if any(found["metadata"]["name"] == step for found in kubectl.items(f"{kind}s", namespace)):
+                typer.echo(kubectl("logs", f"{kind}/{step}", "--namespace", namespace, "--tail=500"), nl=False)
+                return
+    # Argo calls a node by its way down: retrain-x7d2f.root.train.executor(0)
+    called = re.compile(rf"\.{re.escape(step)}(\(\d+\))?\.executor(\(\d+\))?$")
+    pods = [
+        pod["metadata"]
+        for pod in kubectl.items("pods", KFP)
+        if called.search(pod["metadata"].get("annotations", {}).get("workflows.argoproj.io/node-name", ""))
+    ]
+    if not pods:
+        raise InputError(f"there is no pod of a step {step}; KFP's UI has the logs of runs that ended over an hour ago")
+    newest = max(pods, key=lambda pod: str(pod["creationTimestamp"]))["name"]
+    typer.echo(kubectl("logs", newest, "--namespace", KFP, "--container=main"), nl=False)
+
+
+@app.command()
+def down(
+    cluster: Cluster = Kind.kind,
+    yes: Annotated[bool, typer.Option("--yes", help="existing: really delete both namespaces, with all data.")] = False,
+) -> None:
+    """Delete the cluster; of an existing one, what was installed there, with all data."""
+    if cluster is Kind.kind:
+        run("kind", "delete", "cluster", "--name", NAME)
+    elif cluster is Kind.minikube:
+        run("minikube", "delete", "--profile", NAME)
+    elif not yes:
+        raise InputError(f"the namespaces {' and '.join(NAMESPACES)} would be deleted, with all data; --yes does it")
+    else:
+        kubectl = _context(cluster)
+        # first what Argo's and KFP's controllers have to take leave of, while they run
+        kubectl("delete", "namespace", *NAMESPACES, "--ignore-not-found", seconds=1200)
+    typer.echo("It is gone")
+
+
+def check(cluster: Kind, build: bool) -> None:
+    """What is missing, one line each, before anything is touched.
+
+    Raises:
+        InputError: something is missing.
+    """
+    needed = {"kubectl", "git"}
+    if cluster is not Kind.existing:
+        needed |= {cluster.value, "docker"}
+    elif build and shutil.which("kubectl") and (bring := _bring(_context_name(cluster))):
+        needed |= {bring[0], "docker"}
+    if build and "docker" in needed:
+        needed |= {"make"}
+    problems = [f"{tool} isn't installed ({TOOLS[tool]})" for tool in sorted(needed) if not shutil.which(tool)]
+    if not problems:
+        problems += _old_kubectl()
+        problems += _small_docker() if cluster is not Kind.existing else []
+    for problem in problems:
+        typer.echo(f"Error: {problem}", err=True)
+    for name, (*_, port) in DOORS.items():
+        if not _free(port):
+            typer.echo(f"Note: port {port} is in use, which `make open` needs for {name}", err=True)
+    if problems:
+        raise InputError("nothing was done")
+
+
+def _old_kubectl() -> Iterator[str]:
+    found = json.loads(run("kubectl", "version", "--client", "--output=json"))["clientVersion"]
+    version = int(found["major"]), int(re.match(r"\d+", found["minor"])[0])  # type: ignore[index]
+    if version < KUBECTL:
+        yield f"kubectl {version[0]}.{version[1]} is too old; {KUBECTL[0]}.{KUBECTL[1]} or newer is needed"
+
+
+def _small_docker() -> Iterator[str]:
+    try:
+        found = json.loads(run("docker", "info", "--format={{json .}}", seconds=30))
+    except MlopsError:
+        yield "Docker doesn't answer; start it"
+        return
+    gib = found.get("MemTotal", 0) / 2**30
+    if gib < MEMORY_GIB:
+        yield f"Docker has {gib:.1f} GiB of memory; the platform and a retraining need {MEMORY_GIB:g}"
+    if found.get("NCPU", 0) < CPUS:
+        yield f"Docker has {found.get('NCPU', 0)} CPUs; the platform and a retraining need {CPUS:g}"
+
+
+def _small_cluster(kubectl: Kubectl) -> None:
+    nodes = json.loads(kubectl("get", "nodes", "--output=json"))["items"]
+    gib = sum(quantity(node["status"]["allocatable"]["memory"]) for node in nodes) / 2**30
+    cpus = sum(quantity(node["status"]["allocatable"]["cpu"]) for node in nodes)
+    if gib < MEMORY_GIB - 0.5 or cpus < CPUS:
+        raise InputError(
+            f"the cluster has {cpus:.1f} CPUs and {gib:.1f} GiB for pods; {CPUS:g} and {MEMORY_GIB - 0.5:g} are needed"
+        )
+
+
+def quantity(text: str) -> float:
+    """A Kubernetes quantity as a number: "500m" is 0.5, "1Gi" is 2**30."""
+    number, unit = re.fullmatch(r"([0-9.]+)([a-zA-Z]*)", str(text)).groups()  # type: ignore[union-attr]
+    powers = {"": 1.0, "m": 1e-3, "k": 1e3, "M": 1e6, "G": 1e9, "Ki": 2.0**10, "Mi": 2.0**20, "Gi": 2.0**30}
+    return float(number) * powers[unit]
+
+
+def _cluster(cluster: Kind) -> Kubectl:
+    """The cluster, made where it isn't there."""
+    if cluster is Kind.kind and NAME not in run("kind", "get", "clusters").split():
+        run("kind", "create", "cluster", "--name", NAME, "--wait", "180s", seconds=1200)
+    if cluster is Kind.minikube:
+        # does nothing where it runs; Calico, as minikube's own network knows no policies
+        run("minikube", "start", "--profile", NAME, "--cpus=4", "--memory=7g", "--cni=calico", seconds=1800)
+    kubectl = _context(cluster)
+    _small_cluster(kubectl)
+    return kubectl
+
+
+def _context(cluster: Kind) -> Kubectl:
+    """The kubectl of a cluster that is there."""
+    if not shutil.which("kubectl"):
+        raise InputError(f"kubectl isn't installed ({TOOLS['kubectl']})")
+    context = _context_name(cluster)
+    kubectl = Kubectl(context)
+    try:
+        kubectl("version", "--output=json", "--request-timeout=20s", tries=2)
+    except MlopsError as error:
+        raise InputError(f"no cluster answers as {context}; `make cluster-up` makes one") from error
+    return kubectl
+
+
+def _context_name(cluster: Kind) -> str:
+    if cluster is not Kind.existing:
+        return f"kind-{NAME}" if cluster is Kind.kind else NAME
+    try:
+        return run("kubectl", "config", "current-context").strip()
+    except MlopsError as error:
+        raise InputError("kubectl has no current context; `kubectl config use-context` sets one") from error
+
+
+def _images(bring: list[str] | None) -> None:
+    if bring is None:
+        where = image("base").rpartition("/")[0]
+        typer.echo(f"  {where}/mlops-* have to be on the nodes already; REGISTRY=host/path would push them")
+        return
+    with _step("build images"):
+        run("make", "--no-print-directory", "images", seconds=7200)
+    with _step("bring images") as say:
+        for name in map(image, IMAGES):
+            say(name)
+            run(*bring, name, tries=3, seconds=3600)
+
+
+def _bring(context: str) -> list[str] | None:
+    """The command that brings an image to the nodes, but for the image; None where there is none."""
+    if _has_host(image("base")):
+        return ["docker", "push"]
+    if context in (NAME, "minikube"):
+        return ["minikube", "image", "load", "--profile", context]
+    if context.startswith("kind-"):
+        return ["kind", "load", "docker-image", "--name", context.removeprefix("kind-")]
+    if context.startswith("k3d-"):
+        return ["k3d", "image", "import", "--cluster", context.removeprefix("k3d-")]
+    return None
+
+
+def _has_host(name: str) -> bool:
+    """Whether an image's name begins with a registry's host, as Docker decides it."""
+    first = name.split("/", maxsplit=1)[0]
+    return "/" in name and (first == "localhost" or "." in first or ":" in first)
+
+
+def _kustomize(folder: Path) -> list[dict[str, Any]]:
+    # it fetches KFP's and Argo's manifests by git
+    text = run("kubectl", "kustomize", str(folder), tries=3)
+    return [found for found in yaml.load_all(text, yaml.CSafeLoader) if found]
+
+
+def _with_images(objects: Iterable[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    """The objects with our images as MLOPS_REGISTRY and MLOPS_TAG call them, which pipelines are compiled with too."""
+    for found in objects:
+        if found["kind"] == "ConfigMap" and found["metadata"]["name"] == "mlops-client":
+            registry, _, tag = image("base").rpartition(":")
+            names = {"MLOPS_REGISTRY": registry.rpartition("/")[0], "MLOPS_TAG": tag}
+            found = {**found, "data": {**found["data"], **names}}
+        yield _renamed(found)
+
+
+def _renamed(part: Any) -> Any:
+    if isinstance(part, dict):
+        return {key: _image(value) if key == "image" else _renamed(value) for key, value in part.items()}
+    return [_renamed(each) for each in part] if isinstance(part, list) else part
+
+
+def _image(name: Any) -> Any:
+    ours = re.fullmatch(r"legalaid/mlops-([a-z]+):[^@/]+", name) if isinstance(name, str) else None
+    return image(ours[1]) if ours else _renamed(name)
+
+
+def make_secrets(kubectl: Kubectl) -> list[str]:
+    """Makes the Secrets that aren't there; what is there stays, so that nothing is rotated unasked.
+
+    The platform's namespace has all of them; those that steps and KFP need are copied from there to theirs.
+
+    Returns:
+        The Deployments in KFP's namespace that run with a copy of before.
+    """
+    kept = {namespace: _secrets(kubectl, namespace) for namespace in NAMESPACES}
+    new = {name: value for name, value in _wanted().items() if name not in kept[PLATFORM]}
+    _put(kubectl, PLATFORM, new)
+    have = kept[PLATFORM] | new
+    if "mysql-secret" not in kept[KFP]:
+        _put(kubectl, KFP, {"mysql-secret": {"username": "root", "password": _password()}})
+    store = have["identity-kfp"]
+    copies = {
+        "mlpipeline-minio-artifact": {
+            "accesskey": store["AWS_ACCESS_KEY_ID"],
+            "secretkey": store["AWS_SECRET_ACCESS_KEY"],
+        },
+        "mlops-pipeline": have["identity-pipeline"],
+        "mlops-promotion": have["identity-promotion"],
+    }
+    differing = {name: value for name, value in copies.items() if kept[KFP].get(name) != value}
+    _put(kubectl, KFP, differing)
+    changed = "mlpipeline-minio-artifact" in differing and "mlpipeline-minio-artifact" in kept[KFP]
+    return ["ml-pipeline", "ml-pipeline-ui"] if changed else []
+
+
+def _wanted() -> dict[str, dict[str, str]]:
+    """All Secrets of the platform's namespace, with new values."""
+    wanted = {
+        "minio-root": {"user": "root-" + secrets.token_hex(4), "password": _password()},
+        "postgres": {"password": _password()},
+        "mlflow-admin": {"username": "admin", "password": _password(), "flask-secret-key": _password()},
+    }
+    for role in ("kfp", "mlflow", "pipeline", "promotion", "seed", "serving"):
+        wanted[f"identity-{role}"] = {"AWS_ACCESS_KEY_ID": f"mlops-{role}", "AWS_SECRET_ACCESS_KEY": _password()}
+        if role in ("pipeline", "promotion", "seed"):
+            names = {"MLFLOW_TRACKING_USERNAME": role, "MLFLOW_TRACKING_PASSWORD": _password()}
+            wanted[f"identity-{role}"] |= names
+    return wanted
+
+
+def _password() -> str:
+    # hexadecimal: it goes into URLs and shells; 40 digits are the most that MinIO takes
+    return secrets.token_hex(20)
+
+
+def _secrets(kubectl: Kubectl, namespace: str) -> dict[str, dict[str, str]]:
+    return {
+        found["metadata"]["name"]: {
+            key: base64.b64decode(value).decode(errors="replace") for key, value in found["data"].items()
+        }
+        for found in kubectl.items("secrets", namespace)
+        if found.get("type") == "Opaque" and found.get("data")
+    }
+
+
+def _put(kubectl: Kubectl, namespace: str, values: Mapping[str, Mapping[str, str]]) -> None:
+    """Writes Secrets; the values go through stdin, as the arguments of a process can be seen."""
+    objects = [
+        {
+            "apiVersion": "v1",
+            "kind": "Secret",
+            "metadata": {"name": name, "namespace": namespace, "labels": {"app.kubernetes.io/part-of": NAME}},
+            "type": "Opaque",
+            "stringData": dict(value),
+        }
+        for name, value in values.items()
+    ]
+    if objects:
+        kubectl.apply(objects)
+
+
+def _wait(kubectl: Kubectl, objects: list[dict[str, Any]], deadline: float, say: Callable[[str], None]) -> None:
+    """Waits until every Deployment is available and every Job of ours has succeeded."""
+    wanted = {
+        (found["kind"], found["metadata"]["namespace"], found["metadata"]["name"])
+        for found in objects
+        if found["kind"] in ("Deployment", "Job")
+    }
+    while True:
+        done = set()
+        for namespace in NAMESPACES:
+            for found in kubectl.items("deployments", namespace):
+                if _available(found):
+                    done.add(("Deployment", namespace, found["metadata"]["name"]))
+            for found in kubectl.items("jobs", namespace):
+                name = found["metadata"]["name"]
+                if _job_state(found) == "failed" and name in JOBS:
+                    last = kubectl("logs", f"job/{name}", "--namespace", namespace, "--tail=5").strip()
+                    raise MlopsError(f"the Job {name} failed; `make logs STEP={name}` shows more:\n{last}")
+                if _job_state(found) == "done":
+                    done.add(("Job", namespace, name))
+        missing = sorted(name for _, _, name in wanted - done)
+        if not missing:
+            return
+        troubles = {pod: why for namespace in NAMESPACES for pod, why in _troubles(kubectl, namespace).items()}
+        if time.monotonic() > deadline:
+            for pod, why in troubles.items():
+                typer.echo(f"  {pod}: {why}", err=True)
+            raise MlopsError(
+                f"not ready in time: {', '.join(missing)}; `make status` and `make logs STEP=...` show more"
+            )
+        blocked = next((f"; {pod}: {why}" for pod, why in troubles.items()), "")
+        say(f"{len(wanted) - len(missing)} of {len(wanted)}, waiting for {', '.join(missing[:3])}{blocked}")
+        time.sleep(POLL_SECONDS)
+
+
+def _available(deployment: Mapping[str, Any]) -> bool:
+    """Whether all its pods are the newest and serve, as `kubectl rollout status` decides it."""
+    wanted, found = deployment["spec"].get("replicas", 1), deployment.get("status", {})
+    return found.get("observedGeneration", 0) >= deployment["metadata"].get("generation", 0) and all(
+        found.get(key, 0) == wanted for key in ("replicas", "updatedReplicas", "availableReplicas")
+    )
+
+
+def _job_state(job: Mapping[str, Any]) -> str:
+    conditions = {each["type"] for each in job.get("status", {}).get("conditions", []) if each["status"] == "True"}
+    return "done" if "Complete" in conditions else "failed" if "Failed" in conditions else "running"
+
+
+def _troubles(kubectl: Kubectl, namespace: str) -> dict[str, str]:
+    """Why pods don't start, by pod; what merely takes its time isn't named."""
+    found = {}
+    for pod in kubectl.items("pods", namespace):
+        status = pod.get("status", {})
+        for each in [*status.get("initContainerStatuses", []), *status.get("containerStatuses", [])]:
+            waiting = each.get("state", {}).get("waiting", {})
+            if waiting.get("reason") not in (None, "ContainerCreating", "PodInitializing"):
+                found[pod["metadata"]["name"]] = f"{waiting['reason']} {waiting.get('message', '')}".strip()[:300]
+        for each in status.get("conditions", []):
+            if each["type"] == "PodScheduled" and each["status"] == "False":
+                found[pod["metadata"]["name"]] = each.get("message", "can't be scheduled")[:300]
+    return found
+
+
+def _upload(host: str) -> None:
+    from pipelines.submit import upload_all
+
+    # through a forwarded port the UI may answer before the API server behind it does
+    for attempt in range(TRIES):
+        try:
+            upload_all(host)
+            return
+        except MlopsError:
+            if attempt == TRIES - 1:
+                raise
+            time.sleep(WAIT_SECONDS)
+
+
+@contextlib.contextmanager
+def _kfp(kubectl: Kubectl) -> Iterator[str]:
+    """KFP's address: what MLOPS_KFP_HOST says, what `make open` has open, or else a port forwarded for now."""
+    from pipelines.kfp_api import Server
+
+    known = bool(os.environ.get("MLOPS_KFP_HOST"))
+    namespace, service, port, local = DOORS["Kubeflow Pipelines"]
+    if not known and not _free(local):
+        try:
+            Server(kfp_host(), read_seconds=5).check()
+            known = True
+        except MlopsError:
+            local = _free_port()
+    if known:
+        yield kfp_host()
+        return
+    with _forward(kubectl, namespace, service, port, local):
+        yield f"http://localhost:{local}"
+
+
+@contextlib.contextmanager
+def _forward(kubectl: Kubectl, namespace: str, service: str, port: int, local: int) -> Iterator[None]:
+    """A forwarded port, begun again when it breaks, as it does when its pod is replaced."""
+    target = ["port-forward", f"service/{service}", f"{local}:{port}", "--namespace", namespace]
+    loop = 'while :; do "$@" >/dev/null 2>&1; sleep 1; done'
+    command = ["sh", "-c", loop, "sh", "kubectl", "--context", kubectl.context, *target]
+    process = subprocess.Popen(command, stdin=subprocess.DEVNULL, start_new_session=True)
+    try:
+        deadline = time.monotonic() + 60
+        while _free(local):
+            if time.monotonic() > deadline:
+                raise MlopsError(f"port {local} can't be forwarded to {namespace}/{service}; `make status` may say why")
+            time.sleep(0.2)
+        yield
+    finally:
+        os.killpg(process.pid, signal.SIGTERM)
+        process.wait()
+
+
+def _free_port() -> int:
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        return int(found.getsockname()[1])
+
+
+def _free(port: int) -> bool:
+    with socket.socket() as found:
+        found.settimeout(2)
+        return found.connect_ex(("127.0.0.1", port)) != 0
+
+
+def _tell_doors(kubectl: Kubectl) -> None:
+    for name, (*_, port) in DOORS.items():
+        typer.echo(f"  {name:<20}http://localhost:{port}")
+    template = "{{.data.password | base64decode}}{{println}}"
+    typer.echo(
+        "`make open` forwards them. The passwords are in Secrets: for MLflow's user admin\n"
+        f"  kubectl --context {kubectl.context} get secret mlflow-admin -n {PLATFORM} -o go-template='{template}'\n"
+        "and for MinIO in minio-root, which has its user, too."
+    )
+
+
+@contextlib.contextmanager
+def _step(name: str) -> Iterator[Callable[[str], None]]:
+    """A line when it has ended, with its time; a spinner that says where it is, on a terminal."""
+    from rich.console import Console
+
+    console, begin = Console(stderr=True, highlight=False), time.monotonic()
+    with console.status(f"  {name}") as spinner:
+        yield lambda text: spinner.update(f"  {name}: {text}")
+    console.print(f"  {name:<18}{time.monotonic() - begin:6.1f} s")
+
+
+def run(*command: str, stdin: str | None = None, tries: int = 1, seconds: float = 600) -> str:
+    """What a program prints.
+
+    Args:
+        command: the program and its arguments; never a secret, as they can be seen.
+        stdin: what it reads.
+        tries: how often it may fail before that counts.
+        seconds: that it may take.
+
+    Raises:
+        MlopsError: it failed; the message has the last lines it said.
+    """
+    for attempt in range(tries):
+        if attempt:
+            time.sleep(WAIT_SECONDS)
+        try:
+            done = subprocess.run(
+                command, input=stdin or "", capture_output=True, text=True, timeout=seconds, check=False
+            )
+        except FileNotFoundError:
+            raise MlopsError(f"{command[0]} isn't installed") from None
+        except subprocess.TimeoutExpired:
+            said = f"no end after {seconds:.0f} s"
+            continue
+        if done.returncode == 0:
+            return done.stdout
+        said = " ".join((done.stderr.strip() or done.stdout.strip()).splitlines()[-3:])
+    shown = " ".join(part for part in command[:6] if not part.startswith("--context"))
+    raise MlopsError(f"{shown}: {said[-600:]}")
+
+
+def main() -> None:
+    """Runs the command line; a failure is one line and an exit code."""
+    try:
+        app()
+    except MlopsError as error:
+        typer.echo(f"Error: {error}", err=True)
+        sys.exit(error.exit_code)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,131 @@
+"""What pods of `manifests/` run of our code besides pipelines: `python -m pipelines.in_cluster seed|fetch|restart`."""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from matchmaking import settings, storage
+from matchmaking.errors import InputError, MlopsError
+from matchmaking.production import FILES
+
+ROWS, SEED = 12_000, 0
+# as `make run` has it: trained on fewer pairs of an earlier time, an incumbent that can be beaten
+FIRST_ROWS, FIRST_SEED = 4_000, 1000
+POLL_SECONDS = 2.0
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
+
+
+@app.command()
+def seed(
+    data: Annotated[str, typer.Option(help="URI of the dataset.")],
+    production: Annotated[str, typer.Option(help="URI of the production folder.")],
+    candidates: Annotated[str, typer.Option(help="URI of the folder packages go to.")],
+) -> None:
+    """Put sample data and a first production model in place, where there are none."""
+    with tempfile.TemporaryDirectory() as folder:
+        _seed_data(data, Path(folder))
+        _seed_production(production, candidates, Path(folder))
+
+
+def _seed_data(uri: str, folder: Path) -> None:
+    from matchmaking.sample import generate_file
+
+    if storage.read_bytes(uri) is not None:
+        typer.echo(f"{uri} is there already")
+        return
+    generate_file(folder / "pairs.csv", ROWS, SEED)
+    storage.replace_bytes(uri, (folder / "pairs.csv").read_bytes(), None)
+    typer.echo(f"{uri}: {ROWS:,} generated pairs")
+
+
+def _seed_production(uri: str, candidates: str, folder: Path) -> None:
+    from matchmaking.promotion import apply, prepare_promotion, recover
+    from matchmaking.sample import generate_file
+    from pipelines.local import run_pipeline
+
+    recover(uri, say=typer.echo)
+    if held := storage.hash_bundle(uri, FILES):
+        typer.echo(f"{uri} holds {', '.join(held)} already")
+        return
+    generate_file(folder / "first-pairs.csv", FIRST_ROWS, FIRST_SEED)
+    arguments = {
+        "data": str(folder / "first-pairs.csv"),
+        "production": "",
+        "candidates": candidates,
+        "seed": SEED,
+        "algorithm": "dense",
+    }
+    outcome = run_pipeline("retrain", arguments, folder / "work", on_step=typer.echo)
+    if outcome.exit_code:
+        raise MlopsError(f"there is no first model: {outcome.summary['error']['message']}")
+    apply(prepare_promotion(outcome.summary["candidate_uri"], uri, say=typer.echo), say=typer.echo)
+    typer.echo(f"{uri} holds a first production model")
+
+
+@app.command()
+def fetch(
+    production: Annotated[str, typer.Argument(help="URI of the production folder.")],
+    folder: Annotated[Path, typer.Argument(help="Where its files go.")],
+) -> None:
+    """Bring production's files, for the service to load."""
+    if not storage.download_bundle(production, FILES, folder):
+        raise InputError(f"{production} holds no model yet")
+    typer.echo(f"{folder}: {', '.join(FILES)}")
+
+
+@app.command()
+def restart(
+    namespace: Annotated[str, typer.Argument(help="Of the Deployment.")],
+    deployment: Annotated[str, typer.Argument(help="Its name.")],
+) -> None:
+    """Restart a Deployment as `kubectl rollout restart` does, and wait until the new pods serve.
+
+    As MLOPS_RESTART_COMMAND it has MLOPS_RESTART_TIMEOUT seconds.
+    """
+    from kubernetes import client, config
+    from kubernetes.client.rest import ApiException
+    from urllib3.exceptions import HTTPError
+
+    try:
+        config.load_incluster_config()
+        apps = client.AppsV1Api()
+        now = datetime.now(UTC).isoformat(timespec="seconds")
+        annotations = {"kubectl.kubernetes.io/restartedAt": now}
+        patch = {"spec": {"template": {"metadata": {"annotations": annotations}}}}
+        generation = apps.patch_namespaced_deployment(deployment, namespace, patch).metadata.generation
+        deadline = time.monotonic() + settings.restart_timeout() - 2 * POLL_SECONDS
+        while time.monotonic() < deadline:
+            found = apps.read_namespaced_deployment(deployment, namespace)
+            wanted, status = found.spec.replicas, found.status
+            new = (status.observed_generation or 0) >= generation and (status.updated_replicas or 0) == wanted
+            if new and (status.available_replicas or 0) == wanted and (status.replicas or 0) == wanted:
+                typer.echo(f"{namespace}/{deployment} was restarted")
+                return
+            time.sleep(POLL_SECONDS)
+    except config.ConfigException as error:
+        raise MlopsError(f"this is no pod with a service account: {error}") from error
+    except (ApiException, HTTPError) as error:
+        reason = error.reason if isinstance(error, ApiException) else error
+        raise MlopsError(f"{namespace}/{deployment} can't be restarted: {reason}") from error
+    raise MlopsError(f"{namespace}/{deployment} was restarted, but doesn't serve yet; `kubectl describe` says why")
+
+
+def main() -> None:
+    """Runs the command line; a failure is one line and an exit code."""
+    try:
+        app()
+    except MlopsError as error:
+        typer.echo(f"Error: {error}", err=True)
+        sys.exit(error.exit_code)
+
+
+if __name__ == "__main__":
+    main()

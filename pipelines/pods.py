@@ -1,0 +1,128 @@
+"""What a step carries in a cluster: settings and secrets, resources, a time limit, retries, caching, a name for people.
+
+All of it stands in the compiled pipeline only: `kfp.local` passes it over, so a local run is the same without it. The
+ConfigMap and the Secrets are those of `manifests/`; a compiled pipeline holds their names, never a value.
+
+Each step is told what it needs and nothing else. All talk to MLflow: the first opens the run, the last closes it, and
+one that fails says why. Only the steps that read or write datasets, candidates or production are given storage
+credentials, and only `promote` those that may write production. (What passes from step to step, KFP's own launcher
+carries, with KFP's own credentials.)
+
+Retries are for pods that were lost, not for steps that failed. A step waits out an outage of MLflow or the storage by
+itself, about a minute, and then its failure is final: KFP 2.17's install has Argo retry on errors of the cluster alone
+(`retryPolicy: OnError` in the controller's `templateDefaults`, which completes what `set_retry` gives). Where a
+controller is set up to retry failures too, `matchmaking.steps.step` ends the next attempt at once.
+
+Caching is on for what is a function of its inputs, and off for what reads or writes the world. The key KFP makes holds
+the image, the command, the MLflow run and the identity of each input artifact, so a hit can only be the very same
+work, within one run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+SETTINGS = "mlops-settings"
+PIPELINE_SECRET = "mlops-pipeline"
+PROMOTION_SECRET = "mlops-promotion"
+NOTIFY_SECRET = "mlops-notify"
+NOTIFY_KEY = "urls"
+# a service account of its own: the promotion's pods may restart the service
+PROMOTION_ACCOUNT = "mlops-promotion"
+# as in docker/base.Dockerfile
+USER = 10001
+
+TRACKING = ("MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD")
+STORAGE = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")
+TRACKING_SETTINGS = ("MLFLOW_TRACKING_URI",)
+STORAGE_SETTINGS = ("AWS_ENDPOINT_URL", "AWS_DEFAULT_REGION")
+RESTART_SETTINGS = ("MLOPS_RESTART_COMMAND", "MLOPS_RESTART_TIMEOUT")
+
+RETRIES = 2
+RETRY_WAIT = "30s"
+# from the first attempt's start, so as long as KFP allows: a shorter one would forbid to retry the longer steps
+RETRY_UNTIL = "3600s"
+
+
+@dataclass(frozen=True)
+class Pod:
+    """What one kind of step gets.
+
+    Attributes:
+        title: what people read in the UI.
+        storage: whether it reads or writes datasets, candidates or production.
+        pure: whether its outputs depend on its inputs alone.
+        cpu, memory: the request; enough for the 12,000 rows that `make bench` measures first.
+        cpu_limit, memory_limit: enough for its 1.2 million rows.
+        seconds: the time it may take, from the start of its pod.
+    """
+
+    title: str
+    storage: bool = False
+    pure: bool = False
+    cpu: str = "200m"
+    cpu_limit: str = "1"
+    memory: str = "384Mi"
+    memory_limit: str = "768Mi"
+    seconds: int = 1800
+
+
+# by component; peaks in MB at 12 k / 120 k / 1.2 M rows, to which KFP's launcher adds some 60
+PODS = {
+    "start": Pod("Open the run in MLflow"),  # 220
+    "ingest": Pod("Fetch dataset and production", storage=True),  # 176 / 178 / 178
+    "validate": Pod("Check the dataset", pure=True, memory_limit="1Gi"),  # 217 / 282 / 676
+    "split": Pod("Split off held-out pairs", pure=True, memory_limit="1280Mi"),  # 229 / 299 / 879
+    "train": Pod(
+        "Train a candidate", pure=True, cpu="1", cpu_limit="2", memory="1Gi", memory_limit="3Gi", seconds=7200
+    ),  # 795 / 936 / 2140
+    "evaluate": Pod(
+        "Measure on held-out pairs", pure=True, cpu="500m", cpu_limit="2", memory="1Gi", memory_limit="2Gi"
+    ),  # 714 / 810 / 1205
+    "compare": Pod("Decide whether it is better", pure=True),  # 202 / 242 / 492
+    "package": Pod("Package and register it", storage=True),  # 108 / 224 / 223
+    "score": Pod(
+        "Score with production", pure=True, cpu="500m", cpu_limit="2", memory="1Gi", memory_limit="3Gi"
+    ),  # 725 / 884 / 2206
+    "drift": Pod("Look for drift", pure=True, cpu="500m", memory="512Mi", memory_limit="1280Mi"),  # 348 / 433 / 831
+    "report": Pod("Write the report", storage=True),  # 257 / 258 / 257
+    "check": Pod("Check the package's evidence", storage=True),
+    "promote": Pod("Put it into production", storage=True),
+    "close": Pod("Close the run"),
+}
+
+
+def equip() -> None:
+    """Gives every task of the pipeline that is being defined what its step carries; the pipeline's last line."""
+    from kfp.dsl.pipeline_context import Pipeline
+
+    for task in Pipeline.get_default_pipeline().tasks.values():
+        _equip(task, task.component_spec.name)
+
+
+def _equip(task: Any, component: str) -> None:
+    from kfp import kubernetes
+
+    pod = PODS[component]
+    secret = PROMOTION_SECRET if component == "promote" else PIPELINE_SECRET
+    kubernetes.use_config_map_as_env(task, SETTINGS, _same([*TRACKING_SETTINGS, *(STORAGE_SETTINGS * pod.storage)]))
+    kubernetes.use_secret_as_env(task, secret, _same([*TRACKING, *(STORAGE * pod.storage)]))
+    kubernetes.use_secret_as_env(task, NOTIFY_SECRET, {NOTIFY_KEY: "MLOPS_NOTIFY_URLS"}, optional=True)
+    if component == "promote":
+        kubernetes.use_config_map_as_env(task, SETTINGS, _same(RESTART_SETTINGS), optional=True)
+    kubernetes.set_image_pull_policy(task, "IfNotPresent")
+    kubernetes.set_security_context(task, run_as_user=USER, run_as_group=USER, run_as_non_root=True)
+    kubernetes.set_timeout(task, pod.seconds)
+    task.set_cpu_request(pod.cpu).set_cpu_limit(pod.cpu_limit)
+    task.set_memory_request(pod.memory).set_memory_limit(pod.memory_limit)
+    task.set_caching_options(pod.pure)
+    task.set_retry(RETRIES, backoff_duration=RETRY_WAIT, backoff_factor=2, backoff_max_duration=RETRY_UNTIL)
+    if not task._task_spec.display_name:
+        task.set_display_name(pod.title)
+
+
+def _same(names: Iterable[str]) -> dict[str, str]:
+    """Keys of a ConfigMap or Secret that are called as the environment variables are."""
+    return {name: name for name in names}

@@ -1,0 +1,170 @@
+"""The manifests, built by kubectl, on Kubeflow Pipelines' own or on a stand-in for them.
+
+KFP_CHECKOUT and ARGO_CHECKOUT name checkouts of kubeflow/pipelines at 2.17.0 and of argo-workflows at the version that
+refers to. Without them, what is checked stands on `kfp-2.17.0.yaml`: the same names, ports and requests.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).parents[2]
+FACTS = Path(__file__).with_name("kfp-2.17.0.yaml")
+OVERLAYS = ("overlays/kind", "overlays/minikube", "overlays/existing", "object-store/seaweedfs")
+REMOTE = re.compile(r"https://github.com/kubeflow/pipelines/manifests/kustomize/(\S+?)\?\S+")
+ARGO = re.compile(r"https://github.com/argoproj/argo-workflows/(manifests/\S+?)\?\S+")
+
+Object = dict[str, Any]
+# without which an object of the stand-in is none
+NEEDED: dict[str, Object] = {
+    "ConfigMap": {"data": {}},
+    "PersistentVolumeClaim": {"spec": {}},
+    "PriorityClass": {"value": 1},
+    "RoleBinding": {"roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "Role", "name": "pipeline-runner"}},
+}
+Build = Callable[[str], list[Object]]
+
+
+def standin() -> list[Object]:
+    """Objects with the names, ports and requests of upstream's, and nothing else in them."""
+    facts = yaml.safe_load(FACTS.read_text())
+    objects: list[Object] = []
+
+    def add(api: str, kind: str, name: str, **content: Any) -> None:
+        objects.append(
+            {"apiVersion": api, "kind": kind, "metadata": {"name": name, "namespace": "kubeflow"}, **content}
+        )
+
+    for key, names in facts["other"].items():
+        api, kind = key.split()
+        for name in names:
+            add(api, kind, name, **NEEDED.get(kind, {}))
+    for name, service in facts["services"].items():
+        ports = [{"name": f"p{port}", "port": port, "targetPort": to} for port, to in service["ports"].items()]
+        add("v1", "Service", name, spec={"selector": service["selector"], "ports": ports})
+    for name, deployment in facts["deployments"].items():
+        containers = [
+            {
+                "name": container,
+                "image": f"upstream/{container}:2.17.0",
+                "ports": [{"containerPort": port} for port in found["ports"]],
+                "resources": {"requests": found.get("requests", {})},
+                "env": [{"name": "MYSQL_ALLOW_EMPTY_PASSWORD", "value": "true"}] if container == "mysql" else [],
+            }
+            for container, found in deployment["containers"].items()
+        ]
+        pod = {"serviceAccountName": deployment["account"], "containers": containers}
+        template = {"metadata": {"labels": deployment["labels"]}, "spec": pod}
+        add(
+            "apps/v1",
+            "Deployment",
+            name,
+            spec={"selector": {"matchLabels": deployment["labels"]}, "template": template},
+        )
+    return objects
+
+
+def _kubectl(folder: Path) -> list[Object]:
+    if not shutil.which("kubectl"):
+        pytest.skip("kubectl is not installed: no manifest can be built")
+    done = subprocess.run(["kubectl", "kustomize", str(folder)], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, f"{folder}: {done.stderr[-2000:]}"
+    return [found for found in yaml.load_all(done.stdout, yaml.CSafeLoader) if found]
+
+
+def _checkout(folder: Path) -> Path:
+    """Upstream's kustomizations, with Argo's beside them instead of on GitHub."""
+    kfp, argo = Path(os.environ["KFP_CHECKOUT"]), Path(os.environ["ARGO_CHECKOUT"])
+    shutil.copytree(kfp / "manifests" / "kustomize", folder / "kfp")
+    shutil.copytree(argo / "manifests", folder / "argo" / "manifests")
+    for path in folder.rglob("kfp/**/kustomization.yaml"):
+        up = os.path.relpath(folder / "argo", path.parent)
+        path.write_text(ARGO.sub(rf"{up}/\1", path.read_text()))
+    return folder / "kfp"
+
+
+def _builder(folder: Path, kind: str) -> Build:
+    if kind == "upstream":
+        upstream = _checkout(folder)
+    else:
+        upstream = folder / "kfp"
+        place = upstream / "env" / "platform-agnostic"
+        place.mkdir(parents=True)
+        (place / "objects.json").write_text(json.dumps({"apiVersion": "v1", "kind": "List", "items": standin()}))
+        (place / "kustomization.yaml").write_text("resources: [objects.json]")
+    shutil.copytree(ROOT / "manifests", folder / "manifests")
+    for path in (folder / "manifests").rglob("kustomization.yaml"):
+        path.write_text(REMOTE.sub(rf"{os.path.relpath(upstream, path.parent)}/\1", path.read_text()))
+    built: dict[str, list[Object]] = {}
+
+    def objects(name: str) -> list[Object]:
+        if name not in built:
+            built[name] = _kubectl(folder / "manifests" / name)
+        return built[name]
+
+    objects.kind = kind  # type: ignore[attr-defined]
+    objects.upstream = upstream  # type: ignore[attr-defined]
+    return objects
+
+
+@pytest.fixture(scope="session")
+def stand_in(tmp_path_factory: pytest.TempPathFactory) -> Build:
+    """Builds a folder of `manifests/`, by its path there, on the stand-in for upstream's."""
+    return _builder(tmp_path_factory.mktemp("manifests"), "stand-in")
+
+
+def at_hand() -> bool:
+    return all(os.environ.get(name) for name in ("KFP_CHECKOUT", "ARGO_CHECKOUT"))
+
+
+@pytest.fixture(scope="session", params=["stand-in", *(["upstream"] if at_hand() else [])])
+def build(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Build:
+    """The same, and once more on upstream's own where they are at hand."""
+    if request.param == "stand-in":
+        return request.getfixturevalue("stand_in")
+    return _builder(tmp_path_factory.mktemp("manifests"), "upstream")
+
+
+@pytest.fixture(params=OVERLAYS)
+def overlay(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture
+def objects(build: Build, overlay: str) -> list[Object]:
+    return build(overlay)
+
+
+def named(objects: list[Object], kind: str, name: str, namespace: str | None = None) -> Object:
+    found = [
+        each
+        for each in objects
+        if (each["kind"], each["metadata"]["name"]) == (kind, name)
+        and namespace in (None, each["metadata"].get("namespace"))
+    ]
+    assert len(found) == 1, f"{len(found)} objects {kind} {name}"
+    return found[0]
+
+
+def pods(objects: list[Object]) -> Iterator[tuple[str, str, Object]]:
+    """Namespace, a name for messages, and the pod template of each workload."""
+    for each in objects:
+        spec = each.get("spec", {})
+        if each["kind"] == "CronJob":
+            spec = spec["jobTemplate"]["spec"]
+        if each["kind"] in ("Deployment", "StatefulSet", "Job", "CronJob"):
+            yield each["metadata"]["namespace"], f"{each['kind']} {each['metadata']['name']}", spec["template"]
+
+
+def containers(pod: Object) -> list[Object]:
+    return [*pod["spec"].get("initContainers", []), *pod["spec"]["containers"]]

@@ -1,0 +1,346 @@
+"""`python -m pipelines.cluster`, with stand-ins for kubectl, kind, minikube, docker and make on the PATH.
+
+No cluster can be had here, so what these tests show is what is asked of those programs, in which order and with which
+input, and what is said when one is missing or fails. Kubeflow Pipelines is the stand-in of `tests/kfp_server.py`.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import pytest
+import yaml
+
+from pipelines import cluster
+from tests.kfp_server import FakeKfp, kfp_server
+from tests.manifests.conftest import ROOT, Build
+
+PROGRAMS = ("kubectl", "kind", "minikube", "docker", "make", "k3d")
+CRDS = [
+    {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "kubeflow"}},
+    {
+        "apiVersion": "apiextensions.k8s.io/v1",
+        "kind": "CustomResourceDefinition",
+        "metadata": {"name": "a.argoproj.io"},
+    },
+]
+
+
+class Machine:
+    """A PATH with the stand-ins, and what was asked of them."""
+
+    def __init__(self, folder: Path, build: Build, kfp: FakeKfp) -> None:
+        self.folder, self.bin, self.kfp = folder, folder / "bin", kfp
+        self.bin.mkdir()
+        script = Path(__file__).with_name("programs.py").read_text()
+        for name in PROGRAMS:
+            (self.bin / name).write_text(f"#!{sys.executable} -SE\n{script}")
+            (self.bin / name).chmod(0o755)
+        for tool in ("git", "sh", "sleep"):
+            (self.bin / tool).symlink_to(str(shutil.which(tool)))
+        built = {}
+        for name in ("overlays/kind", "overlays/minikube", "overlays/existing", "object-store/seaweedfs"):
+            built[f"manifests/{name}"] = self._file(name, build(name))
+        built["manifests/kfp/cluster-scoped"] = self._file("crds", CRDS)
+        address = urlsplit(kfp.url)
+        self.behaviour: dict[str, Any] = {"built": built, "context": "mine", "kfp": [address.hostname, address.port]}
+
+    def _file(self, name: str, objects: list[Any]) -> str:
+        path = self.folder / f"{name.replace('/', '-')}.yaml"
+        path.write_text(yaml.dump_all(objects, Dumper=yaml.CSafeDumper))
+        return str(path)
+
+    def command(self, *arguments: str, **env: str) -> tuple[list[str], dict[str, str]]:
+        (self.folder / "behaviour.json").write_text(json.dumps(self.behaviour))
+        mine = {"PATH": str(self.bin), "STANDIN_STATE": str(self.folder), "HOME": str(self.folder), "COLUMNS": "100"}
+        return [sys.executable, "-m", "pipelines.cluster", *arguments], {**mine, **env}
+
+    def __call__(self, *arguments: str, **env: str) -> subprocess.CompletedProcess[str]:
+        command, given = self.command(*arguments, **env)
+        return subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=given, timeout=120, check=False)
+
+    @property
+    def calls(self) -> list[str]:
+        path = self.folder / "calls.jsonl"
+        lines = path.read_text().splitlines() if path.exists() else []
+        return [" ".join(json.loads(line)["call"]) for line in lines]
+
+    def applied(self) -> list[dict[str, Any]]:
+        lines = (self.folder / "calls.jsonl").read_text().splitlines()
+        inputs = [json.loads(line)["stdin"] for line in lines]
+        return [each for text in inputs if text for each in json.loads(text)["items"]]
+
+    def forget(self) -> None:
+        (self.folder / "calls.jsonl").unlink()
+
+
+@pytest.fixture(scope="session")
+def build(stand_in: Build) -> Build:
+    """What is built is looked at elsewhere; here the stand-in for upstream's will do."""
+    return stand_in
+
+
+@pytest.fixture
+def machine(tmp_path: Path, build: Build) -> Iterator[Machine]:
+    with kfp_server() as kfp:
+        yield Machine(tmp_path, build, kfp)
+
+
+def order(calls: list[str], *wanted: str) -> None:
+    """Each is in the calls, after the one before."""
+    place = -1
+    for each in wanted:
+        found = [index for index, call in enumerate(calls) if re.search(each, call) and index > place]
+        assert found, f"no {each} after call {place} of:\n" + "\n".join(call[:150] for call in calls)
+        place = found[0]
+
+
+def test_up_makes_a_cluster_and_again_changes_nothing(machine: Machine) -> None:
+    done = machine("up", CLUSTER="kind")
+    assert done.returncode == 0, done.stdout + done.stderr
+    order(
+        machine.calls,
+        "^kind create cluster --name legalaid-mlops",
+        "^make .*images",
+        "^kind load docker-image --name legalaid-mlops legalaid/mlops-base:",
+        "kustomize manifests/kfp/cluster-scoped",
+        "apply --server-side",
+        "wait --for=condition=Established .*crd/a.argoproj.io",
+        "kustomize manifests/overlays/kind",
+        "get secrets --namespace legalaid-mlops",
+        "delete job setup-store setup-mlflow seed",
+        "apply --server-side",
+        "get deployments",
+        "port-forward service/ml-pipeline-ui",
+    )
+    for call in machine.calls:
+        assert (
+            not call.startswith("kubectl")
+            or "--context kind-legalaid-mlops" in call
+            or re.match(r"kubectl (version --client|kustomize)", call)
+        ), call
+    assert {pipeline.display_name for pipeline in machine.kfp.pipelines.values()} == {
+        *("retrain", "evaluate", "monitor", "promote")
+    }
+    for words in ("http://localhost:8080", "http://localhost:5001", "http://localhost:9001", "make open"):
+        assert words in done.stdout
+    secrets = [each for each in machine.applied() if each["kind"] == "Secret"]
+    for secret in secrets:
+        for value in secret["stringData"].values():
+            shown = done.stdout + done.stderr + "\n".join(machine.calls)
+            # the names of users may be seen
+            assert len(value) < 20 or value not in shown
+
+    machine.forget()
+    again = machine("up", CLUSTER="kind")
+    assert again.returncode == 0, again.stderr
+    assert not [call for call in machine.calls if "create cluster" in call]
+    assert not [each for each in machine.applied() if each["kind"] == "Secret"]
+    # as many versions as before: each pipeline has one
+    assert len(machine.kfp.versions) == 4
+
+
+def test_up_on_an_existing_cluster_takes_its_context_and_pushes_images(machine: Machine) -> None:
+    options = ("--cluster", "existing", "--overlay", "object-store/seaweedfs")
+    done = machine("up", *options, MLOPS_REGISTRY="registry.example:5000/team", MLOPS_TAG="1.2.3")
+    assert done.returncode == 0, done.stderr
+    assert "kubectl kustomize manifests/object-store/seaweedfs" in machine.calls
+    assert not [call for call in machine.calls if call.startswith(("kind", "minikube"))]
+    assert [call for call in machine.calls if "--context mine apply" in call]
+    assert "docker push registry.example:5000/team/mlops-mlflow:1.2.3" in machine.calls
+    images = set(re.findall(r'"image": "([^"]*mlops-[^"]*)"', json.dumps(machine.applied())))
+    assert images == {f"registry.example:5000/team/mlops-{kind}:1.2.3" for kind in ("mlflow", "trainer", "client")}
+    settings = [each["data"] for each in machine.applied() if each["metadata"]["name"] == "mlops-client"]
+    assert settings[-1]["MLOPS_REGISTRY"] == "registry.example:5000/team" and settings[-1]["MLOPS_TAG"] == "1.2.3"
+
+
+@pytest.mark.parametrize(
+    ("context", "registry", "command"),
+    [
+        ("kind-other", "legalaid", "kind load docker-image --name other"),
+        ("minikube", "legalaid", "minikube image load --profile minikube"),
+        ("legalaid-mlops", "legalaid", "minikube image load --profile legalaid-mlops"),
+        ("k3d-x", "legalaid", "k3d image import --cluster x"),
+        ("kind-other", "ghcr.io/team", "docker push"),
+        ("cloud", "localhost:5000", "docker push"),
+        ("cloud", "legalaid", None),
+    ],
+)
+def test_how_images_get_to_a_cluster(
+    context: str,
+    registry: str,
+    command: str | None,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setenv("MLOPS_REGISTRY", registry)
+    found = cluster._bring(context)
+    assert (" ".join(found) if found else None) == command
+    if found is None:
+        cluster._images(found)
+        assert "legalaid/mlops-* have to be on the nodes already" in capsys.readouterr().out
+
+
+def test_an_overlay_that_isnt_there(machine: Machine) -> None:
+    done = machine("up", "--overlay", "overlays/none")
+    assert done.returncode == 2 and "manifests/overlays/none is no overlay" in done.stderr
+
+
+@pytest.mark.parametrize("tool", ["kubectl", "kind", "docker", "git", "make"])
+def test_a_missing_tool_is_one_line_before_anything_happens(machine: Machine, tool: str) -> None:
+    (machine.bin / tool).unlink()
+    done = machine("up")
+    assert done.returncode == 2
+    assert f"Error: {tool} isn't installed (" in done.stderr and "Traceback" not in done.stderr
+    assert not [call for call in machine.calls if "create" in call or "apply" in call]
+
+
+@pytest.mark.parametrize(
+    ("behaviour", "said"),
+    [
+        ({"docker_gib": 3.8}, "Docker has 3.8 GiB of memory; the platform and a retraining need 7"),
+        ({"docker_cpus": 2}, "Docker has 2 CPUs"),
+        ({"kubectl_minor": "24"}, "kubectl 1.24 is too old"),
+        ({"fails": {"docker info": "Cannot connect to the Docker daemon"}}, "Docker doesn't answer; start it"),
+    ],
+)
+def test_too_little_is_one_line_before_anything_happens(machine: Machine, behaviour: dict[str, Any], said: str) -> None:
+    machine.behaviour |= behaviour
+    done = machine("up")
+    assert done.returncode == 2
+    assert said in done.stderr and len(done.stderr.splitlines()) == 2 + done.stderr.count("Note:")
+    assert not [call for call in machine.calls if "create" in call or "apply" in call]
+
+
+def test_all_that_is_missing_is_said_at_once(machine: Machine) -> None:
+    for tool in ("kind", "make"):
+        (machine.bin / tool).unlink()
+    done = machine("up")
+    assert "Error: kind isn't" in done.stderr and "Error: make isn't" in done.stderr
+
+
+def test_a_small_cluster_and_one_that_is_away(machine: Machine) -> None:
+    machine.behaviour |= {"memory": "3900000Ki", "cpus": 2}
+    done = machine("up", "--cluster", "existing")
+    assert done.returncode == 2 and "the cluster has 2.0 CPUs and 3.7 GiB for pods" in done.stderr
+    machine.behaviour["fails"] = {"kubectl config": "error: current-context is not set"}
+    done = machine("status", "--cluster", "existing")
+    assert done.returncode == 2 and "no current context" in done.stderr
+
+
+def test_an_occupied_port_is_noted_and_refused_by_open(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
+    import socket
+
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        doors = {"MLflow": ("legalaid-mlops", "mlflow", 5000, port)}
+        monkeypatch.setattr(cluster, "DOORS", doors)
+        monkeypatch.setattr(cluster, "_context", lambda kind: cluster.Kubectl("mine"))
+        with pytest.raises(cluster.MlopsError, match=rf"in use already: port {port} \(MLflow\)"):
+            cluster.open_doors(cluster.Kind.existing)
+
+
+def test_a_failed_job_is_told_with_its_log(machine: Machine) -> None:
+    machine.behaviour["failed"] = ["setup-mlflow"]
+    done = machine("up", "--cluster", "existing")
+    assert done.returncode == 1
+    assert "the Job setup-mlflow failed" in done.stderr and "log of job/setup-mlflow" in done.stderr
+
+
+def test_what_isnt_ready_in_time_is_named_with_its_reason(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
+    machine.behaviour |= {
+        "waiting": ["mlflow"],
+        "pods": [
+            {
+                "metadata": {"name": "mlflow-7d9"},
+                "status": {
+                    "containerStatuses": [
+                        {"state": {"waiting": {"reason": "ImagePullBackOff", "message": "no such image"}}}
+                    ]
+                },
+            }
+        ],
+    }
+    done = machine("status", "--cluster", "existing")
+    assert "mlflow-7d9: ImagePullBackOff no such image" in done.stdout
+    _, env = machine.command()
+    for name, value in env.items():
+        monkeypatch.setenv(name, value)
+    kubectl = cluster.Kubectl("mine")
+    kubectl.apply(yaml.safe_load_all(Path(machine.behaviour["built"]["manifests/overlays/existing"]).read_text()))
+    objects = machine.applied()
+    with pytest.raises(cluster.MlopsError, match="not ready in time: mlflow; "):
+        cluster._wait(kubectl, objects, time.monotonic() - 1, print)
+
+
+def test_submit_follows_a_run_through_a_forwarded_port(machine: Machine) -> None:
+    # what `make open` has open is used as it is
+    done = machine("submit", "--cluster", "existing", "evaluate", "--no-wait", MLOPS_KFP_HOST=machine.kfp.url)
+    assert done.returncode == 0, done.stderr
+    assert len(machine.kfp.runs) == 1
+    assert not [call for call in machine.calls if "port-forward" in call]
+    done = machine("submit", "--cluster", "existing", "evaluate", "--no-wait")
+    assert done.returncode == 0, done.stderr
+    assert len(machine.kfp.runs) == 2
+    assert [call for call in machine.calls if "port-forward service/ml-pipeline-ui" in call]
+    assert "--nonsense" in machine("submit", "--cluster", "existing", "evaluate", "--nonsense").stderr
+
+
+def test_logs_finds_the_newest_pod_of_a_step(machine: Machine) -> None:
+    def pod(name: str, node: str, created: str) -> dict[str, Any]:
+        annotations = {"workflows.argoproj.io/node-name": node}
+        return {"metadata": {"name": name, "creationTimestamp": created, "annotations": annotations}}
+
+    machine.behaviour["pods"] = [
+        pod("old", "retrain-a.root.exit-handler-1.train.executor(0)", "2026-01-01T00:00:00Z"),
+        pod("new", "retrain-b.root.exit-handler-1.train.executor(1)", "2026-01-02T00:00:00Z"),
+        pod("driver", "retrain-b.root.exit-handler-1.train-driver(0)", "2026-01-03T00:00:00Z"),
+        pod("other", "retrain-b.root.exit-handler-1.evaluate.executor(0)", "2026-01-04T00:00:00Z"),
+    ]
+    assert "log of new" in machine("logs", "--cluster", "existing", "train").stdout
+    done = machine("logs", "--cluster", "existing", "nothing")
+    assert done.returncode == 2 and "no pod of a step nothing" in done.stderr
+
+
+def test_down_of_an_existing_cluster_wants_a_yes(machine: Machine) -> None:
+    done = machine("down", "--cluster", "existing")
+    assert done.returncode == 2 and "--yes does it" in done.stderr
+    assert not machine.calls
+    assert machine("down", "--cluster", "existing", "--yes").returncode == 0
+    assert [call for call in machine.calls if "delete namespace legalaid-mlops kubeflow" in call]
+    assert machine("down").returncode == 0
+    assert "kind delete cluster --name legalaid-mlops" in machine.calls
+
+
+@pytest.mark.parametrize(
+    ("text", "number"), [("500m", 0.5), ("2", 2.0), ("1Gi", 2.0**30), ("64Mi", 2.0**26), ("0.5Gi", 2.0**29)]
+)
+def test_quantity(text: str, number: float) -> None:
+    assert cluster.quantity(text) == pytest.approx(number)
+
+
+def test_makefile_has_the_targets() -> None:
+    env = {**os.environ, "MAKEFLAGS": ""}
+    for target, words in {
+        "cluster-up": "CLUSTER=minikube .*pipelines.cluster up",
+        "submit PIPELINE=retrain ARGS=--no-wait": "pipelines.cluster submit retrain --no-wait",
+        "logs STEP=train": "pipelines.cluster logs train",
+        "cluster-down ARGS=--yes": "pipelines.cluster down --yes",
+        "open": "pipelines.cluster open",
+        "status": "pipelines.cluster status",
+    }.items():
+        command = ["make", "--dry-run", "CLUSTER=minikube", *target.split()]
+        done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=env, check=False)
+        assert re.search(words, done.stdout), done.stdout + done.stderr

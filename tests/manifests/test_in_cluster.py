@@ -1,0 +1,115 @@
+"""What pods run besides pipelines: `restart` against a stand-in for the Kubernetes API over HTTP, `fetch` on a folder.
+
+`seed` runs in tests/services/test_platform_containers.py, on a real store and tracking server.
+"""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from matchmaking.errors import InputError, MlopsError
+from matchmaking.production import FILES
+from pipelines import in_cluster
+
+
+class Api:
+    """One Deployment, whose new pods serve at the `slow`-th look."""
+
+    def __init__(self) -> None:
+        self.slow, self.looks, self.status = 1, 0, 200
+        self.requests: list[tuple[str, str, Any]] = []
+
+    def answer(self, method: str, path: str, body: Any) -> dict[str, Any]:
+        self.requests.append((method, path, body))
+        self.looks += method == "GET"
+        count = 1 if self.looks >= self.slow else 0
+        return {
+            "apiVersion": "apps/v1",
+            "kind": "Deployment",
+            "metadata": {"name": "legalaid-ml", "generation": 7},
+            "spec": {"replicas": 1, "selector": {}, "template": {}},
+            "status": {"observedGeneration": 7, "replicas": 1, "updatedReplicas": count, "availableReplicas": 1},
+        }
+
+
+@pytest.fixture
+def api(monkeypatch: pytest.MonkeyPatch) -> Iterator[Api]:
+    from kubernetes import client, config
+
+    state = Api()
+
+    class Handler(BaseHTTPRequestHandler):
+        def handle_any(self) -> None:
+            body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+            found = state.answer(self.command, self.path, json.loads(body) if body else None)
+            self.send_response(state.status)
+            self.send_header("Content-Type", "application/json")
+            self.end_headers()
+            self.wfile.write(json.dumps(found).encode())
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+        do_GET = do_PATCH = handle_any
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+
+    def load() -> None:
+        settings = client.Configuration()
+        settings.host, settings.retries = f"http://127.0.0.1:{server.server_address[1]}", False
+        client.Configuration.set_default(settings)
+
+    # a pod finds its account in files that only pods have
+    monkeypatch.setattr(config, "load_incluster_config", load)
+    monkeypatch.setattr(in_cluster, "POLL_SECONDS", 0.01)
+    yield state
+    server.shutdown()
+    server.server_close()
+    client.Configuration.set_default(None)
+
+
+def test_restart_changes_one_annotation_and_waits(api: Api, capsys: pytest.CaptureFixture[str]) -> None:
+    api.slow = 3
+    in_cluster.restart("legalaid-mlops", "legalaid-ml")
+    methods = [(method, path) for method, path, _ in api.requests]
+    path = "/apis/apps/v1/namespaces/legalaid-mlops/deployments/legalaid-ml"
+    # what the Role in serving/ allows: get and patch
+    assert methods == [("PATCH", path), *[("GET", path)] * 3]
+    (key,) = api.requests[0][2]["spec"]["template"]["metadata"]["annotations"]
+    assert key == "kubectl.kubernetes.io/restartedAt"
+    assert "was restarted" in capsys.readouterr().out
+
+
+def test_restart_says_why_it_failed(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    api.status = 403
+    with pytest.raises(MlopsError, match=r"legalaid-mlops/legalaid-ml can't be restarted: Forbidden"):
+        in_cluster.restart("legalaid-mlops", "legalaid-ml")
+    api.status, api.slow = 200, 1000
+    monkeypatch.setenv("MLOPS_RESTART_TIMEOUT", "0.2")
+    with pytest.raises(MlopsError, match="was restarted, but doesn't serve yet"):
+        in_cluster.restart("legalaid-mlops", "legalaid-ml")
+
+
+def test_restart_outside_a_pod() -> None:
+    with pytest.raises(MlopsError, match="this is no pod with a service account"):
+        in_cluster.restart("legalaid-mlops", "legalaid-ml")
+
+
+def test_fetch_brings_the_three_files_or_says_that_there_are_none(tmp_path: Path) -> None:
+    served, target = tmp_path / "production", tmp_path / "models"
+    served.mkdir()
+    target.mkdir()
+    with pytest.raises(InputError, match="holds no model yet"):
+        in_cluster.fetch(str(served), target)
+    for name in FILES:
+        (served / name).write_bytes(name.encode())
+    in_cluster.fetch(str(served), target)
+    assert {path.name for path in target.iterdir()} == set(FILES)

@@ -1,0 +1,214 @@
+"""Compiled pipelines: what each step carries into a cluster, read from the YAML that goes there."""
+
+from __future__ import annotations
+
+import ast
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from matchmaking.errors import MlopsError
+from pipelines.compile import PIPELINES, compile_all, compile_pipeline
+
+# what the manifests have, by name and key
+SECRETS = {
+    "mlops-pipeline": {
+        "AWS_ACCESS_KEY_ID",
+        "AWS_SECRET_ACCESS_KEY",
+        "MLFLOW_TRACKING_USERNAME",
+        "MLFLOW_TRACKING_PASSWORD",
+    },
+    "mlops-notify": {"urls"},
+}
+SECRETS["mlops-promotion"] = SECRETS["mlops-pipeline"]
+SETTINGS = {"MLFLOW_TRACKING_URI", "AWS_ENDPOINT_URL", "AWS_DEFAULT_REGION"}
+STORAGE = {"AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_ENDPOINT_URL", "AWS_DEFAULT_REGION"}
+TRACKING = {"MLFLOW_TRACKING_URI", "MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD"}
+# read by the code, and not a step's to be given
+ELSEWHERE = {
+    "MLOPS_CODE_VERSION",  # the images have it
+    "MLOPS_REGISTRY",  # of whom compiles
+    "MLOPS_TAG",
+    "MLOPS_KFP_HOST",  # of whom submits
+    "MLOPS_NOTIFY_URLS_FILE",  # the other way to say MLOPS_NOTIFY_URLS
+    "KFP_RETRY_INDEX",  # KFP sets it
+    "KUBERNETES_SERVICE_HOST",  # Kubernetes sets it
+}
+READS_STORAGE = {"ingest", "package", "report", "check", "promote"}
+UNITS = {"Mi": 1, "Gi": 1024}
+# peak MB at 12,000 rows and at 1.2 million, by `make bench`
+MEASURED = {
+    "start": (220, 220),
+    "ingest": (176, 178),
+    "validate": (217, 676),
+    "split": (229, 879),
+    "train": (795, 2140),
+    "evaluate": (714, 1205),
+    "compare": (202, 492),
+    "package": (108, 224),
+    "score": (725, 2206),
+    "drift": (348, 831),
+    "report": (257, 258),
+}
+
+
+@pytest.fixture(scope="module")
+def steps() -> dict[tuple[str, str], dict[str, Any]]:
+    """By pipeline and task: the task, its container, its component's name, and what Kubernetes is told of it."""
+    found = {}
+    for pipeline in PIPELINES:
+        spec, platform = yaml.safe_load_all(compile_pipeline(pipeline))
+        executors = spec["deploymentSpec"]["executors"]
+        pods = platform["platforms"]["kubernetes"]["deploymentSpec"]["executors"]
+        assert pods.keys() == executors.keys()
+        dags = [spec["root"]["dag"], *(part["dag"] for part in spec["components"].values() if "dag" in part)]
+        for name, task in [item for dag in dags for item in dag["tasks"].items()]:
+            component = spec["components"][task["componentRef"]["name"]]
+            if label := component.get("executorLabel"):
+                found[pipeline, name] = {
+                    "task": task,
+                    "component": re.sub(r"-\d+$", "", name),
+                    "container": executors[label]["container"],
+                    "pod": pods[label],
+                }
+    return found
+
+
+def environment(step: dict[str, Any]) -> dict[str, tuple[str, str, bool]]:
+    """Variables of a step: the Secret's or ConfigMap's name, the key, and whether it may be missing."""
+    found = {}
+    for kind, key in (("secretAsEnv", "secret"), ("configMapAsEnv", "configMap")):
+        for source in step["pod"].get(kind, []):
+            for entry in source["keyToEnv"]:
+                found[entry["envVar"]] = (source[f"{key}Name"], entry[f"{key}Key"], source["optional"])
+    return found
+
+
+def test_what_a_step_is_told_and_no_more(steps: Any) -> None:
+    for (pipeline, name), step in steps.items():
+        found = environment(step)
+        wanted = TRACKING | (STORAGE if step["component"] in READS_STORAGE else set())
+        assert {variable for variable, (_, _, optional) in found.items() if not optional} == wanted, (pipeline, name)
+        own = "mlops-promotion" if step["component"] == "promote" else "mlops-pipeline"
+        for variable, (source, key, optional) in found.items():
+            if source == "mlops-settings":
+                assert key == variable
+                assert optional or key in SETTINGS
+            else:
+                assert key in SECRETS[source]
+                assert source in (own, "mlops-notify")
+                assert optional == (source == "mlops-notify")
+
+
+def test_every_variable_that_the_code_reads_is_given(steps: Any) -> None:
+    """Who reads a new variable in a step must say where a pod gets it from."""
+    read = set()
+    for path in [*Path("matchmaking").glob("*.py"), *Path("components").glob("*.py")]:
+        for node in ast.walk(ast.parse(path.read_text())):
+            for text in [node.value] if isinstance(node, ast.Constant) and isinstance(node.value, str) else []:
+                if re.fullmatch(r"(MLOPS|KFP|KUBERNETES|MLFLOW_TRACKING|AWS)_[A-Z_]+", text):
+                    read.add(text)
+    assert {"MLOPS_RESTART_COMMAND", "MLFLOW_TRACKING_URI", "MLOPS_NOTIFY_URLS"} <= read
+    given = set().union(*(environment(step) for step in steps.values()))
+    # a token is the other way to log in
+    assert read - ELSEWHERE - given <= {"AWS_SESSION_TOKEN", "MLFLOW_TRACKING_TOKEN", "MLFLOW_TRACKING_"}
+    assert {"MLOPS_RESTART_COMMAND", "MLOPS_RESTART_TIMEOUT"} <= environment(steps["promote", "promote"]).keys()
+
+
+def test_resources_fit_what_was_measured(steps: Any) -> None:
+    for (_, name), step in steps.items():
+        resources = step["container"]["resources"]
+        request, limit = (
+            int(text[:-2]) * UNITS[text[-2:]] * 1.048576
+            for text in (resources["resourceMemoryRequest"], resources["resourceMemoryLimit"])
+        )
+        small, large = MEASURED.get(step["component"], (220, 260))
+        assert small + 60 <= request, name
+        assert large + 60 <= limit, name
+        assert float(resources["cpuRequest"]) <= float(resources["cpuLimit"]) <= 2
+        # two steps at once fit a small cluster beside the platform
+        assert request <= 1100
+        assert float(resources["cpuRequest"]) <= 1
+
+
+def test_each_pod_is_shut_in_and_ends(steps: Any) -> None:
+    for step in steps.values():
+        pod = step["pod"]
+        assert pod["securityContext"] == {"runAsUser": "10001", "runAsGroup": "10001", "runAsNonRoot": True}
+        assert pod["imagePullPolicy"] == "IfNotPresent"
+        assert 600 <= int(pod["activeDeadlineSeconds"]) <= 7200
+        retry = step["task"]["retryPolicy"]
+        assert retry["maxRetryCount"] == 2
+        assert retry["backoffDuration"] == "30s"
+        # Argo counts it from the first attempt's start
+        assert int(retry["backoffMaxDuration"][:-1]) == 3600
+
+
+def test_what_reads_or_writes_the_world_is_never_cached(steps: Any) -> None:
+    cached = {step["component"] for step in steps.values() if step["task"]["cachingOptions"].get("enableCache")}
+    assert cached == {"validate", "split", "train", "evaluate", "compare", "score", "drift"}
+    # a hit is the same run's work, since the run is among the inputs
+    for step in steps.values():
+        if step["component"] in cached:
+            assert "run_id" in step["task"]["inputs"]["parameters"]
+
+
+def test_names_for_people(steps: Any) -> None:
+    for pipeline in PIPELINES:
+        titles = [step["task"]["taskInfo"]["name"] for (of, _), step in steps.items() if of == pipeline]
+        assert len(set(titles)) == len(titles)
+        assert all(re.fullmatch(r"[A-Z][\w' -]+", title) and len(title) <= 32 for title in titles), titles
+
+
+def test_one_file_a_pipeline_without_a_secret_value(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    given = {name: f"sentinel-of-{name}" for name in (*SECRETS["mlops-pipeline"], "MLOPS_NOTIFY_URLS")}
+    for name, value in given.items():
+        monkeypatch.setenv(name, value)
+    paths = compile_all(tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == {f"{name}.yaml" for name in PIPELINES}
+    for path in paths:
+        text = path.read_text()
+        assert len(list(yaml.safe_load_all(text))) == 2
+        assert text == compile_pipeline(path.stem)
+        assert "sentinel-of" not in text
+        assert str(Path.cwd()) not in text
+
+
+def test_a_final_failure_is_not_tried_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Where a cluster retries what failed, and not only what was lost, the next attempt says why and ends at once."""
+    from matchmaking import tracking
+    from matchmaking.errors import InputError
+    from matchmaking.steps import step
+
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path / 'mlflow.db'}")
+    tracking.client.cache_clear()
+    run_id, _ = tracking.start_run("retrain", "20260101T000000Z", "job", {})
+    ran = []
+
+    def attempt(error: Exception | None) -> None:
+        with step("validate", run_id):
+            ran.append(error)
+            if error:
+                raise error
+
+    monkeypatch.setenv("KFP_RETRY_INDEX", "1")  # the pod before this one was lost
+    attempt(None)
+    with pytest.raises(SystemExit):
+        attempt(InputError("column 'rating' is missing"))
+    monkeypatch.setenv("KFP_RETRY_INDEX", "2")
+    with pytest.raises(SystemExit) as ended:
+        attempt(None)
+    assert len(ran) == 2
+    assert ended.value.code == 1
+    assert "not tried again: validate: column 'rating' is missing" in capsys.readouterr().out
+    # started anew by a person: what was wrong may be right now
+    monkeypatch.setenv("KFP_RETRY_INDEX", "0")
+    attempt(None)
+    tracking.client.cache_clear()
+    with pytest.raises(MlopsError):
+        tracking.failure("0" * 32)
