@@ -13,7 +13,8 @@ def close(job_id: str, status: dsl.PipelineTaskFinalStatus):
         job_id: identifies this execution.
         status: how the pipeline ended.
     """
-    if status.state != "SUCCEEDED":
+    # COMPLETE is KFP's word in a cluster, SUCCEEDED kfp.local's
+    if status.state not in ("SUCCEEDED", "COMPLETE"):
         from matchmaking.steps import step
 
         with step("close", ""):

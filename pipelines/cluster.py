@@ -45,7 +45,10 @@ TOOLS = {
 }
 MANIFESTS = Path("manifests")
 IMAGES = ("base", "trainer", "monitor", "client", "mlflow")
-JOBS = ("setup-store", "setup-mlflow", "seed")
+SEED = "seed"
+JOBS = ("setup-store", "setup-mlflow", SEED)
+# contexts of clusters that run on Docker's own images
+SHARED = ("docker-desktop", "rancher-desktop", "colima", "orbstack")
 # what a machine of 8 GiB has left for Docker, and a cluster of 4 CPUs for pods
 MEMORY_GIB, CPUS = 7.0, 3.0
 KUBECTL = (1, 27)
@@ -54,6 +57,7 @@ DOORS = {
     "Kubeflow Pipelines": (KFP, "ml-pipeline-ui", 80, 8080),
     "MLflow": (PLATFORM, "mlflow", 5000, 5001),
     "MinIO console": (PLATFORM, "minio", 9001, 9001),
+    "MinIO, for S3": (PLATFORM, "minio", 9000, 9002),
 }
 # a namespace that was just made, a webhook that starts, a registry's hiccup: gone by the next try
 TRIES, WAIT_SECONDS = 4, 5.0
@@ -97,7 +101,7 @@ def up(
     overlay: Annotated[
         str, typer.Option(help="Folder below manifests/.", show_default="overlays/ and the cluster's kind")
     ] = "",
-    timeout: Annotated[float, typer.Option(min=60, help="Seconds until everything has to be ready.")] = 1800,
+    timeout: Annotated[float, typer.Option(min=1, help="Seconds until what is installed has to be ready.")] = 1800,
     build: Annotated[bool, typer.Option(help="Build the images and bring them to the cluster.")] = True,
 ) -> None:
     """Make the cluster if it isn't there, install or update everything, and say what to open."""
@@ -109,7 +113,7 @@ def up(
     with _step("cluster"):
         kubectl = _cluster(cluster)
     if build:
-        _images(_bring(kubectl.context))
+        _images(kubectl)
     with _step("custom resources"):
         crds = _kustomize(MANIFESTS / "kfp" / "cluster-scoped")
         kubectl.apply(crds)
@@ -122,11 +126,14 @@ def up(
     with _step("objects"):
         # a Job can't be changed, and these make right what differs
         kubectl("delete", "job", *JOBS, "--namespace", PLATFORM, "--ignore-not-found", "--wait", tries=TRIES)
-        kubectl.apply(_with_images(objects))
+        kubectl.apply(_with_images(found for found in objects if not _is_last(found)))
         for deployment in stale:
             kubectl("rollout", "restart", f"deployment/{deployment}", "--namespace", KFP)
     with _step("ready") as say:
-        _wait(kubectl, objects, begin + timeout, say)
+        _wait(kubectl, [found for found in objects if not _is_last(found)], time.monotonic() + timeout, say)
+    with _step("sample data and a first model, where there are none") as say:
+        kubectl.apply(_with_images(filter(_is_last, objects)))
+        _wait(kubectl, objects, time.monotonic() + timeout, say)
     namespace, service, port, _ = DOORS["Kubeflow Pipelines"]
     with _step("pipelines"), _forward(kubectl, namespace, service, port, local := _free_port()):
         _upload(f"http://localhost:{local}")
@@ -147,10 +154,11 @@ def submit(context: typer.Context, cluster: Cluster = Kind.kind) -> None:
 def open_doors(cluster: Cluster = Kind.kind) -> None:
     """Forward the ports of the UIs to this machine until Ctrl-C."""
     kubectl = _context(cluster)
-    if taken := [f"{port} ({name})" for name, (*_, port) in DOORS.items() if not _free(port)]:
+    doors = _doors(kubectl)
+    if taken := [f"{port} ({name})" for name, (*_, port) in doors.items() if not _free(port)]:
         raise MlopsError(f"in use already: port {', '.join(taken)}; another `make open`, perhaps")
     with contextlib.ExitStack() as stack:
-        for namespace, service, port, local in DOORS.values():
+        for namespace, service, port, local in doors.values():
             stack.enter_context(_forward(kubectl, namespace, service, port, local))
         _tell_doors(kubectl)
         typer.echo("Ctrl-C ends it")
@@ -319,10 +327,21 @@ def _context_name(cluster: Kind) -> str:
         raise InputError("kubectl has no current context; `kubectl config use-context` sets one") from error
 
 
-def _images(bring: list[str] | None) -> None:
+def _is_last(found: Mapping[str, Any]) -> bool:
+    """Whether it works with all the rest, and so comes after it."""
+    return bool(found["kind"] == "Job" and found["metadata"]["name"] == SEED)
+
+
+def _images(kubectl: Kubectl) -> None:
+    bring = _bring(kubectl.context)
     if bring is None:
-        where = image("base").rpartition("/")[0]
-        typer.echo(f"  {where}/mlops-* have to be on the nodes already; REGISTRY=host/path would push them")
+        # pods would ask a public registry for images of these names, where they may be anybody's
+        if missing := [name for name in map(image, IMAGES) if not _on_nodes(kubectl, name)]:
+            raise InputError(
+                f"there is no way known to bring images to {kubectl.context}, whose nodes don't list {missing[0]}: "
+                "REGISTRY=host/path pushes them, or ARGS=--no-build says that they are there"
+            )
+        typer.echo("  the images are on the nodes already, and stay as they are")
         return
     with _step("build images"):
         run("make", "--no-print-directory", "images", seconds=7200)
@@ -340,9 +359,18 @@ def _bring(context: str) -> list[str] | None:
         return ["minikube", "image", "load", "--profile", context]
     if context.startswith("kind-"):
         return ["kind", "load", "docker-image", "--name", context.removeprefix("kind-")]
+    if context in SHARED:
+        # the nodes have the engine's images: what was built is there
+        return ["docker", "image", "inspect", "--format={{.Id}}"]
     if context.startswith("k3d-"):
         return ["k3d", "image", "import", "--cluster", context.removeprefix("k3d-")]
     return None
+
+
+def _on_nodes(kubectl: Kubectl, name: str) -> bool:
+    nodes = json.loads(kubectl("get", "nodes", "--output=json", tries=TRIES))["items"]
+    names = (each for node in nodes for found in node["status"].get("images", []) for each in found.get("names") or [])
+    return any(each == name or each.endswith(f"/{name}") for each in names)
 
 
 def _has_host(name: str) -> bool:
@@ -469,7 +497,10 @@ def _wait(kubectl: Kubectl, objects: list[dict[str, Any]], deadline: float, say:
             for found in kubectl.items("jobs", namespace):
                 name = found["metadata"]["name"]
                 if _job_state(found) == "failed" and name in JOBS:
-                    last = kubectl("logs", f"job/{name}", "--namespace", namespace, "--tail=5").strip()
+                    try:
+                        last = kubectl("logs", f"job/{name}", "--namespace", namespace, "--tail=5").strip()
+                    except MlopsError:  # past its deadline a Job's pods are deleted
+                        last = "its pods are gone: it took too long"
                     raise MlopsError(f"the Job {name} failed; `make logs STEP={name}` shows more:\n{last}")
                 if _job_state(found) == "done":
                     done.add(("Job", namespace, name))
@@ -581,8 +612,19 @@ def _free(port: int) -> bool:
         return found.connect_ex(("127.0.0.1", port)) != 0
 
 
+def _doors(kubectl: Kubectl) -> dict[str, tuple[str, str, int, int]]:
+    """What there is to open; a port of an alias (MinIO's, where another store is used) can't be forwarded."""
+    aliases = {
+        (namespace, found["metadata"]["name"])
+        for namespace in NAMESPACES
+        for found in kubectl.items("services", namespace)
+        if found["spec"].get("type") == "ExternalName"
+    }
+    return {name: door for name, door in DOORS.items() if door[:2] not in aliases}
+
+
 def _tell_doors(kubectl: Kubectl) -> None:
-    for name, (*_, port) in DOORS.items():
+    for name, (*_, port) in _doors(kubectl).items():
         typer.echo(f"  {name:<20}http://localhost:{port}")
     template = "{{.data.password | base64decode}}{{println}}"
     typer.echo(

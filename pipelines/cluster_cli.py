@@ -33,6 +33,9 @@ def submit(
         typer.Argument(help="promote: number in the model registry, or a package's name; the challenger if left out."),
     ] = "",
     data: Data = DATA_URI,
+    data_rev: Annotated[
+        str, typer.Option(help="In its place: a git revision of the versioned data, in a remote the cluster can read.")
+    ] = "",
     production: Production = PRODUCTION_URI,
     current: Current = "",
     candidates: Candidates = CANDIDATES_URI,
@@ -68,6 +71,12 @@ def submit(
         raise InputError("--force needs --reason: it is kept in the audit trail")
     if version and pipeline != "promote":
         raise InputError(f"{pipeline} takes no VERSION; it is promote's")
+    if data_rev:
+        if data != DATA_URI or pipeline == "promote":
+            raise InputError("--data-rev is in place of --data, where there is one: leave one of them out")
+        from matchmaking.data_versions import remote_uri
+
+        data = remote_uri(data_rev)
     recipe = {"epochs": epochs, "batch_size": batch_size, "learning_rate": learning_rate}
     own: dict[str, dict[str, Any]] = {
         "retrain": {
@@ -270,6 +279,8 @@ def _show(pipeline: str, run: Run, ended: Ended) -> None:
         if summary["metrics"]["production"] or summary["metrics"]["candidate"]:
             console.print(terminal_table(summary))
         console.print(f"[bold]{pipeline}[/bold]: {escape(headline(summary))}")
+        for reason in summary["reasons"]:
+            console.print(f"  - {escape(reason)}")
     elif ended.promotion is None:
         _console().print(f"{pipeline} succeeded; its summary couldn't be read from the log, the page has it")
     if ended.promotion is not None:

@@ -21,6 +21,7 @@ from urllib.parse import urlsplit
 import pytest
 import yaml
 
+from matchmaking.settings import image
 from pipelines import cluster
 from tests.kfp_server import FakeKfp, kfp_server
 from tests.manifests.conftest import ROOT, Build
@@ -53,7 +54,12 @@ class Machine:
             built[f"manifests/{name}"] = self._file(name, build(name))
         built["manifests/kfp/cluster-scoped"] = self._file("crds", CRDS)
         address = urlsplit(kfp.url)
-        self.behaviour: dict[str, Any] = {"built": built, "context": "mine", "kfp": [address.hostname, address.port]}
+        self.behaviour: dict[str, Any] = {
+            "built": built,
+            "context": "mine",
+            "kfp": [address.hostname, address.port],
+            "node_images": [image(kind) for kind in cluster.IMAGES],
+        }
 
     def _file(self, name: str, objects: list[Any]) -> str:
         path = self.folder / f"{name.replace('/', '-')}.yaml"
@@ -121,6 +127,7 @@ def test_up_makes_a_cluster_and_again_changes_nothing(machine: Machine) -> None:
         "delete job setup-store setup-mlflow seed",
         "apply --server-side",
         "get deployments",
+        "apply --server-side",
         "port-forward service/ml-pipeline-ui",
     )
     for call in machine.calls:
@@ -173,6 +180,7 @@ def test_up_on_an_existing_cluster_takes_its_context_and_pushes_images(machine: 
         ("k3d-x", "legalaid", "k3d image import --cluster x"),
         ("kind-other", "ghcr.io/team", "docker push"),
         ("cloud", "localhost:5000", "docker push"),
+        ("docker-desktop", "legalaid", "docker image inspect --format={{.Id}}"),
         ("cloud", "legalaid", None),
     ],
 )
@@ -181,14 +189,34 @@ def test_how_images_get_to_a_cluster(
     registry: str,
     command: str | None,
     monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.setenv("MLOPS_REGISTRY", registry)
     found = cluster._bring(context)
     assert (" ".join(found) if found else None) == command
-    if found is None:
-        cluster._images(found)
-        assert "legalaid/mlops-* have to be on the nodes already" in capsys.readouterr().out
+
+
+def test_images_that_cannot_be_brought_have_to_be_there(machine: Machine) -> None:
+    """Or the nodes would ask a public registry for them."""
+    done = machine("up", "--cluster", "existing")
+    assert done.returncode == 0 and "the images are on the nodes already" in done.stdout
+    machine.forget()
+    machine.behaviour["node_images"] = ["legalaid/mlops-base:0.0.1"]
+    done = machine("up", "--cluster", "existing")
+    assert done.returncode == 2 and "REGISTRY=host/path pushes them" in done.stderr
+    assert not [call for call in machine.calls if "apply" in call]
+    assert machine("up", "--cluster", "existing", "--no-build").returncode == 0
+
+
+def test_the_seed_comes_when_all_the_rest_is_ready(machine: Machine) -> None:
+    machine.behaviour["waiting"] = ["mlflow"]
+    assert machine("up", "--cluster", "existing", "--timeout", "3", "--no-build").returncode == 1
+    assert "seed" not in {each["metadata"]["name"] for each in machine.applied() if each["kind"] == "Job"}
+
+
+def test_an_alias_is_no_door(machine: Machine) -> None:
+    done = machine("up", "--cluster", "existing", "--overlay", "object-store/seaweedfs")
+    assert done.returncode == 0, done.stderr
+    assert "MLflow" in done.stdout and "MinIO" not in done.stdout.split("All is ready")[1].split("`make open`")[0]
 
 
 def test_an_overlay_that_isnt_there(machine: Machine) -> None:
@@ -246,7 +274,7 @@ def test_an_occupied_port_is_noted_and_refused_by_open(machine: Machine, monkeyp
         taken.listen()
         port = taken.getsockname()[1]
         doors = {"MLflow": ("legalaid-mlops", "mlflow", 5000, port)}
-        monkeypatch.setattr(cluster, "DOORS", doors)
+        monkeypatch.setattr(cluster, "_doors", lambda kubectl: doors)
         monkeypatch.setattr(cluster, "_context", lambda kind: cluster.Kubectl("mine"))
         with pytest.raises(cluster.MlopsError, match=rf"in use already: port {port} \(MLflow\)"):
             cluster.open_doors(cluster.Kind.existing)

@@ -33,6 +33,7 @@ ELSEWHERE = {
     "MLOPS_REGISTRY",  # of whom compiles
     "MLOPS_TAG",
     "MLOPS_KFP_HOST",  # of whom submits
+    "MLOPS_DATA_REVISION",  # of whom runs a pipeline on a version of the data, here
     "MLOPS_NOTIFY_URLS_FILE",  # the other way to say MLOPS_NOTIFY_URLS
     "KFP_RETRY_INDEX",  # KFP sets it
     "KUBERNETES_SERVICE_HOST",  # Kubernetes sets it
@@ -113,8 +114,13 @@ def test_every_variable_that_the_code_reads_is_given(steps: Any) -> None:
                     read.add(text)
     assert {"MLOPS_RESTART_COMMAND", "MLFLOW_TRACKING_URI", "MLOPS_NOTIFY_URLS"} <= read
     given = set().union(*(environment(step) for step in steps.values()))
-    # a token is the other way to log in
-    assert read - ELSEWHERE - given <= {"AWS_SESSION_TOKEN", "MLFLOW_TRACKING_TOKEN", "MLFLOW_TRACKING_"}
+    # a token is the other way to log in, and boto3 has its own default of attempts
+    assert read - ELSEWHERE - given <= {
+        "AWS_SESSION_TOKEN",
+        "AWS_MAX_ATTEMPTS",
+        "MLFLOW_TRACKING_TOKEN",
+        "MLFLOW_TRACKING_",
+    }
     assert {"MLOPS_RESTART_COMMAND", "MLOPS_RESTART_TIMEOUT"} <= environment(steps["promote", "promote"]).keys()
 
 

@@ -17,6 +17,7 @@ from typing import Any
 
 import pytest
 
+from matchmaking import data_versions
 from matchmaking.settings import EXPERIMENT, package_version
 from pipelines import kfp_api, submit
 from pipelines.cli import main
@@ -208,11 +209,29 @@ def test_promote_takes_its_own_service_account(kfp: FakeKfp, here: Here) -> None
 
 
 def test_mistakes_are_told_before_anything_is_asked(kfp: FakeKfp, here: Here) -> None:
-    for args in (["promote", "--force"], ["retrain", "v1"], ["nothing"], ["retrain", "--policy", "none.yaml"]):
+    for args in (
+        ["promote", "--force"],
+        ["retrain", "v1"],
+        ["nothing"],
+        ["retrain", "--policy", "none.yaml"],
+        ["retrain", "--data-rev", "HEAD", "--data", "s3://datasets/other.csv"],
+        ["promote", "--data-rev", "HEAD"],
+    ):
         done = here("submit", *args, "--host", kfp.url)
         assert done.returncode == 2, args
         assert "Traceback" not in done.stderr
     assert kfp.requests == []
+
+
+def test_a_version_of_the_data_is_submitted_by_its_place(
+    kfp: FakeKfp, here: Here, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where the place is, tests/services/test_dvc_remotes.py asks real remotes."""
+    monkeypatch.setattr(data_versions, "remote_uri", lambda rev: f"s3://datasets/dvc/{rev}")
+    done = here("submit", "evaluate", "--data-rev", "v1", "--host", kfp.url)
+    assert done.returncode == 0, done.stderr
+    (run,) = kfp.runs.values()
+    assert run.runtime_config["parameters"]["data"] == "s3://datasets/dvc/v1"
 
 
 def test_monitor_is_told_whether_there_is_current_data(kfp: FakeKfp, here: Here) -> None:
