@@ -74,6 +74,7 @@ class Version:
         here: whether data/pairs.csv is this version now.
         cached: whether DVC's cache holds it.
         remote: whether the default remote holds it; None where there is none, or it doesn't answer.
+        sample: whether it is a sample, which is generated anew wherever it is missing.
     """
 
     revision: str
@@ -86,6 +87,7 @@ class Version:
     here: bool
     cached: bool
     remote: bool | None
+    sample: bool
 
 
 @dataclass(frozen=True)
@@ -468,6 +470,7 @@ def versions() -> tuple[list[Version], str]:
             here=pointer.md5 == here,
             cached=pointer.md5 in cached,
             remote=None if held is None else pointer.md5 in held,
+            sample=pointer.sample is not None,
         )
         for commit, date, message, pointer in history
     ], trouble

@@ -29,10 +29,13 @@ def compile_pipeline(name: str) -> str:
 
     from kfp.compiler import Compiler
 
+    from pipelines.pods import retried
+
     with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
         # of image names without "python"
         warnings.simplefilter("ignore")
         pipeline = getattr(import_module(f"pipelines.{name}"), name)
         path = Path(folder) / "pipeline.yaml"
-        Compiler().compile(pipeline, str(path))
+        with retried(pipeline):
+            Compiler().compile(pipeline, str(path))
         return path.read_text(encoding="utf-8")

@@ -109,9 +109,15 @@ def _show(found: list[Version]) -> None:
     table.add_column("MB", justify="right", no_wrap=True)
     table.add_column("pairs", justify="right", no_wrap=True)
     table.add_column("kept in", no_wrap=True)
-    table.add_column("what", overflow="ellipsis", no_wrap=True)
+    # the only one that gives way on a narrow terminal
+    table.add_column("what", overflow="fold")
     for version in found:
-        places = (("here", version.here), ("cache", version.cached), ("remote", version.remote))
+        places = (
+            ("here", version.here),
+            ("cache", version.cached),
+            ("remote", version.remote),
+            ("generated", version.sample),
+        )
         tags = f"[{', '.join(version.tags)}] " if version.tags else ""
         table.add_row(
             version.revision,

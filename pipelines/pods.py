@@ -1,7 +1,8 @@
 """What a step carries in a cluster: settings and secrets, resources, a time limit, retries, caching, a name for people.
 
-All of it stands in the compiled pipeline only: `kfp.local` passes it over, so a local run is the same without it. The
-ConfigMap and the Secrets are those of `manifests/`; a compiled pipeline holds their names, never a value.
+All of it is for the compiled pipeline: `kfp.local` passes over what it can't do, and would try failed steps again, so
+retries are put in while a pipeline is compiled and a local run is the same without all this. The ConfigMap and the
+Secrets are those of `manifests/`; a compiled pipeline holds their names, never a value.
 
 Each step is told what it needs and nothing else. All talk to MLflow: the first opens the run, the last closes it, and
 one that fails says why. Only the steps that read or write datasets, candidates or production are given storage
@@ -20,7 +21,8 @@ work, within one run.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -41,9 +43,9 @@ STORAGE_SETTINGS = ("AWS_ENDPOINT_URL", "AWS_DEFAULT_REGION")
 RESTART_SETTINGS = ("MLOPS_RESTART_COMMAND", "MLOPS_RESTART_TIMEOUT")
 
 RETRIES = 2
-RETRY_WAIT = "30s"
+RETRY_WAIT = 30
 # from the first attempt's start, so as long as KFP allows: a shorter one would forbid to retry the longer steps
-RETRY_UNTIL = "3600s"
+RETRY_UNTIL = 3600
 
 
 @dataclass(frozen=True)
@@ -118,9 +120,27 @@ def _equip(task: Any, component: str) -> None:
     task.set_cpu_request(pod.cpu).set_cpu_limit(pod.cpu_limit)
     task.set_memory_request(pod.memory).set_memory_limit(pod.memory_limit)
     task.set_caching_options(pod.pure)
-    task.set_retry(RETRIES, backoff_duration=RETRY_WAIT, backoff_factor=2, backoff_max_duration=RETRY_UNTIL)
     if not task._task_spec.display_name:
         task.set_display_name(pod.title)
+
+
+@contextmanager
+def retried(pipeline: Any) -> Iterator[None]:
+    """For as long as it lasts, the steps of a pipeline are retried."""
+    spec = pipeline.pipeline_spec
+    dags = [spec.root.dag, *(each.dag for each in spec.components.values())]
+    steps = {name for name, each in spec.components.items() if each.executor_label}
+    tasks = [task for dag in dags for task in dag.tasks.values() if task.component_ref.name in steps]
+    for task in tasks:
+        task.retry_policy.max_retry_count = RETRIES
+        task.retry_policy.backoff_duration.seconds = RETRY_WAIT
+        task.retry_policy.backoff_factor = 2
+        task.retry_policy.backoff_max_duration.seconds = RETRY_UNTIL
+    try:
+        yield
+    finally:
+        for task in tasks:
+            task.ClearField("retry_policy")
 
 
 def _same(names: Iterable[str]) -> dict[str, str]:

@@ -15,6 +15,7 @@ from matchmaking.metrics import SCALARS
 from matchmaking.sample import generate, true_probability
 from matchmaking.schema import TARGET, file_md5
 from matchmaking.split import split
+from matchmaking.steps import ERROR_MARK
 
 Mlops = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -245,6 +246,8 @@ def test_bad_input_ends_in_one_line_and_a_failed_run(
     assert words[-1] in run.data.tags["failure_reason"]
     assert not (tmp_path / "work" / "candidates").exists()
     (folder,) = (tmp_path / "work" / "runs").iterdir()
+    # what is wrong stays wrong: no step is tried again
+    assert (folder / "run.log").read_text().count(ERROR_MARK) == 1
     assert summary(folder)["status"] == "failed"
     assert words[-1] in summary(folder)["error"]["message"]
 

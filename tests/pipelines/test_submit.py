@@ -311,6 +311,16 @@ def test_a_short_outage_is_waited_out(kfp: FakeKfp) -> None:
     assert kfp.faults == []
 
 
+@pytest.mark.parametrize(("method", "path"), [("GET", "/pipelines$"), ("POST", "/runs$")])
+def test_a_login_page_in_the_middle(kfp: FakeKfp, method: str, path: str) -> None:
+    """KFP's own client takes a web page for an empty answer: no pipelines, or a run without an id."""
+    kfp.faults.append(Fault(method, path, "html", times=99))
+    server = Server(kfp.url)
+    with pytest.raises(ServerError, match="a web page"):
+        submitted(server)
+    assert kfp.runs == {}
+
+
 def test_an_outage_while_waiting_says_that_the_run_may_go_on(kfp: FakeKfp, monkeypatch: pytest.MonkeyPatch) -> None:
     server = Server(kfp.url)
     run = submitted(server)
