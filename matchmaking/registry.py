@@ -91,7 +91,10 @@ def find(version: str) -> Version:
         if not version:
             found = _alias(CHALLENGER)
             if found is None:
-                raise InputError(f"no version of {MODEL} waits to be promoted: nothing has the alias {CHALLENGER}")
+                raise InputError(
+                    f"no candidate waits to be promoted (no version of {MODEL} has the alias {CHALLENGER}): the newest "
+                    "is in production or was there; name a package, as `mlops history` does, to promote it anyway"
+                )
             return Version(str(found.version), dict(found.tags))
         known = _search(f"version_number = {version}") if version.isdecimal() else _of_package(version)
         for found in known:
