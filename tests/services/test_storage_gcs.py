@@ -127,7 +127,7 @@ def test_of_writers_with_one_token_one_wins(gs: Any, exists: bool) -> None:
         )
         winners = [index for index, result in enumerate(results) if isinstance(result, str)]
         assert len(winners) == 1
-        assert sum(isinstance(result, storage.ConflictError) for result in results) == 3
+        assert sum(isinstance(result, storage.ConflictError) for result in results) == 3, results
         assert storage.read_bytes(uri) == (contents[winners[0]], results[winners[0]])
 
 
