@@ -46,6 +46,7 @@ class Version:
 
     number: str
     tags: dict[str, str]
+    aliases: tuple[str, ...] = ()
 
     @property
     def package_uri(self) -> str:
@@ -85,21 +86,42 @@ def find(version: str) -> Version:
         InputError: there is no such version.
         TrackingError: the server cannot be reached.
     """
-    if not available():
-        raise InputError("there are no MLflow records here yet; run retrain first, or say --work-dir where they are")
+    _must_be_available()
     with _told():
         if not version:
             found = _alias(CHALLENGER)
             if found is None:
                 raise InputError(
                     f"no candidate waits to be promoted (no version of {MODEL} has the alias {CHALLENGER}): the newest "
-                    "is in production or was there; name a package, as `mlops history` does, to promote it anyway"
+                    "is in production or was there; name one that `mlops candidates` lists, to promote it anyway"
                 )
             return Version(str(found.version), dict(found.tags))
         known = _search(f"version_number = {version}") if version.isdecimal() else _of_package(version)
         for found in known:
             return Version(str(found.version), dict(found.tags))
-    raise InputError(f"{redact(version)}: {MODEL} has no such version; `mlops history` and the MLflow UI list them")
+    raise InputError(f"{redact(version)}: {MODEL} has no such version; `mlops candidates` lists them")
+
+
+def versions(most: int = 20) -> list[Version]:
+    """The newest versions with their aliases, newest first; none where nothing was packaged yet.
+
+    Raises:
+        InputError: there are no MLflow records.
+        TrackingError: the server cannot be reached.
+    """
+    _must_be_available()
+    with _told():
+        if not (found := _search()[:most]):
+            return []
+        aliases = client().get_registered_model(MODEL).aliases
+        return [
+            Version(
+                str(version.version),
+                dict(version.tags),
+                tuple(sorted(alias for alias, number in aliases.items() if str(number) == str(version.version))),
+            )
+            for version in found
+        ]
 
 
 def set_champion(model_sha256: str, version: str | None = None) -> str | None:
@@ -147,6 +169,11 @@ def signature() -> ModelSignature:
     )
 
 
+def _must_be_available() -> None:
+    if not available():
+        raise InputError("there are no MLflow records here yet; run retrain first, or say --work-dir where they are")
+
+
 def _create(package: Package, run_id: str) -> ModelVersion:
     from mlflow.exceptions import MlflowException
     from mlflow.models import Model
@@ -187,9 +214,9 @@ def _tags(package: Package, run_id: str) -> dict[str, str]:
     return {name: str(value)[:TAG_LIMIT] for name, value in tags.items() if value is not None}
 
 
-def _search(condition: str) -> list[ModelVersion]:
+def _search(condition: str = "") -> list[ModelVersion]:
     """The versions a condition holds for, newest first."""
-    found = client().search_model_versions(f"name = '{MODEL}' and {condition}")
+    found = client().search_model_versions(f"name = '{MODEL}'" + (f" and {condition}" if condition else ""))
     return sorted(found, key=lambda version: -int(version.version))
 
 

@@ -281,10 +281,13 @@ def _models(summary: dict[str, Any], evaluation: dict[str, Any] | None = None) -
 
 
 def _drift(summary: dict[str, Any]) -> dict[str, Any]:
+    """The drift result, its drifted columns first."""
     drift = summary.get("drift")
     if isinstance(drift, bool):
         return {"drifted": drift, "drifted_columns": summary.get("drifted_columns") or []}
-    return drift or {}
+    if not drift:
+        return {}
+    return {**drift, "columns": sorted(drift.get("columns") or [], key=lambda column: not column["drifted"])}
 
 
 def _tone(summary: dict[str, Any]) -> str:

@@ -78,6 +78,10 @@ VARIABLES = {
     "MLFLOW_TRACKING_USERNAME, MLFLOW_TRACKING_PASSWORD": ("who records them, on a server that asks", "nobody"),
     "MLOPS_KFP_HOST": ("address of the Kubeflow Pipelines UI, which serves its API too", "http://localhost:8080"),
     "MLOPS_RUN_NAME": ("name of the run that `mlops submit` starts, or follows where it is there", "a new one"),
+    "MLOPS_CURRENT": (
+        "the data of now that `mlops submit monitor` and `mlops schedule apply` compare the dataset with",
+        "none: a sample of the dataset with the rest of it",
+    ),
     "MLOPS_REGISTRY": ("registry of the images that compiled pipelines name", "legalaid"),
     "MLOPS_TAG": ("tag of these images", "the package's version"),
     "MLOPS_CODE_VERSION": ("the commit that runs record", "asked of git; images carry it"),

@@ -15,6 +15,7 @@ import typer
 
 from matchmaking.errors import InputError, MlopsError, RefusedError
 from pipelines import cluster_cli, data_cli, promotion_cli
+from pipelines.options import check_options
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -76,6 +77,7 @@ def _root(
 
 @app.command()
 def run(
+    context: typer.Context,
     pipeline: Annotated[Pipeline, typer.Argument(help="Which pipeline; 'all' runs the three, one after the other.")],
     data: Annotated[str, typer.Option(help="The dataset: a CSV file, plain or gzip.")] = "",
     data_rev: Annotated[str, typer.Option(help="In its place: a git revision of the versioned data.")] = "",
@@ -112,6 +114,8 @@ def run(
         raise InputError("give the dataset either as --data FILE or as --data-rev REVISION")
     if out and pipeline is Pipeline.all:
         raise InputError("--out is the folder of one pipeline's results; name the pipeline")
+    if pipeline is not Pipeline.all:
+        check_options(context, pipeline.value)
     if data_rev:
         data = _at_revision(data_rev, work_dir)
     common: dict[str, Any] = {"data": data, "production": production, "seed": seed}

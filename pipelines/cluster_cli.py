@@ -10,6 +10,7 @@ import typer
 
 from matchmaking.errors import InputError
 from matchmaking.settings import CANDIDATES_URI, DATA_URI, EXPERIMENT, PRODUCTION_URI, kfp_host
+from pipelines.options import check_options
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -23,10 +24,11 @@ Host = Annotated[str, typer.Option(help="Kubeflow Pipelines.", show_default="MLO
 Data = Annotated[str, typer.Option(help="The dataset, as the cluster sees it.")]
 Production = Annotated[str, typer.Option(help="The production model's place, as the cluster sees it.")]
 Candidates = Annotated[str, typer.Option(help="retrain: where packages go.")]
-Current = Annotated[str, typer.Option(help="monitor: the data of now, to compare with --data.")]
+Current = Annotated[str, typer.Option(envvar="MLOPS_CURRENT", help="monitor: the data of now, to compare with --data.")]
 
 
 def submit(
+    context: typer.Context,
     pipeline: Annotated[Literal["retrain", "evaluate", "monitor", "promote"], typer.Argument(help="Which pipeline.")],
     version: Annotated[
         str,
@@ -69,11 +71,10 @@ def submit(
     """Run a pipeline on Kubeflow Pipelines, and follow it to its end."""
     if force and not reason:
         raise InputError("--force needs --reason: it is kept in the audit trail")
-    if version and pipeline != "promote":
-        raise InputError(f"{pipeline} takes no VERSION; it is promote's")
+    check_options(context, pipeline)
     if data_rev:
-        if data != DATA_URI or pipeline == "promote":
-            raise InputError("--data-rev is in place of --data, where there is one: leave one of them out")
+        if data != DATA_URI:
+            raise InputError("--data-rev is in place of --data: leave one of them out")
         from matchmaking.data_versions import remote_uri
 
         data = remote_uri(data_rev)

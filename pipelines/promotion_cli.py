@@ -1,10 +1,12 @@
-"""`mlops promote`, `mlops rollback` and `mlops history`."""
+"""`mlops candidates`, `mlops promote`, `mlops rollback` and `mlops history`."""
 
 from __future__ import annotations
 
 import json
 import os
+import shutil
 import sys
+import textwrap
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -14,10 +16,34 @@ from matchmaking.errors import InputError
 
 if TYPE_CHECKING:
     from matchmaking.promotion import Change
+    from matchmaking.registry import Version
 
 Production = Annotated[str, typer.Option(help="Folder of the production model.", show_default=False)]
+# the tags with the score that decides, of both models
+PRIMARY = ("primary_production", "primary_candidate")
+
 WorkDir = Annotated[Path, typer.Option(help="Where the MLflow records are.")]
 Yes = Annotated[bool, typer.Option("--yes", help="Don't ask.")]
+
+
+def candidates(
+    most: Annotated[int, typer.Option("--last", min=1, help="How many, the newest first.")] = 10,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the candidates as JSON and nothing else.")] = False,
+    work_dir: WorkDir = Path("work"),
+) -> None:
+    """List the packaged candidates: which one waits to be promoted, which one is in production."""
+    from dataclasses import asdict
+
+    from matchmaking import registry
+
+    _track(work_dir)
+    found = registry.versions(most)
+    if as_json:
+        typer.echo(json.dumps([asdict(version) for version in found], indent=1))
+    elif found:
+        _list(found)
+    else:
+        typer.echo("no candidate yet; `mlops run retrain` packages one that is better than production")
 
 
 def promote(
@@ -81,8 +107,8 @@ def history(
 
 
 def register(app: typer.Typer) -> None:
-    """Adds the three commands to the command line."""
-    for command in (promote, rollback, history):
+    """Adds these commands to the command line."""
+    for command in (candidates, promote, rollback, history):
         app.command()(command)
 
 
@@ -125,11 +151,37 @@ def _show(entries: list[dict[str, Any]]) -> None:
         typer.echo(f"    to      {State(**entry['to'])}")
         for label, text in (("why", entry["why"]), ("backup", entry["backup"])):
             if text:
-                typer.echo(f"    {label:<7} {text}")
+                _wrapped(label, text)
         for objection in entry["overridden"]:
-            typer.echo(f"    FORCED  against: {objection}")
+            _wrapped("FORCED", f"against: {objection}")
     if not entries:
         typer.echo("no promotion yet")
+
+
+def _wrapped(label: str, text: str) -> None:
+    width = max(shutil.get_terminal_size().columns, 40)
+    typer.echo(textwrap.fill(text, width, initial_indent=f"    {label:<7} ", subsequent_indent=" " * 12))
+
+
+def _list(found: list[Version]) -> None:
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.table import Table
+
+    from matchmaking.registry import CHALLENGER, CHAMPION
+
+    meaning = {CHALLENGER: f"{CHALLENGER} (waits)", CHAMPION: f"{CHAMPION} (serves)"}
+    metrics = ", ".join(sorted({version.tags["primary_metric"] for version in found}))
+    table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold", title=f"Scores: {metrics}", title_justify="left")
+    for column in ("number", "package", "data (md5)", "production", "candidate", "verdict", ""):
+        table.add_column(column, no_wrap=True, justify="right" if column in ("production", "candidate") else "left")
+    for version in found:
+        tags = version.tags
+        scores = [f"{float(tags[name]):.4f}" if tags.get(name) else "-" for name in PRIMARY]
+        said = ", ".join(meaning.get(alias, alias) for alias in version.aliases)
+        shown = (version.number, tags["package"], tags["dataset_version"][:12], *scores, tags["verdict"], said)
+        table.add_row(*map(escape, shown))
+    Console(highlight=False).print(table)
 
 
 def _track(work_dir: Path) -> None:

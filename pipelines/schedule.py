@@ -213,6 +213,7 @@ def next_start(cron: str, after: datetime) -> datetime | None:
     return None
 
 
+# not croniter: it takes what Kubernetes and KFP refuse (L, #, day 7, 22-2), and 5-5 for every minute
 def parse(cron: str) -> tuple[frozenset[int], ...]:
     """The values of the five fields of a cron line.
 

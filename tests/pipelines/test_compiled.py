@@ -34,6 +34,7 @@ ELSEWHERE = {
     "MLOPS_TAG",
     "MLOPS_KFP_HOST",  # of whom submits
     "MLOPS_RUN_NAME",
+    "MLOPS_CURRENT",
     "MLOPS_DATA_REVISION",  # of whom runs a pipeline on a version of the data, here
     "MLOPS_NOTIFY_URLS_FILE",  # the other way to say MLOPS_NOTIFY_URLS
     "KFP_RETRY_INDEX",  # KFP sets it

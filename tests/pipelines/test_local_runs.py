@@ -273,6 +273,9 @@ def test_a_mistake_on_the_command_line(mlops: Mlops, sample_csv: Path) -> None:
         ["run", "retrain"],
         ["run", "nothing", "--data", "x"],
         ["run", "evaluate", "--data", sample_csv],
+        ["run", "monitor", "--data", sample_csv, "--epochs", 3],
+        ["run", "retrain", "--data", sample_csv, "--fail-on-drift"],
+        ["candidates", "--work-dir", "nosuch"],
     ):
         done = mlops(*args)
         assert done.returncode == 2

@@ -70,6 +70,9 @@ def test_the_command_line_promotes_tells_and_takes_back(
 ) -> None:
     before = contents(served)
     options = ("--production", served, "--work-dir", work)
+    listed = mlops("candidates", "--work-dir", work).stdout.splitlines()
+    assert [line.split()[:2] for line in listed[-2:]] == [["2", NAMES[1]], ["1", NAMES[0]]]
+    assert listed[-2].rstrip().endswith("challenger (waits)")
     asked = mlops("promote", *options)
     assert asked.returncode == 2
     assert "--yes" in asked.stderr
@@ -90,6 +93,7 @@ def test_the_command_line_promotes_tells_and_takes_back(
     assert "compared with" in stale.stderr
     assert len(stale.stderr.splitlines()) == 1
 
+    assert "champion (serves)" in mlops("candidates", "--work-dir", work).stdout
     shown = mlops("history", *options)
     assert f"now: {NAMES[1]}" in shown.stdout
     assert "FOREIGN" not in shown.stdout

@@ -216,6 +216,8 @@ def test_mistakes_are_told_before_anything_is_asked(kfp: FakeKfp, here: Here) ->
         ["retrain", "--policy", "none.yaml"],
         ["retrain", "--data-rev", "HEAD", "--data", "s3://datasets/other.csv"],
         ["promote", "--data-rev", "HEAD"],
+        ["evaluate", "--algorithm", "dense"],
+        ["monitor", "--split", "hash"],
     ):
         done = here("submit", *args, "--host", kfp.url)
         assert done.returncode == 2, args
@@ -235,11 +237,13 @@ def test_a_version_of_the_data_is_submitted_by_its_place(
 
 
 def test_monitor_is_told_whether_there_is_current_data(kfp: FakeKfp, here: Here) -> None:
-    for args, current, alone in (
-        ([], "", True),
-        (["--current", "s3://datasets/may.csv"], "s3://datasets/may.csv", False),
+    for args, variable, current, alone in (
+        ([], "", "", True),
+        (["--current", "s3://datasets/may.csv"], "", "s3://datasets/may.csv", False),
+        # as a CronJob is told
+        ([], "s3://datasets/may.csv", "s3://datasets/may.csv", False),
     ):
-        done = here("submit", "monitor", "--host", kfp.url, "--no-wait", *args)
+        done = here("submit", "monitor", "--host", kfp.url, "--no-wait", *args, MLOPS_CURRENT=variable)
         parameters = kfp.runs[done.stdout.strip()].runtime_config["parameters"]
         assert (parameters["current"], parameters["self_comparison"]) == (current, alone)
 

@@ -141,6 +141,19 @@ def test_an_unknown_version_is_told(version: str, incumbent: Path, tmp_path: Pat
         registry.find(version)
 
 
+def test_versions_come_newest_first_with_their_aliases(incumbent: Path, served: Path, tmp_path: Path) -> None:
+    assert registry.versions() == []
+    for day in (1, 2, 3):
+        made = make(incumbent, tmp_path, f"v2026010{day}T000000Z")
+        registry.register(made, run(made.uri))
+        if day == 1:
+            registry.set_champion(made.manifest["sha256"][production.MODEL])
+    found = registry.versions()
+    assert [version.tags["package"] for version in found] == [f"v2026010{day}T000000Z" for day in (3, 2, 1)]
+    assert [version.aliases for version in found] == [("challenger",), (), ("champion",)]
+    assert registry.versions(2) == found[:2]
+
+
 def test_the_aliases_follow_production(incumbent: Path, served: Path, tmp_path: Path) -> None:
     number = registry.register(make(incumbent, tmp_path, "v20260101T000000Z"), run("one"))
     said: list[str] = []

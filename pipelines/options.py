@@ -1,0 +1,39 @@
+"""Which options of `mlops run` and `mlops submit` say something to which pipelines."""
+
+from __future__ import annotations
+
+import typer
+
+from matchmaking.errors import InputError
+
+# the others are for all pipelines
+PIPELINES_OF = {
+    "data": ("retrain", "evaluate", "monitor"),
+    "data_rev": ("retrain", "evaluate", "monitor"),
+    "seed": ("retrain", "evaluate", "monitor"),
+    "split": ("retrain", "evaluate"),
+    "candidates": ("retrain",),
+    "algorithm": ("retrain",),
+    "epochs": ("retrain",),
+    "batch_size": ("retrain",),
+    "learning_rate": ("retrain",),
+    "fail_on_degraded": ("evaluate",),
+    "current": ("monitor",),
+    "fail_on_drift": ("monitor",),
+    "version": ("promote",),
+    "force": ("promote",),
+    "reason": ("promote",),
+}
+
+
+def check_options(context: typer.Context, pipeline: str) -> None:
+    """Refuses an option on the command line that the pipeline would take no notice of.
+
+    Raises:
+        InputError: it is one of another pipeline.
+    """
+    for name, pipelines in PIPELINES_OF.items():
+        source = context.get_parameter_source(name)
+        if source is not None and source.name == "COMMANDLINE" and pipeline not in pipelines:
+            option = name.upper() if name == "version" else f"--{name.replace('_', '-')}"
+            raise InputError(f"{option} is for {' and '.join(pipelines)}; {pipeline} would take no notice of it")
