@@ -236,7 +236,12 @@ def test_network(uris: list[str], environment: dict[str, str], network: str, mon
 def test_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     for name in os.environ:
         monkeypatch.delenv(name)
-    passed = {"AWS_ACCESS_KEY_ID": "a", "MLFLOW_TRACKING_URI": "http://mlflow:5000", "https_proxy": "http://proxy:1"}
+    passed = {
+        "AWS_ACCESS_KEY_ID": "a",
+        "MLFLOW_TRACKING_URI": "http://mlflow:5000",
+        "https_proxy": "http://proxy:1",
+        "MLOPS_DATA_REVISION": "c0ffee",
+    }
     for name, value in {
         **passed,
         "MY_AWS_KEY": "b",
