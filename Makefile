@@ -16,16 +16,17 @@ REGISTRY ?= $(or $(MLOPS_REGISTRY),legalaid)
 VERSION := $(shell sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)
 TAG ?= $(or $(MLOPS_TAG),$(VERSION))
 IN_IMAGES = MLOPS_REGISTRY=$(REGISTRY) MLOPS_TAG=$(TAG)
-# the cluster of cluster-up and the targets beside it: kind, minikube, or existing (kubectl's current context)
-CLUSTER ?= kind
-ON_CLUSTER = CLUSTER=$(CLUSTER) $(IN_IMAGES) $(BIN)/python -m pipelines.cluster
+# the cluster of cluster-up and the targets beside it: kind, minikube, or existing (kubectl's current context); the one
+# that was last brought up, where it isn't said
+CLUSTER ?= $(or $(shell cat $(WORK)/cluster 2>/dev/null),kind)
+ON_CLUSTER = CLUSTER=$(CLUSTER) WORK=$(WORK) $(IN_IMAGES) $(BIN)/python -m pipelines.cluster
 KINDS := base trainer monitor client mlflow
 LOCK = uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-annotate \
   --no-header --no-emit-package legalaid-mlops
 
 .DEFAULT_GOAL := help
 .PHONY: help setup dev run repro data/pairs.csv sample-production test test-unit test-all lint format bench bench-decision startup compile docs ui lock images clean \
-  cluster-up submit open status logs cluster-down
+  cluster-up submit schedule open status logs cluster-down
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  \033[1m%-16s\033[0m %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -148,6 +149,9 @@ cluster-up: setup ## the platform on a cluster (CLUSTER=kind, minikube or existi
 
 submit: setup ## run PIPELINE=retrain, say, on the cluster, and follow it; ARGS go to `mlops submit`
 	@$(ON_CLUSTER) submit $(or $(PIPELINE),$(error say which: make submit PIPELINE=retrain)) $(ARGS)
+
+schedule: setup ## KFP's recurring runs, in the CronJobs' place: ARGS=apply, list or remove
+	@$(ON_CLUSTER) schedule $(or $(ARGS),list)
 
 open: setup ## forward the UIs: KFP on port 8080, MLflow on 5001, MinIO's console on 9001
 	@$(ON_CLUSTER) open

@@ -39,7 +39,9 @@ def check(
 
     with step("check", run_id, [checked]):
         from matchmaking.promotion import explain, prepare_promotion
+        from matchmaking.tracking import log_params
 
+        log_params(run_id, {"version": version, "reason": reason})
         change = prepare_promotion(version, production, force=force, reason=reason)
         text = "\n".join(explain(change))
         Path(checked.path).write_text(text)

@@ -1,7 +1,5 @@
 """Measures production and, where there is one, the candidate on the same held-out pairs."""
 
-from typing import Optional
-
 from kfp import dsl
 from kfp.dsl import Artifact, ClassificationMetrics, Dataset, Input, Metrics, Model, Output
 
@@ -18,7 +16,7 @@ def evaluate(
     metrics: Output[Metrics],
     production_curves: Output[ClassificationMetrics],
     candidate_curves: Output[ClassificationMetrics],
-    candidate: Optional[Input[Model]] = None,  # noqa: UP045  (KFP reads Optional[...], not X | None)
+    candidate: Input[Model] = None,
 ):
     """Measures production and candidate on the same held-out pairs.
 

@@ -1,7 +1,5 @@
 """The last step of every pipeline: writes the reports and closes the MLflow run."""
 
-from typing import Optional
-
 from kfp import dsl
 from kfp.dsl import HTML, Artifact, Input, Markdown, Model, Output
 
@@ -23,12 +21,12 @@ def report(
     page: Output[HTML],
     short: Output[Markdown],
     candidate_uri: str = "",
-    evaluation: Optional[Input[Artifact]] = None,  # noqa: UP045
-    decision: Optional[Input[Artifact]] = None,  # noqa: UP045
-    candidate: Optional[Input[Model]] = None,  # noqa: UP045
-    packaged: Optional[Input[Artifact]] = None,  # noqa: UP045
-    drift: Optional[Input[Artifact]] = None,  # noqa: UP045
-    drift_page: Optional[Input[HTML]] = None,  # noqa: UP045
+    evaluation: Input[Artifact] = None,
+    decision: Input[Artifact] = None,
+    candidate: Input[Model] = None,
+    packaged: Input[Artifact] = None,
+    drift: Input[Artifact] = None,
+    drift_page: Input[HTML] = None,
 ):
     """Writes the reports and the summary, and closes the MLflow run.
 

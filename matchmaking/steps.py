@@ -1,7 +1,8 @@
 """What every pipeline step does around its one call: measure itself, and fail in a way that is told in one line.
 
 A step's cost travels with the artifacts: each output's metadata holds `steps`, the costs of the step that wrote it
-and of all before it, so that the last step knows them all whether it runs in a subprocess, a container or a pod.
+and of all before it, so that the last step knows them all whether it runs in a subprocess, a container or a pod. They
+are JSON in a string: of a list, KFP's metadata store makes a struct.
 """
 
 from __future__ import annotations
@@ -76,7 +77,7 @@ def step(name: str, run_id: str, outputs: Iterable[HasMetadata] = (), inputs: It
     cost = own_cost(name)
     before = collect(inputs)
     for artifact in outputs:
-        artifact.metadata["steps"] = [*before, cost]
+        artifact.metadata["steps"] = json.dumps([*before, cost])
 
 
 def tell_summary(summary: dict[str, Any]) -> None:
@@ -89,7 +90,7 @@ def collect(artifacts: Iterable[Any]) -> list[dict[str, Any]]:
     """The costs of all steps behind some artifacts, each step once, in the order they ran."""
     costs: dict[str, dict[str, Any]] = {}
     for artifact in artifacts:
-        for cost in (artifact.metadata.get("steps") or []) if artifact is not None else []:
+        for cost in json.loads(artifact.metadata.get("steps") or "[]") if artifact is not None else []:
             costs.setdefault(cost["step"], dict(cost))
     return list(costs.values())
 

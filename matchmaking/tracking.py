@@ -100,10 +100,20 @@ def _revision() -> dict[str, str]:
 
 
 def log_params(run_id: str, params: Mapping[str, Any]) -> None:
-    """Sets parameters; None values are left out."""
-    from mlflow.entities import Param
+    """Sets parameters; None values are left out.
 
-    client().log_batch(run_id, params=[Param(name, str(value)) for name, value in params.items() if value is not None])
+    Raises:
+        TrackingError: the server cannot be reached, after the retries.
+    """
+    from mlflow.entities import Param
+    from mlflow.exceptions import MlflowException
+    from sqlalchemy.exc import SQLAlchemyError
+
+    found = [Param(name, str(value)) for name, value in params.items() if value is not None]
+    try:
+        client().log_batch(run_id, params=found)
+    except (MlflowException, SQLAlchemyError, OSError) as error:
+        raise _unreachable(error) from error
 
 
 def finish_run(

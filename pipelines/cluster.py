@@ -47,10 +47,16 @@ MANIFESTS = Path("manifests")
 IMAGES = ("base", "trainer", "monitor", "client", "mlflow")
 SEED = "seed"
 JOBS = ("setup-store", "setup-mlflow", SEED)
+# what needs a model in production, which the seed brings where there is none; so it is waited for last
+LAST = (("Job", SEED), ("Deployment", "legalaid-ml"))
 # contexts of clusters that run on Docker's own images
 SHARED = ("docker-desktop", "rancher-desktop", "colima", "orbstack")
 # what a machine of 8 GiB has left for Docker, and a cluster of 4 CPUs for pods
 MEMORY_GIB, CPUS = 7.0, 3.0
+MINIKUBE_CPUS = 4
+# which cluster is meant from `up` to `down`: the Makefile's CLUSTER, unless it is said
+REMEMBERED = "cluster"
+IMAGE_IDS = "legalaid-mlops/image-ids"
 KUBECTL = (1, 27)
 # what is opened: namespace, Service, its port, ours
 DOORS = {
@@ -112,6 +118,8 @@ def up(
     begin = time.monotonic()
     with _step("cluster"):
         kubectl = _cluster(cluster)
+        _remembered().parent.mkdir(parents=True, exist_ok=True)
+        _remembered().write_text(f"{cluster.value}\n")
     if build:
         _images(kubectl)
     with _step("custom resources"):
@@ -127,7 +135,8 @@ def up(
         # a Job can't be changed, and these make right what differs
         kubectl("delete", "job", *JOBS, "--namespace", PLATFORM, "--ignore-not-found", "--wait", tries=TRIES)
         kubectl.apply(_with_images(found for found in objects if not _is_last(found)))
-        for deployment in stale:
+        there = {found["metadata"]["name"] for found in objects if found["kind"] == "Deployment"}
+        for deployment in [name for name in stale if name in there]:
             kubectl("rollout", "restart", f"deployment/{deployment}", "--namespace", KFP)
     with _step("ready") as say:
         _wait(kubectl, [found for found in objects if not _is_last(found)], time.monotonic() + timeout, say)
@@ -144,10 +153,13 @@ def up(
 @app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
 def submit(context: typer.Context, cluster: Cluster = Kind.kind) -> None:
     """Run `mlops submit` on the cluster, with all that follows; forwards a port for as long as it takes."""
-    with _kfp(_context(cluster)) as host:
-        command = [str(Path(sys.executable).with_name("mlops")), "submit", *context.args]
-        code = subprocess.run(command, env={**os.environ, "MLOPS_KFP_HOST": host}, check=False).returncode
-    raise typer.Exit(code)
+    raise typer.Exit(_mlops(cluster, "submit", *context.args))
+
+
+@app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
+def schedule(context: typer.Context, cluster: Cluster = Kind.kind) -> None:
+    """Run `mlops schedule` on the cluster: apply, list or remove."""
+    raise typer.Exit(_mlops(cluster, "schedule", *context.args))
 
 
 @app.command("open")
@@ -224,9 +236,10 @@ def down(
     elif not yes:
         raise InputError(f"the namespaces {' and '.join(NAMESPACES)} would be deleted, with all data; --yes does it")
     else:
-        kubectl = _context(cluster)
-        # first what Argo's and KFP's controllers have to take leave of, while they run
-        kubectl("delete", "namespace", *NAMESPACES, "--ignore-not-found", seconds=1200)
+        _context(cluster)("delete", "namespace", *NAMESPACES, "--ignore-not-found", seconds=1200)
+        # others may use them
+        typer.echo("What isn't in a namespace stays: Argo's and KFP's CRDs, ClusterRoles, webhook, PriorityClass")
+    _remembered().unlink(missing_ok=True)
     typer.echo("It is gone")
 
 
@@ -240,13 +253,14 @@ def check(cluster: Kind, build: bool) -> None:
     if cluster is not Kind.existing:
         needed |= {cluster.value, "docker"}
     elif build and shutil.which("kubectl") and (bring := _bring(_context_name(cluster))):
-        needed |= {bring[0], "docker"}
+        needed |= {"minikube" if "minikube" in bring[-2] else bring[0], "docker"}
     if build and "docker" in needed:
         needed |= {"make"}
     problems = [f"{tool} isn't installed ({TOOLS[tool]})" for tool in sorted(needed) if not shutil.which(tool)]
     if not problems:
         problems += _old_kubectl()
-        problems += _small_docker() if cluster is not Kind.existing else []
+        cpus = MINIKUBE_CPUS if cluster is Kind.minikube else CPUS
+        problems += _small_docker(cpus) if cluster is not Kind.existing else []
     for problem in problems:
         typer.echo(f"Error: {problem}", err=True)
     for name, (*_, port) in DOORS.items():
@@ -263,7 +277,7 @@ def _old_kubectl() -> Iterator[str]:
         yield f"kubectl {version[0]}.{version[1]} is too old; {KUBECTL[0]}.{KUBECTL[1]} or newer is needed"
 
 
-def _small_docker() -> Iterator[str]:
+def _small_docker(cpus: float) -> Iterator[str]:
     try:
         found = json.loads(run("docker", "info", "--format={{json .}}", seconds=30))
     except MlopsError:
@@ -272,8 +286,8 @@ def _small_docker() -> Iterator[str]:
     gib = found.get("MemTotal", 0) / 2**30
     if gib < MEMORY_GIB:
         yield f"Docker has {gib:.1f} GiB of memory; the platform and a retraining need {MEMORY_GIB:g}"
-    if found.get("NCPU", 0) < CPUS:
-        yield f"Docker has {found.get('NCPU', 0)} CPUs; the platform and a retraining need {CPUS:g}"
+    if found.get("NCPU", 0) < cpus:
+        yield f"Docker has {found.get('NCPU', 0)} CPUs; the platform and a retraining need {cpus:g}"
 
 
 def _small_cluster(kubectl: Kubectl) -> None:
@@ -299,7 +313,16 @@ def _cluster(cluster: Kind) -> Kubectl:
         run("kind", "create", "cluster", "--name", NAME, "--wait", "180s", seconds=1200)
     if cluster is Kind.minikube:
         # does nothing where it runs; Calico, as minikube's own network knows no policies
-        run("minikube", "start", "--profile", NAME, "--cpus=4", "--memory=7g", "--cni=calico", seconds=1800)
+        run(
+            "minikube",
+            "start",
+            "--profile",
+            NAME,
+            f"--cpus={MINIKUBE_CPUS}",
+            "--memory=7g",
+            "--cni=calico",
+            seconds=1800,
+        )
     kubectl = _context(cluster)
     _small_cluster(kubectl)
     return kubectl
@@ -309,12 +332,16 @@ def _context(cluster: Kind) -> Kubectl:
     """The kubectl of a cluster that is there."""
     if not shutil.which("kubectl"):
         raise InputError(f"kubectl isn't installed ({TOOLS['kubectl']})")
-    context = _context_name(cluster)
+    context, here = _context_name(cluster), f"CLUSTER={cluster.value}"
     kubectl = Kubectl(context)
     try:
         kubectl("version", "--output=json", "--request-timeout=20s", tries=2)
     except MlopsError as error:
-        raise InputError(f"no cluster answers as {context}; `make cluster-up` makes one") from error
+        make = (
+            "kubectl's current context names it" if cluster is Kind.existing else f"`make cluster-up {here}` makes one"
+        )
+        others = " or ".join(f"CLUSTER={other.value}" for other in Kind if other is not cluster)
+        raise InputError(f"no cluster answers as {context} ({here}); {make}, and {others} means another") from error
     return kubectl
 
 
@@ -329,7 +356,11 @@ def _context_name(cluster: Kind) -> str:
 
 def _is_last(found: Mapping[str, Any]) -> bool:
     """Whether it works with all the rest, and so comes after it."""
-    return bool(found["kind"] == "Job" and found["metadata"]["name"] == SEED)
+    return (found["kind"], found["metadata"]["name"]) in LAST
+
+
+def _remembered() -> Path:
+    return Path(os.environ.get("WORK", "work"), REMEMBERED)
 
 
 def _images(kubectl: Kubectl) -> None:
@@ -356,7 +387,8 @@ def _bring(context: str) -> list[str] | None:
     if _has_host(image("base")):
         return ["docker", "push"]
     if context in (NAME, "minikube"):
-        return ["minikube", "image", "load", "--profile", context]
+        # by its name it would first remove the old one, which it can't while a container has it, and says so to nobody
+        return ["sh", "-c", 'docker save "$1" | minikube image load --profile "$0" -', context]
     if context.startswith("kind-"):
         return ["kind", "load", "docker-image", "--name", context.removeprefix("kind-")]
     if context in SHARED:
@@ -392,7 +424,29 @@ def _with_images(objects: Iterable[dict[str, Any]]) -> Iterator[dict[str, Any]]:
             registry, _, tag = image("base").rpartition(":")
             names = {"MLOPS_REGISTRY": registry.rpartition("/")[0], "MLOPS_TAG": tag}
             found = {**found, "data": {**found["data"], **names}}
-        yield _renamed(found)
+        found = _renamed(found)
+        yield _with_image_ids(found) if found["kind"] == "Deployment" else found
+
+
+def _with_image_ids(deployment: dict[str, Any]) -> dict[str, Any]:
+    """The Deployment with its images' ids, where they are ours: it is to start anew when one of its tag is another."""
+    pod = deployment["spec"]["template"]
+    named = {each["image"] for each in [*pod["spec"].get("initContainers", []), *pod["spec"]["containers"]]}
+    ids = [_image_id(name) for name in sorted(named & {image(kind) for kind in IMAGES})]
+    if not any(ids):
+        return deployment
+    metadata = pod.get("metadata", {})
+    annotations = {**metadata.get("annotations", {}), IMAGE_IDS: " ".join(ids)}
+    pod = {**pod, "metadata": {**metadata, "annotations": annotations}}
+    return {**deployment, "spec": {**deployment["spec"], "template": pod}}
+
+
+def _image_id(name: str) -> str:
+    """What Docker here has of an image; empty for none, as with images that come from elsewhere."""
+    try:
+        return run("docker", "image", "inspect", "--format={{.Id}}", name).strip()
+    except MlopsError:
+        return ""
 
 
 def _renamed(part: Any) -> Any:
@@ -432,7 +486,8 @@ def make_secrets(kubectl: Kubectl) -> list[str]:
     differing = {name: value for name, value in copies.items() if kept[KFP].get(name) != value}
     _put(kubectl, KFP, differing)
     changed = "mlpipeline-minio-artifact" in differing and "mlpipeline-minio-artifact" in kept[KFP]
-    return ["ml-pipeline", "ml-pipeline-ui"] if changed else []
+    # SeaweedFS's own pod reads the keys too, where it is the store
+    return ["seaweedfs", "ml-pipeline", "ml-pipeline-ui"] if changed else []
 
 
 def _wanted() -> dict[str, dict[str, str]]:
@@ -559,6 +614,13 @@ def _upload(host: str) -> None:
             if attempt == TRIES - 1:
                 raise
             time.sleep(WAIT_SECONDS)
+
+
+def _mlops(cluster: Kind, *arguments: str) -> int:
+    """The exit code of a command of `mlops` that talks to the cluster's KFP."""
+    with _kfp(_context(cluster)) as host:
+        command = [str(Path(sys.executable).with_name("mlops")), *arguments]
+        return subprocess.run(command, env={**os.environ, "MLOPS_KFP_HOST": host}, check=False).returncode
 
 
 @contextlib.contextmanager

@@ -28,7 +28,8 @@ def promote(  # type: ignore[no-untyped-def]
             pipeline="promote",
             job_id=job,
             timestamp=timestamp,
-            params={"version": version, "force": force, "reason": reason},
+            # not what a person wrote: KFP puts it unquoted into a step's JSON where it stands inside a dict
+            params={"force": force},
         )
         run_id = run.outputs["run_id"]
         checked = check(run_id=run_id, version=version, production=production, force=force, reason=reason)

@@ -26,6 +26,8 @@ from pipelines.pods import PROMOTION_ACCOUNT
 ENDED = frozenset({"SUCCEEDED", "SKIPPED", "FAILED", "CANCELED"})
 FIRST_POLL, LONGEST_POLL = 0.5, 5.0
 ATTEMPTS = 3
+# KFP's own plugin looks for an MLflow of its own and fails beside each run; our steps record their runs themselves
+PLUGINS = {"mlflow": {"disabled": True}}
 
 
 @dataclass(frozen=True)
@@ -169,6 +171,7 @@ def start(
             pipeline_version_reference=reference,
             runtime_config=kfp.V2beta1RuntimeConfig(parameters=dict(arguments)),
             service_account=account(version.pipeline),
+            plugins_input=PLUGINS,
         )
         return server.write(server.runs.run_service_create_run, run)
 

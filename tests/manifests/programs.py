@@ -30,6 +30,8 @@ def main() -> None:
         if arguments[0] == "--context":
             arguments = arguments[2:]
         print(kubectl(arguments, stdin, behaviour))
+    elif (name, arguments[:2]) == ("docker", ["image", "inspect"]):
+        print(behaviour.get("image_ids", {}).get(arguments[-1], "sha256:" + arguments[-1]))
     elif name == "docker":
         print(json.dumps({"MemTotal": behaviour.get("docker_gib", 8) * 2**30, "NCPU": behaviour.get("docker_cpus", 4)}))
     elif (name, arguments[:2]) == ("kind", ["get", "clusters"]):

@@ -37,6 +37,16 @@ CRDS = [
 ]
 
 
+SERVING = [
+    {
+        "apiVersion": "apps/v1",
+        "kind": "Deployment",
+        "metadata": {"name": "legalaid-ml", "namespace": "legalaid-mlops"},
+        "spec": {"template": {"spec": {"containers": [{"name": "service", "image": "theirs"}]}}},
+    }
+]
+
+
 class Machine:
     """A PATH with the stand-ins, and what was asked of them."""
 
@@ -69,6 +79,7 @@ class Machine:
     def command(self, *arguments: str, **env: str) -> tuple[list[str], dict[str, str]]:
         (self.folder / "behaviour.json").write_text(json.dumps(self.behaviour))
         mine = {"PATH": str(self.bin), "STANDIN_STATE": str(self.folder), "HOME": str(self.folder), "COLUMNS": "100"}
+        mine["WORK"] = str(self.folder / "work")
         return [sys.executable, "-m", "pipelines.cluster", *arguments], {**mine, **env}
 
     def __call__(self, *arguments: str, **env: str) -> subprocess.CompletedProcess[str]:
@@ -175,8 +186,8 @@ def test_up_on_an_existing_cluster_takes_its_context_and_pushes_images(machine: 
     ("context", "registry", "command"),
     [
         ("kind-other", "legalaid", "kind load docker-image --name other"),
-        ("minikube", "legalaid", "minikube image load --profile minikube"),
-        ("legalaid-mlops", "legalaid", "minikube image load --profile legalaid-mlops"),
+        ("minikube", "legalaid", 'sh -c docker save "$1" | minikube image load --profile "$0" - minikube'),
+        ("legalaid-mlops", "legalaid", 'sh -c docker save "$1" | minikube image load --profile "$0" - legalaid-mlops'),
         ("k3d-x", "legalaid", "k3d image import --cluster x"),
         ("kind-other", "ghcr.io/team", "docker push"),
         ("cloud", "localhost:5000", "docker push"),
@@ -211,6 +222,76 @@ def test_the_seed_comes_when_all_the_rest_is_ready(machine: Machine) -> None:
     machine.behaviour["waiting"] = ["mlflow"]
     assert machine("up", "--cluster", "existing", "--timeout", "3", "--no-build").returncode == 1
     assert "seed" not in {each["metadata"]["name"] for each in machine.applied() if each["kind"] == "Job"}
+
+
+def test_the_service_may_wait_for_the_seed(machine: Machine, build: Build) -> None:
+    """It has nothing to serve before."""
+    folder = machine.folder / "serving"
+    objects = [*build("overlays/existing"), *map(dict, SERVING)]
+    folder.mkdir()
+    machine.behaviour["built"]["manifests/overlays/existing"] = machine._file("serving/all", objects)
+    done = machine("up", "--cluster", "existing", "--no-build")
+    assert done.returncode == 0, done.stderr
+    names = [f"{each['kind']} {each['metadata']['name']}" for each in machine.applied()]
+    assert names.index("Deployment legalaid-ml") > names.index("Deployment mlflow")
+    assert names.index("Deployment legalaid-ml") - names.index("Job seed") in (-1, 1)
+
+
+def test_a_deployment_starts_anew_with_another_image_of_its_tag(machine: Machine) -> None:
+    def told() -> str:
+        named = [each for each in machine.applied() if each["kind"] == "Deployment"]
+        (found,) = [each for each in named if each["metadata"]["name"] == "mlflow"]
+        machine.forget()
+        return str(found["spec"]["template"]["metadata"]["annotations"][cluster.IMAGE_IDS])
+
+    assert machine("up", "--cluster", "existing", "--no-build").returncode == 0
+    first = told()
+    assert machine("up", "--cluster", "existing", "--no-build").returncode == 0
+    assert told() == first
+    machine.behaviour["image_ids"] = {image("mlflow"): "sha256:other"}
+    assert machine("up", "--cluster", "existing", "--no-build").returncode == 0
+    assert told() == "sha256:other" != first
+
+
+@pytest.mark.parametrize(
+    ("overlay", "renewed"),
+    [
+        ("overlays/existing", ["ml-pipeline", "ml-pipeline-ui"]),
+        ("object-store/seaweedfs", ["seaweedfs", "ml-pipeline", "ml-pipeline-ui"]),
+    ],
+)
+def test_a_renewed_identity_of_kfp_restarts_who_reads_it(machine: Machine, overlay: str, renewed: list[str]) -> None:
+    def restarted() -> list[str]:
+        assert machine("up", "--cluster", "existing", "--no-build", "--overlay", overlay).returncode == 0
+        return [call.split("deployment/")[1].split()[0] for call in machine.calls if "rollout restart" in call]
+
+    assert restarted() == []
+    path = machine.folder / "objects.json"
+    objects = json.loads(path.read_text())
+    del objects["Secret/legalaid-mlops/identity-kfp"]
+    path.write_text(json.dumps(objects))
+    assert restarted() == renewed
+
+
+def test_the_cluster_that_was_brought_up_is_remembered(machine: Machine) -> None:
+    remembered = machine.folder / "work" / "cluster"
+    machine.behaviour["memory"] = "1Gi"
+    assert machine("up", "--cluster", "existing").returncode == 2
+    assert not remembered.exists()
+    machine.behaviour["memory"] = "8Gi"
+    assert machine("up", "--cluster", "existing", "--no-build").returncode == 0
+
+    def meant(*settings: str) -> str:
+        # of the sub-make of a test run nothing is to be inherited
+        env = {name: value for name, value in os.environ.items() if name not in ("MAKEFLAGS", "CLUSTER")}
+        command = ["make", "--dry-run", f"WORK={remembered.parent}", "status", *settings]
+        done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=env, check=False)
+        return str(re.search(r"CLUSTER=(\w+)", done.stdout)[1])  # type: ignore[index]
+
+    assert meant() == "existing"
+    assert meant("CLUSTER=minikube") == "minikube"
+    assert machine("down", "--cluster", "existing", "--yes").returncode == 0
+    assert meant() == "kind"
 
 
 def test_an_alias_is_no_door(machine: Machine) -> None:
@@ -324,6 +405,8 @@ def test_submit_follows_a_run_through_a_forwarded_port(machine: Machine) -> None
     assert len(machine.kfp.runs) == 2
     assert [call for call in machine.calls if "port-forward service/ml-pipeline-ui" in call]
     assert "--nonsense" in machine("submit", "--cluster", "existing", "evaluate", "--nonsense").stderr
+    listed = machine("schedule", "--cluster", "existing", "list", MLOPS_KFP_HOST=machine.kfp.url)
+    assert listed.returncode == 0 and "no recurring run of ours" in listed.stdout
 
 
 def test_logs_finds_the_newest_pod_of_a_step(machine: Machine) -> None:
@@ -367,6 +450,8 @@ def test_makefile_has_the_targets() -> None:
         "logs STEP=train": "pipelines.cluster logs train",
         "cluster-down ARGS=--yes": "pipelines.cluster down --yes",
         "open": "pipelines.cluster open",
+        "schedule": "pipelines.cluster schedule list",
+        "schedule ARGS=apply": "pipelines.cluster schedule apply",
         "status": "pipelines.cluster status",
     }.items():
         command = ["make", "--dry-run", "CLUSTER=minikube", *target.split()]

@@ -491,7 +491,7 @@ def test_secrets_are_made_once_and_copied(monkeypatch: pytest.MonkeyPatch) -> No
     assert memory.applied == [] and memory.kept == first
     # an install that KFP's own manifests made has a password that everybody knows
     memory.kept[KFP, "mlpipeline-minio-artifact"] = {"accesskey": "minio", "secretkey": "minio123"}
-    assert cluster.make_secrets(memory) == ["ml-pipeline", "ml-pipeline-ui"]  # type: ignore[arg-type]
+    assert cluster.make_secrets(memory) == ["seaweedfs", "ml-pipeline", "ml-pipeline-ui"]  # type: ignore[arg-type]
     assert memory.kept == first
     # deleted on purpose, an identity is made anew, and so is its copy
     del memory.kept[PLATFORM, "identity-promotion"]
@@ -745,8 +745,9 @@ esac
 
 def setup_store(folder: Path, **env: str) -> subprocess.CompletedProcess[str]:
     """Runs MinIO's set-up script with a stand-in for MinIO's client that notes what it is asked."""
-    (folder / "mc").write_text(MC)
-    (folder / "mc").chmod(0o755)
+    for name, script in {"mc": MC, "curl": '#!/bin/sh\nexit "${DOWN:-0}"\n', "sleep": "#!/bin/sh\n"}.items():
+        (folder / name).write_text(script)
+        (folder / name).chmod(0o755)
     secrets = {f"{role.upper()}_SECRET": f"{role}-secret" for role in RIGHTS}
     keys = {f"{role.upper()}_KEY": f"mlops-{role}" for role in RIGHTS}
     given = {"PATH": f"{folder}:/usr/bin:/bin", "CALLS": str(folder / "calls"), "STDIN": str(folder / "stdin")}
@@ -768,6 +769,12 @@ def test_the_set_up_of_minio_passes_secrets_through_stdin(tmp_path: Path, attach
     for role in RIGHTS:
         assert f"admin policy create store {role} /setup/{role}.json\n" in calls
         assert f"admin policy attach store {role} --user mlops-{role}\n" in calls
+
+
+def test_the_set_up_of_minio_gives_up(tmp_path: Path) -> None:
+    done = setup_store(tmp_path, DOWN="7")
+    assert done.returncode == 1 and "MinIO doesn't answer at minio:9000" in done.stdout
+    assert not (tmp_path / "calls").exists()
 
 
 def test_the_set_up_of_minio_fails_where_a_policy_isnt_attached(tmp_path: Path) -> None:

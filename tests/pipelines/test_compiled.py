@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import json
 import re
 from pathlib import Path
 from typing import Any
@@ -162,6 +163,16 @@ def test_what_reads_or_writes_the_world_is_never_cached(steps: Any) -> None:
     for step in steps.values():
         if step["component"] in cached:
             assert "run_id" in step["task"]["inputs"]["parameters"]
+
+
+def test_no_free_text_stands_inside_a_constant(steps: Any) -> None:
+    """KFP's launcher puts it into a step's JSON as it is; a quotation mark in it would end the string."""
+    found = set()
+    for step in steps.values():
+        for value in step["task"]["inputs"]["parameters"].values():
+            constant = json.dumps(value.get("runtimeValue", {}).get("constant"))
+            found |= set(re.findall(r"\{\{\$\.inputs\.parameters\['pipelinechannel--([\w-]+)'\]\}\}", constant))
+    assert found == {"algorithm", "force", "seed", "self_comparison", "split"}
 
 
 def test_names_for_people(steps: Any) -> None:

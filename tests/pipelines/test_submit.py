@@ -234,6 +234,7 @@ def test_a_version_of_the_data_is_submitted_by_its_place(
     assert done.returncode == 0, done.stderr
     (run,) = kfp.runs.values()
     assert run.runtime_config["parameters"]["data"] == "s3://datasets/dvc/v1"
+    assert run.plugins_input == {"mlflow": {"disabled": True}}
 
 
 def test_monitor_is_told_whether_there_is_current_data(kfp: FakeKfp, here: Here) -> None:

@@ -2,7 +2,8 @@
 set -eu
 
 n=0
-until mc ready store >/dev/null 2>&1; do
+# not mc ready, which waits for ever
+until curl -fsS --max-time 5 http://minio:9000/minio/health/cluster >/dev/null; do
   n=$((n + 1))
   [ "$n" -lt 60 ] || { echo "MinIO doesn't answer at minio:9000"; exit 1; }
   sleep 3

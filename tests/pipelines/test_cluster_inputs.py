@@ -1,0 +1,87 @@
+"""The pipelines' steps on inputs as they come in a cluster, where they are not what kfp.local gives.
+
+KFP's launcher reads the artifacts back from its metadata store (backend/src/v2/metadata/converter.go and client.go of
+2.17.0): they have lost their type, a list or dict in their metadata comes as a struct of one field, a bool as a number,
+and nothing comes of an empty folder.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from matchmaking.sample import generate_file
+from pipelines.local import run_pipeline
+
+
+def stored(value: Any) -> Any:
+    """What the metadata store gives back of a value."""
+    if isinstance(value, bool | int | float):
+        return float(value)
+    if isinstance(value, list):
+        return {"list": value}
+    if isinstance(value, dict):
+        return {"struct": value}
+    assert isinstance(value, str), f"the metadata store takes no {type(value).__name__}"
+    return value
+
+
+@pytest.fixture
+def seen(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
+    """Makes steps get what they would in a cluster; what they got."""
+    from kfp.local import executor_input_utils
+
+    plain: Callable[..., dict[str, Any]] = executor_input_utils.executor_input_to_dict
+    given = []
+
+    def as_in_a_cluster(*args: Any, **kwargs: Any) -> dict[str, Any]:
+        found = plain(*args, **kwargs)
+        for artifacts in found.get("inputs", {}).get("artifacts", {}).values():
+            for artifact in artifacts["artifacts"]:
+                artifact["type"] = {"instanceSchema": ""}
+                artifact["metadata"] = {name: stored(value) for name, value in artifact.get("metadata", {}).items()}
+                path = Path(artifact["uri"])
+                if path.is_dir() and not any(path.iterdir()):
+                    path.rmdir()
+                given.append(artifact)
+        return found
+
+    monkeypatch.setattr(executor_input_utils, "executor_input_to_dict", as_in_a_cluster)
+    return given
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments"),
+    [
+        ("retrain", {"algorithm": "dense", "epochs": 1}),
+        ("retrain", {"algorithm": "dense", "epochs": 1, "production": ""}),
+        ("monitor", {}),
+    ],
+    ids=["retrain", "bootstrap", "monitor"],
+)
+def test_every_step_takes_them(
+    seen: list[dict[str, Any]],
+    name: str,
+    arguments: dict[str, Any],
+    incumbent: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    generate_file(tmp_path / "pairs.csv", 2_400, seed=1)
+    places = {"candidates": str(tmp_path / "candidates")} if name == "retrain" else {}
+    common = {"data": str(tmp_path / "pairs.csv"), "production": str(incumbent), **places}
+    outcome = run_pipeline(name, {**common, **arguments}, tmp_path / "work")
+    log = (outcome.folder / "run.log").read_text()
+    assert outcome.exit_code == 0, log
+    # each step's cost has come through the metadata of the artifacts
+    told = {step["step"] for step in outcome.summary["steps"]}
+    assert {"start", "ingest", "validate"} <= told
+    assert told >= {"retrain": {"train", "evaluate", "compare"}, "monitor": {"score", "drift"}}[name]
+    assert seen
+    assert all(artifact["type"] == {"instanceSchema": ""} for artifact in seen)
+    assert any(json.loads(artifact["metadata"].get("steps", "[]")) for artifact in seen)
