@@ -234,7 +234,8 @@ def test_the_service_may_wait_for_the_seed(machine: Machine, build: Build) -> No
     assert done.returncode == 0, done.stderr
     lines = [json.loads(line)["stdin"] for line in (machine.folder / "calls.jsonl").read_text().splitlines()]
     last = json.loads([text for text in lines if text][-1])["items"]
-    assert {(each["kind"], each["metadata"]["name"]) for each in last} == {("Job", "seed"), ("Deployment", "legalaid-ml")}
+    found = {(each["kind"], each["metadata"]["name"]) for each in last}
+    assert found == {("Job", "seed"), ("Deployment", "legalaid-ml")}
 
 
 def test_a_deployment_starts_anew_with_another_image_of_its_tag(machine: Machine) -> None:
