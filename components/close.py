@@ -13,7 +13,8 @@ def close(job_id: str, status: dsl.PipelineTaskFinalStatus):
         job_id: identifies this execution.
         status: how the pipeline ended.
     """
-    # COMPLETE is KFP's word in a cluster, SUCCEEDED kfp.local's
+    # COMPLETE is KFP's word in a cluster, SUCCEEDED kfp.local's; a retrain that doesn't promote by itself says RUNNING
+    # there, as does one that was killed: only runs that nobody has closed are marked
     if status.state not in ("SUCCEEDED", "COMPLETE"):
         from matchmaking.steps import step
 

@@ -9,10 +9,11 @@ one that fails says why. Only the steps that read or write datasets, candidates 
 credentials, and only `promote` those that may write production. (What passes from step to step, KFP's own launcher
 carries, with KFP's own credentials.)
 
-Retries are for pods that were lost, not for steps that failed. A step waits out an outage of MLflow or the storage by
-itself, about a minute, and then its failure is final: KFP 2.17's install has Argo retry on errors of the cluster alone
-(`retryPolicy: OnError` in the controller's `templateDefaults`, which completes what `set_retry` gives). Where a
-controller is set up to retry failures too, `matchmaking.steps.step` ends the next attempt at once.
+Retries are for pods that were deleted (with their node, say), not for steps that failed, were evicted or took too
+long. A step waits out an outage of MLflow or the storage by itself, about a minute, and then its failure is final: KFP
+2.17's install has Argo retry on errors of the cluster alone (`retryPolicy: OnError` in the controller's
+`templateDefaults`, which completes what `set_retry` gives). Where a controller is set up to retry failures too,
+`matchmaking.steps.step` ends the next attempt at once.
 
 Caching is on for what is a function of its inputs, and off for what reads or writes the world. The key KFP makes holds
 the image, the command, the MLflow run and the identity of each input artifact, so a hit can only be the very same
@@ -43,7 +44,8 @@ STORAGE_SETTINGS = ("AWS_ENDPOINT_URL", "AWS_DEFAULT_REGION")
 RESTART_SETTINGS = ("MLOPS_RESTART_COMMAND", "MLOPS_RESTART_TIMEOUT")
 
 RETRIES = 2
-RETRY_WAIT = 30
+# seconds; a failure that isn't tried again waits for it too
+RETRY_WAIT = 5
 # from the first attempt's start, so as long as KFP allows: a shorter one would forbid to retry the longer steps
 RETRY_UNTIL = 3600
 

@@ -16,7 +16,7 @@ import yaml
 from matchmaking.errors import InputError
 from pipelines.compile import PIPELINES
 from pipelines.kfp_api import Server
-from pipelines.submit import PLUGINS, Version, account, experiment_id, named, upload
+from pipelines.submit import Version, account, experiment_id, named, upload
 
 FILE = Path("manifests/schedules/schedules.yaml")
 SUFFIX = ".schedule"
@@ -254,7 +254,6 @@ def _wanted(version: Version, cron: str, arguments: Mapping[str, Any], experimen
         pipeline_version_reference=kfp.V2beta1PipelineVersionReference(version.pipeline_id, version.version_id),
         runtime_config=kfp.V2beta1RuntimeConfig(parameters=dict(arguments)),
         service_account=account(version.pipeline),
-        plugins_input=PLUGINS,
         trigger=kfp.V2beta1Trigger(cron_schedule=kfp.V2beta1CronSchedule(cron=to_kfp(cron))),
         mode=kfp.RecurringRunMode.ENABLE,
         # as the CronJobs: never two at once, and what was missed is not made up for
@@ -272,6 +271,8 @@ def _state(run: Any) -> tuple[Any, ...]:
         run.mode,
         run.max_concurrency,
         run.no_catchup,
+        # with plugins, KFP's controller starts the run without its parameters
+        run.plugins_input or None,
     )
 
 

@@ -216,7 +216,7 @@ def follow(
                 on_step(step)
                 poll = FIRST_POLL
         if found.state in ENDED:
-            return _ended(server, run, found.state, details)
+            return _ended(server, run, _end_state(found), details)
         if seconds is not None and time.monotonic() - begin > seconds:
             state = (found.state or "PENDING").lower()
             raise MlopsError(f"the run is still {state} after {seconds:.0f} s; it goes on: {run.url}")
@@ -287,6 +287,12 @@ def _titles(compiled: str) -> dict[str, str]:
         for task, found in dag["tasks"].items()
         if found["componentRef"]["name"] in executed and task != "close"
     }
+
+
+def _end_state(run: Any) -> str:
+    """The state a run ended in; one that was terminated ends as failed, and only its history says so."""
+    passed = {status.state for status in run.state_history or []}
+    return "CANCELED" if run.state == "FAILED" and "CANCELING" in passed else str(run.state)
 
 
 def _details(run: Any) -> dict[str, Any]:

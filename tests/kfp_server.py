@@ -196,13 +196,19 @@ class FakeKfp:
     def get_run(self, run_id: str, query: Any, body: Any) -> Any:
         run = self._run(run_id)
         self.looks[run_id] = self.looks.get(run_id, 0) + 1
-        if run.state != "CANCELED":
+        if run.state_history:
+            # as the server has it: cancelling while Argo stops the pods, and failed in the end
+            state = "FAILED" if len(run.state_history) > 1 else "CANCELING"
+            run.state_history.append(kfp.V2beta1RuntimeStatus(state=state))
+            run.state = state
+        else:
             nodes, run.state = self.nodes(run)
             run.run_details = kfp.V2beta1RunDetails(task_details=[_detail(run_id, node) for node in nodes.values()])
         return run
 
     def terminate(self, run_id: str, query: Any, body: Any) -> Any:
-        self._run(run_id).state = "CANCELED"
+        run = self._run(run_id)
+        run.state, run.state_history = "CANCELING", [kfp.V2beta1RuntimeStatus(state="CANCELING")]
         return {}
 
     def read_log(self, run_id: str, node_id: str, query: Any, body: Any) -> Any:
@@ -215,6 +221,8 @@ class FakeKfp:
     def create_recurring(self, query: Any, body: bytes) -> Any:
         asked = json.loads(body)
         self._referred(asked)
+        if asked.get("plugins_input"):
+            raise Refusal(400, "the server drops the parameters of a recurring run with plugins, and never starts it")
         if len(asked["trigger"]["cron_schedule"]["cron"].split()) != 6:
             raise Refusal(400, "Schedule cron is not supported, for the wrong number of fields")
         if not 1 <= int(asked["max_concurrency"]) <= 10:

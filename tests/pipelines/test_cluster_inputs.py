@@ -71,7 +71,8 @@ def test_every_step_takes_them(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    # a run sets it for its steps
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path / 'work' / 'mlflow.db'}")
     generate_file(tmp_path / "pairs.csv", 2_400, seed=1)
     places = {"candidates": str(tmp_path / "candidates")} if name == "retrain" else {}
     common = {"data": str(tmp_path / "pairs.csv"), "production": str(incumbent), **places}

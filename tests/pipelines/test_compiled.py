@@ -151,7 +151,7 @@ def test_each_pod_is_shut_in_and_ends(steps: Any) -> None:
         assert 600 <= int(pod["activeDeadlineSeconds"]) <= 7200
         retry = step["task"]["retryPolicy"]
         assert retry["maxRetryCount"] == 2
-        assert retry["backoffDuration"] == "30s"
+        assert retry["backoffDuration"] == "5s"
         # Argo counts it from the first attempt's start
         assert int(retry["backoffMaxDuration"][:-1]) == 3600
 

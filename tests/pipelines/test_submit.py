@@ -404,7 +404,7 @@ def test_ctrl_c_says_what_becomes_of_the_run(kfp: FakeKfp, stop: bool) -> None:
     _, told = process.communicate(timeout=20)
     assert process.returncode == 130
     (run,) = kfp.runs.values()
-    assert (run.state == "CANCELED") == stop
+    assert (run.state == "CANCELING") == stop
     assert ("is being stopped" if stop else "the run goes on; Terminate on its page stops it") in told
     assert "Traceback" not in told
 
@@ -412,10 +412,12 @@ def test_ctrl_c_says_what_becomes_of_the_run(kfp: FakeKfp, stop: bool) -> None:
 def test_a_cancelled_run_is_told(kfp: FakeKfp) -> None:
     server = Server(kfp.url)
     run = submitted(server)
-    kfp.runs[run.run_id].state = "CANCELED"
-    ended = follow(server, run)
-    assert ended.exit_code == 1
-    assert ended.error and "cancelled" in ended.error["message"]
+    submit.terminate(server, run)
+    for _ in range(2):
+        ended = follow(server, run)
+        assert kfp.runs[run.run_id].state == "FAILED"
+        assert ended.exit_code == 1
+        assert ended.error and "cancelled" in ended.error["message"]
 
 
 def test_no_heavy_import(kfp: FakeKfp) -> None:
