@@ -396,6 +396,8 @@ def test_ctrl_c_says_what_becomes_of_the_run(kfp: FakeKfp, stop: bool) -> None:
         stderr=subprocess.PIPE,
         text=True,
         env={**os.environ, "COLUMNS": "100"},
+        # what is started in the background ignores Ctrl-C, and so would all its children
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     deadline = time.monotonic() + 20
     while not kfp.looks and time.monotonic() < deadline:
