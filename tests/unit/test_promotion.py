@@ -268,6 +268,8 @@ def test_a_torn_audit_line_does_not_swallow_the_next(served: Path, packages: lis
 def test_the_service_is_restarted_without_a_shell(
     served: Path, packages: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    # without a shell the semicolon is a file's name
+    monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("MLOPS_RESTART_COMMAND", f"touch '{tmp_path}/re started' ;")
     promote(packages[0], served)
     assert (tmp_path / "re started").exists()
