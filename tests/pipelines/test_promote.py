@@ -204,7 +204,8 @@ def run_pipeline(folder: Path, **arguments: Any) -> None:
 
 
 def test_the_pipeline_promotes(served: Path, registered: Path, records: Any, tmp_path: Path) -> None:
-    run_pipeline(tmp_path, production=str(served), timestamp="20260301T000000Z")
+    reason = 'it is "better", they say'
+    run_pipeline(tmp_path, production=str(served), reason=reason, timestamp="20260301T000000Z")
     assert contents(served) == contents(registered / "candidates" / NAMES[1])
     (entry,) = promotion.history(str(served), say=lambda text: None).entries
     (run,) = records.search_runs(
@@ -214,6 +215,7 @@ def test_the_pipeline_promotes(served: Path, registered: Path, records: Any, tmp
     assert run.info.status == "FINISHED"
     assert entry["who"] == f"pipeline run {run.info.run_id}"
     assert run.data.tags["promoted"] == NAMES[1]
+    assert run.data.params.items() >= {"version": "", "reason": reason}.items()
     assert records.get_model_version_by_alias("lawyer-match", "champion").version == 2
 
 
