@@ -1,5 +1,9 @@
 """The failures a user can cause or meet, each with the exit code the command line ends with."""
 
+from __future__ import annotations
+
+import errno
+
 
 class MlopsError(Exception):
     """A failure told in one line: what happened, where, and what to do about it."""
@@ -17,3 +21,13 @@ class RefusedError(MlopsError):
     """What was asked for is possible, but the policy or the evidence forbids it."""
 
     exit_code = 3
+
+
+# the machine's or the file system's own limits: what was asked for isn't wrong, there is no room for it
+_NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EMFILE, errno.ENFILE, errno.EIO, errno.ENOMEM})
+
+
+def cannot_write(place: object, error: OSError) -> MlopsError:
+    """The failure of a write: an `InputError` where the place is wrong, else (a full disk, say) the machine's."""
+    kind = MlopsError if error.errno in _NO_ROOM else InputError
+    return kind(f"{place} can't be written: {error.strerror or error}")
