@@ -250,7 +250,7 @@ class _Progress:
             self.running[step.task] = step.title
         else:
             self.running.pop(step.task, None)
-            # what was left out, since an earlier step failed or a condition wasn't met, has no state
+            # of what was left out, since an earlier step failed or a condition wasn't met, there is nothing to say
             if step.state in ("SUCCEEDED", "FAILED", "CANCELED"):
                 took = f"{step.seconds:6.0f} s" if step.seconds is not None else ""
                 colour = {"SUCCEEDED": "green", "FAILED": "red"}.get(step.state, "yellow")

@@ -24,6 +24,7 @@ from pipelines.kfp_api import Server, ServerError, UnsureError
 from pipelines.pods import PROMOTION_ACCOUNT
 
 ENDED = frozenset({"SUCCEEDED", "SKIPPED", "FAILED", "CANCELED"})
+STATELESS = (None, "RUNTIME_STATE_UNSPECIFIED")
 FIRST_POLL, LONGEST_POLL = 0.5, 5.0
 ATTEMPTS = 3
 # KFP's own plugin looks for an MLflow of its own and fails beside each run; our steps record their runs themselves
@@ -63,7 +64,14 @@ class Run:
 
 @dataclass(frozen=True)
 class Step:
-    """A step of a run: its task's name, its display name, KFP's state, and how long it took if it has ended."""
+    """A step of a run.
+
+    Attributes:
+        task: its task's name.
+        title: its display name.
+        state: KFP's; PENDING before there is one, OMITTED for one that will never run.
+        seconds: how long it took, if it has ended.
+    """
 
     task: str
     title: str
@@ -303,9 +311,11 @@ def _details(run: Any) -> dict[str, Any]:
 def _steps(details: Mapping[str, Any], titles: Mapping[str, str]) -> Iterable[Step]:
     for task in sorted(titles.keys() & details.keys(), key=lambda task: _since(details[task])):
         node = details[task]
-        ended = node.state in ENDED and node.end_time and node.end_time.year > 1970
-        seconds = (node.end_time - node.start_time).total_seconds() if ended and node.start_time else None
-        yield Step(task, titles[task], node.state or "PENDING", seconds)
+        over = node.end_time is not None and node.end_time.year > 1970
+        # what a failure before it, or a condition, leaves out has no state, and ends when it begins
+        state = ("OMITTED" if over else "PENDING") if node.state in STATELESS else node.state
+        seconds = (node.end_time - node.start_time).total_seconds() if over and node.start_time else None
+        yield Step(task, titles[task], state, seconds if state in ENDED else None)
 
 
 def _task(node_name: str) -> str:

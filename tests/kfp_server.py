@@ -54,7 +54,7 @@ class Node:
 
     name: str
     children: list[str] = field(default_factory=list)
-    state: str = "SUCCEEDED"
+    state: str | None = "SUCCEEDED"
     log: str | None = None
     begun: datetime = ZERO
     ended: datetime = ZERO
@@ -105,6 +105,7 @@ class FakeKfp:
         self.runs: dict[str, kfp.V2beta1Run] = {}
         self.recurring: dict[str, kfp.V2beta1RecurringRun] = {}
         self.looks: dict[str, int] = {}
+        self.stopped: dict[str, int] = {}
         self.url = ""
         self._lock = threading.Lock()
         self._client = kfp.ApiClient()
@@ -200,15 +201,17 @@ class FakeKfp:
             # as the server has it: cancelling while Argo stops the pods, and failed in the end
             state = "FAILED" if len(run.state_history) > 1 else "CANCELING"
             run.state_history.append(kfp.V2beta1RuntimeStatus(state=state))
+            nodes, _ = self.nodes(run)
             run.state = state
         else:
             nodes, run.state = self.nodes(run)
-            run.run_details = kfp.V2beta1RunDetails(task_details=[_detail(run_id, node) for node in nodes.values()])
+        run.run_details = kfp.V2beta1RunDetails(task_details=[_detail(run_id, node) for node in nodes.values()])
         return run
 
     def terminate(self, run_id: str, query: Any, body: Any) -> Any:
         run = self._run(run_id)
         run.state, run.state_history = "CANCELING", [kfp.V2beta1RuntimeStatus(state="CANCELING")]
+        self.stopped[run_id] = self.looks.get(run_id, 0)
         return {}
 
     def read_log(self, run_id: str, node_id: str, query: Any, body: Any) -> Any:
@@ -250,18 +253,22 @@ class FakeKfp:
         plan = self.plans[name]
         workflow = f"{name}-x7k2p"
         nodes = {workflow: Node(workflow, state="RUNNING")}
-        come = self.looks.get(run.run_id, 0) * STEPS_A_LOOK - 2
+        stopped = self.stopped.get(run.run_id)
+        come = (self.looks.get(run.run_id, 0) if stopped is None else stopped) * STEPS_A_LOOK - 2
         for place, task in enumerate(plan.tasks):
             if place > come:
                 break
-            state = "RUNNING" if place == come else "FAILED" if task == plan.failing else "SUCCEEDED"
+            ended = "FAILED" if task == plan.failing or place == come else "SUCCEEDED"
+            state = "RUNNING" if place == come and stopped is None else ended
             own = _nodes(workflow, task, state, self._log(plan, task) if place < come else None)
             for node in own.values():
                 node.begun = run.created_at + timedelta(seconds=20 * place)
                 node.ended = node.begun + timedelta(seconds=3 + place)
             nodes |= own
             if state == "FAILED":
-                nodes |= {f"{workflow}-omitted-{left}": Node(left, state=_NONE) for left in plan.tasks[place + 1 :]}
+                # the API's JSON leaves out a state that is none; Argo makes such a node when it is sure to be left out
+                omitted = {"state": None, "begun": node.ended, "ended": node.ended}
+                nodes |= {f"{workflow}-omitted-{left}": Node(left, **omitted) for left in plan.tasks[place + 1 :]}
                 return nodes, "FAILED"
         return nodes, "SUCCEEDED" if plan.ends and come >= len(plan.tasks) else "RUNNING"
 
@@ -290,7 +297,6 @@ class FakeKfp:
         return self.runs[run_id]
 
 
-_NONE = "RUNTIME_STATE_UNSPECIFIED"
 _API = "/apis/v2beta1"
 _ROUTES = [
     (f"GET {_API}/healthz", FakeKfp.health),

@@ -171,7 +171,9 @@ def test_a_failed_run_fails_as_its_step_did(kfp: FakeKfp, here: Here) -> None:
     assert done.returncode == 2
     assert "evaluate failed in step validate: column 'rating' is missing" in done.stderr
     assert re.search(r"Check the dataset +\d+ s  failed", done.stderr)
+    # nothing of what never ran
     assert "Write the report" not in done.stderr
+    assert "started" not in done.stderr.split("Check the dataset")[-1]
     assert "Traceback" not in done.stderr
 
 
@@ -414,9 +416,13 @@ def test_ctrl_c_says_what_becomes_of_the_run(kfp: FakeKfp, stop: bool) -> None:
 def test_a_cancelled_run_is_told(kfp: FakeKfp) -> None:
     server = Server(kfp.url)
     run = submitted(server)
+    seen: list[submit.Step] = []
+    kfp.looks[run.run_id] = 1
     submit.terminate(server, run)
     for _ in range(2):
-        ended = follow(server, run)
+        ended = follow(server, run, seen.append)
+        # what never ran isn't pending either
+        assert {step.state for step in seen} == {"SUCCEEDED", "FAILED", "OMITTED"}
         assert kfp.runs[run.run_id].state == "FAILED"
         assert ended.exit_code == 1
         assert ended.error and "cancelled" in ended.error["message"]
