@@ -680,15 +680,36 @@ RIGHTS = {
 }
 
 
-def allowed(policy: Object, action: str, resource: str) -> bool:
-    """AWS's rule for a policy of allowances alone, with `*` in resources and none in actions."""
+def effects(policy: Object, action: str, resource: str) -> set[str]:
+    """What the statements say of it, with `*` in resources and none in actions."""
+    found = set()
     for statement in policy["Statement"]:
-        assert set(statement) == {"Effect", "Action", "Resource"} and statement["Effect"] == "Allow"
+        assert set(statement) == {"Effect", "Action", "Resource"}
         for pattern in statement["Resource"]:
             expression = re.escape(pattern).replace(r"\*", ".*")
             if action in statement["Action"] and re.fullmatch(expression, f"arn:aws:s3:::{resource}"):
-                return True
-    return False
+                found.add(statement["Effect"])
+    return found
+
+
+def allowed(policy: Object, action: str, resource: str) -> bool:
+    """AWS's rule: an allowance, and no denial."""
+    return effects(policy, action, resource) == {"Allow"}
+
+
+@pytest.mark.parametrize("role", RIGHTS)
+def test_no_identity_deletes_versions(role: str) -> None:
+    """MinIO deletes a version for whoever may delete objects and isn't denied s3:DeleteObjectVersion (AWS asks for it).
+
+    As its cmd/auth-handler.go has it; `DenyOnly` there.
+    """
+    policy = json.loads((MANIFESTS / "object-store" / "minio" / "policies" / f"{role}.json").read_text())
+    for bucket in BUCKETS:
+        resource = f"{bucket}/some/object"
+        denied = "Deny" in effects(policy, "s3:DeleteObjectVersion", resource)
+        assert denied, f"{role} deletes versions in {bucket}"
+        # and nothing else is lost by it
+        assert allowed(policy, "s3:DeleteObject", resource) == ("s3:DeleteObject" in RIGHTS[role].get(bucket, ()))
 
 
 @pytest.mark.parametrize("role", RIGHTS)
