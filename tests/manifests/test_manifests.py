@@ -703,7 +703,7 @@ def test_no_identity_deletes_versions(role: str) -> None:
 
     As its cmd/auth-handler.go has it; `DenyOnly` there.
     """
-    policy = json.loads((MANIFESTS / "object-store" / "minio" / "policies" / f"{role}.json").read_text())
+    policy = json.loads((MANIFESTS / "object-store" / "policies" / f"{role}.json").read_text())
     for bucket in BUCKETS:
         resource = f"{bucket}/some/object"
         denied = "Deny" in effects(policy, "s3:DeleteObjectVersion", resource)
@@ -715,7 +715,7 @@ def test_no_identity_deletes_versions(role: str) -> None:
 @pytest.mark.parametrize("role", RIGHTS)
 def test_each_identity_has_its_buckets_and_no_other(role: str) -> None:
     """MinIO can't be run here, so its policies are evaluated by the rule they are written for."""
-    policy = json.loads((MANIFESTS / "object-store" / "minio" / "policies" / f"{role}.json").read_text())
+    policy = json.loads((MANIFESTS / "object-store" / "policies" / f"{role}.json").read_text())
     for statement in policy["Statement"]:
         assert not [action for action in statement["Action"] if "*" in action]
     for bucket in BUCKETS:
@@ -746,12 +746,8 @@ def test_setup_makes_each_bucket_and_identity(build: Build) -> None:
     (container,) = named(objects, "Job", "setup-store")["spec"]["template"]["spec"]["containers"]
     given = {each["name"] for each in container["env"]}
     assert set(re.findall(r"\$([A-Z_]+(?:KEY|SECRET))", script)) <= given
-    data = named(
-        objects,
-        "ConfigMap",
-        next(each["metadata"]["name"] for each in objects if each["metadata"]["name"].startswith("minio-setup-")),
-    )["data"]
-    assert set(data) == {"setup.sh", *(f"{role}.json" for role in RIGHTS)}
+    files = {_key(each)[2]: set(each["data"]) for each in objects if each["kind"] == "ConfigMap" and "data" in each}
+    assert files["minio-setup"] == {"setup.sh"} and files["store-policies"] == {f"{role}.json" for role in RIGHTS}
 
 
 MC = """#!/bin/sh
@@ -788,7 +784,7 @@ def test_the_set_up_of_minio_passes_secrets_through_stdin(tmp_path: Path, attach
     for bucket in BUCKETS:
         assert f"mb --ignore-existing store/{bucket}\n" in calls
     for role in RIGHTS:
-        assert f"admin policy create store {role} /setup/{role}.json\n" in calls
+        assert f"admin policy create store {role} /policies/{role}.json\n" in calls
         assert f"admin policy attach store {role} --user mlops-{role}\n" in calls
 
 

@@ -230,6 +230,7 @@ def _manifests(folder: Path) -> tuple[dict[tuple[str, str], Object], dict[tuple[
     objects["Job", "setup-store"] = yaml.safe_load((seaweedfs / "setup.yaml").read_text())
     files = {name: each["data"] for (kind, name), each in objects.items() if kind == "ConfigMap"}
     files["seaweedfs-setup"] = {"setup.sh": (seaweedfs / "setup.sh").read_text()}
+    files["store-policies"] = {path.name: path.read_text() for path in (seaweedfs.parent / "policies").glob("*.json")}
     for name, data in files.items():
         (folder / name).mkdir()
         for key, text in data.items():
@@ -364,7 +365,7 @@ def test_each_identity_of_the_store_has_its_buckets_and_no_other(platform: Platf
         return True
 
     for bucket in ("mlpipeline", "mlflow", "datasets", "candidates", "production"):
-        admin.put_object(Bucket=bucket, Key="probe/there", Body=b"1")
+        version = admin.put_object(Bucket=bucket, Key="probe/there", Body=b"1").get("VersionId", "null")
         right = RIGHTS[role].get(bucket, "")
         for letter, ask, what in (
             ("r", client.get_object, {"Key": "probe/there"}),
@@ -373,6 +374,7 @@ def test_each_identity_of_the_store_has_its_buckets_and_no_other(platform: Platf
             ("w", client.delete_object, {"Key": "probe/new"}),
         ):
             assert may(ask, Bucket=bucket, **what) == (letter in right), f"{role}: {ask.__name__} {bucket}"
+        assert not may(client.delete_object, Bucket=bucket, Key="probe/there", VersionId=version)
         admin.delete_object(Bucket=bucket, Key="probe/there")
 
 

@@ -19,7 +19,7 @@ done
 # identity NAME KEY SECRET: a user with the policy of that name and no other; the secret goes through stdin, as the
 # arguments of a process can be seen
 identity() {
-  mc admin policy create store "$1" "/setup/$1.json"
+  mc admin policy create store "$1" "/policies/$1.json"
   printf '%s\n%s\n' "$2" "$3" | mc admin user add store >/dev/null
   # attaching what is attached is an error
   mc admin policy attach store "$1" --user "$2" >/dev/null 2>&1 || true

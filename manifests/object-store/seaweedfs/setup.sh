@@ -20,21 +20,21 @@ for bucket in candidates production; do
   echo "s3.bucket.versioning -name $bucket -status Enabled" | shell
 done
 
-# identity NAME KEY SECRET ACTIONS: what it may do is said bucket by bucket, and replaces what it might before
+# identity NAME KEY SECRET: a user with the policy of that name and no other, which is the only thing that SeaweedFS asks
+# then (its own rule "Write" includes to delete versions)
 identity() {
+  echo "s3.policy -put -name=$1 -file=/policies/$1.json" | shell >/dev/null
   echo "s3.configure -user $1 -delete -apply" | shell >/dev/null || true
-  echo "s3.configure -user $1 -access_key $2 -secret_key $3 -actions $4 -apply" | shell >/dev/null
-  echo "s3.configure" | shell | grep -q "\"$1\"" || { echo "identity $1 isn't there"; exit 1; }
-  echo "identity $1: $4"
+  echo "s3.configure -user $1 -access_key $2 -secret_key $3 -apply" | shell >/dev/null
+  echo "s3.policy.attach -policy $1 -user $1" | shell >/dev/null
+  case $(echo "s3.user.show -name $1" | shell) in
+    *'"policies":["'"$1"'"]'*) echo "identity $2: policy $1" ;;
+    *) echo "identity $2 doesn't have the policy $1"; exit 1 ;;
+  esac
 }
-read_only() { echo "Read:$1,List:$1"; }
-read_write() { echo "Read:$1,List:$1,Write:$1"; }
-identity mlflow "$MLFLOW_KEY" "$MLFLOW_SECRET" "$(read_write mlflow)"
-identity pipeline "$PIPELINE_KEY" "$PIPELINE_SECRET" \
-  "$(read_only datasets),$(read_only production),$(read_write candidates)"
-identity promotion "$PROMOTION_KEY" "$PROMOTION_SECRET" \
-  "$(read_only datasets),$(read_only candidates),$(read_write production)"
-identity seed "$SEED_KEY" "$SEED_SECRET" \
-  "$(read_write datasets),$(read_write candidates),$(read_write production)"
-identity serving "$SERVING_KEY" "$SERVING_SECRET" "$(read_only production)"
+identity mlflow "$MLFLOW_KEY" "$MLFLOW_SECRET"
+identity pipeline "$PIPELINE_KEY" "$PIPELINE_SECRET"
+identity promotion "$PROMOTION_KEY" "$PROMOTION_SECRET"
+identity seed "$SEED_KEY" "$SEED_SECRET"
+identity serving "$SERVING_KEY" "$SERVING_SECRET"
 echo "The store is ready"
