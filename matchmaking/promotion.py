@@ -320,8 +320,7 @@ def promote_in_run(
     entry_path.write_text(json.dumps(entry, indent=1))
     client = tracking.client()
     client.set_tag(run_id, "promoted", change.after.version)
-    if client.get_run(run_id).info.status == "RUNNING":
-        client.set_terminated(run_id, "FINISHED")
+    tracking.succeed_run(run_id)
 
 
 def explain(change: Change) -> list[str]:

@@ -72,11 +72,34 @@ def kfp_host() -> str:
     return os.environ.get("MLOPS_KFP_HOST") or "http://localhost:8080"
 
 
+def kfp_url(known: str = "") -> str:
+    """MLOPS_KFP_URL: the address at which people open Kubeflow Pipelines' UI; otherwise `known`, or `make open`'s."""
+    return (os.environ.get("MLOPS_KFP_URL") or known or "http://localhost:8080").rstrip("/")
+
+
+def kfp_run_url(run_id: str, known: str = "") -> str:
+    """The page of a run in Kubeflow Pipelines' UI."""
+    return f"{kfp_url(known)}/#/runs/details/{run_id}"
+
+
+def mlflow_run_url(run_id: str) -> str:
+    """The page of a run in MLflow's UI; MLOPS_MLFLOW_URL is the address at which people open it."""
+    return f"{(os.environ.get('MLOPS_MLFLOW_URL') or 'http://localhost:5001').rstrip('/')}/#/runs/{run_id}"
+
+
 # what docs/reference.md says of them: meaning, and what holds where they aren't set
 VARIABLES = {
     "MLFLOW_TRACKING_URI": ("where runs are recorded", "SQLite in the work folder"),
     "MLFLOW_TRACKING_USERNAME, MLFLOW_TRACKING_PASSWORD": ("who records them, on a server that asks", "nobody"),
     "MLOPS_KFP_HOST": ("address of the Kubeflow Pipelines UI, which serves its API too", "http://localhost:8080"),
+    "MLOPS_KFP_URL": (
+        "the address at which people open the Kubeflow Pipelines UI, for links",
+        "MLOPS_KFP_HOST; in the cluster's pods what `make open` gives, http://localhost:8080",
+    ),
+    "MLOPS_MLFLOW_URL": (
+        "the address at which people open the MLflow UI, for links",
+        "what `make open` and `make ui` give, http://localhost:5001",
+    ),
     "MLOPS_RUN_NAME": ("name of the run that `mlops submit` starts, or follows where it is there", "a new one"),
     "MLOPS_CURRENT": (
         "the data of now that `mlops submit monitor` and `mlops schedule apply` compare the dataset with",

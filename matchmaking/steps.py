@@ -69,8 +69,8 @@ def step(name: str, run_id: str, outputs: Iterable[HasMetadata] = (), inputs: It
         reason = str(error) if known else f"{type(error).__name__}: {error}"
         code = error.exit_code if isinstance(error, MlopsError) else 1
         _tell_error(name, code, reason)
-        _mark_failed(run_id, f"{name}: {reason}")
-        _tell_failed(run_id, f"{name}: {reason}")
+        marked = _mark_failed(run_id, f"{name}: {reason}")
+        _tell_failed(run_id if marked else "", f"{name}: {reason}")
         if known:
             sys.exit(code)
         raise
@@ -162,20 +162,26 @@ def _stop_if_final(name: str, run_id: str) -> None:
         sys.exit(1)
 
 
-def _mark_failed(run_id: str, reason: str) -> None:
+def _mark_failed(run_id: str, reason: str) -> bool:
+    """Whether the run's record could be marked, so that it can be linked to."""
     if not run_id:
-        return
+        return False
     from matchmaking import tracking
 
     try:
         tracking.fail_run(run_id, reason)
+        return True
     except Exception as error:
         # the step's own failure is what must be told; this one only in the log
         print(f"the MLflow run {run_id} could not be marked FAILED: {error}", flush=True)
+        return False
 
 
 def _tell_failed(run_id: str, reason: str) -> None:
     from matchmaking import notify
 
     if notify.configured():
-        notify.send("failed", "A pipeline run failed", f"{reason}\nMLflow run {run_id or '(none was opened)'}")
+        from matchmaking import tracking
+
+        where = tracking.links(run_id) if run_id else ["no MLflow run tells of it"]
+        notify.send("failed", "A pipeline run failed", "\n".join([reason, *where]))

@@ -160,11 +160,11 @@ def write_reports(
 
 def _tell(summary: dict[str, Any], decision: dict[str, Any] | None) -> None:
     """Notifies people of what came of a run, where it is news."""
-    from matchmaking import notify, report
+    from matchmaking import notify, report, tracking
 
     if not notify.configured():
         return
-    lines = [report.headline(summary), *summary["reasons"], f"MLflow run {summary['run_id']}"]
+    lines = [report.headline(summary), *summary["reasons"], *tracking.links(summary["run_id"])]
     if summary["candidate_uri"]:
         lines.append(f"candidate {summary['candidate_uri']}")
     if summary["verdict"] in ("promote", "bootstrap"):

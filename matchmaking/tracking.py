@@ -6,11 +6,13 @@ import os
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from matchmaking import settings
 from matchmaking.errors import MlopsError
 from matchmaking.settings import EXPERIMENT
 
@@ -19,7 +21,11 @@ if TYPE_CHECKING:
 
 # the tag that finds a run again when the step that opened it is retried
 JOB_TAG = "pipeline_job_id"
+# the address of the run's page in Kubeflow Pipelines; a local run has none
+KFP_TAG = "kfp_run"
 REASON_TAG = "failure_reason"
+NOTE_TAG = "mlflow.note.content"
+FAILED, KILLED = "Failed: ", "Stopped: "
 # MLflow refuses longer tag values; the whole reason is in the artifact
 TAG_LIMIT = 4_000
 # a short outage of the server is waited for; past about a minute the run fails and says so
@@ -78,7 +84,7 @@ def start_run(pipeline: str, timestamp: str, job_id: str, params: Mapping[str, A
             experiment = _experiment()
         known = _of_job(experiment, job_id)
         if not known:
-            tags = {JOB_TAG: job_id, "pipeline": pipeline, **_revision()}
+            tags = {JOB_TAG: job_id, "pipeline": pipeline, **_revision(), **_kfp_page(job_id)}
             client().create_run(experiment, run_name=f"{pipeline}_{timestamp}", tags=tags)
             # a creation whose answer was lost is sent again, and then there are two
             known = _of_job(experiment, job_id)
@@ -97,6 +103,18 @@ def _revision() -> dict[str, str]:
     """Which revision of the versioned data was asked for; its md5 is in the parameters in any case."""
     revision = os.environ.get("MLOPS_DATA_REVISION")
     return {"data_revision": revision} if revision else {}
+
+
+def _kfp_page(job_id: str) -> dict[str, str]:
+    """Where the run is in Kubeflow Pipelines, which calls it by its job's id; nothing outside of its pods."""
+    if not os.environ.get("KFP_POD_NAME"):
+        return {}
+    page = settings.kfp_run_url(job_id)
+    return {KFP_TAG: page, NOTE_TAG: _page_note(page)}
+
+
+def _page_note(page: str | None) -> str:
+    return f"[The run in Kubeflow Pipelines]({page})" if page else ""
 
 
 def log_params(run_id: str, params: Mapping[str, Any]) -> None:
@@ -152,19 +170,37 @@ def finish_run(
             client().log_batch(run_id, metrics=rows[start : start + 1000])
         client().log_batch(run_id, tags=[RunTag(name, value[:TAG_LIMIT]) for name, value in tags.items()])
         client().log_artifacts(run_id, str(artifacts))
-        client().set_terminated(run_id, "FINISHED")
+        succeed_run(run_id)
     except (MlflowException, OSError) as error:
         raise _unreachable(error) from error
 
 
+def succeed_run(run_id: str) -> None:
+    """Marks a run FINISHED; what it said of an earlier failure, of an attempt before, is taken away."""
+    tags = client().get_run(run_id).data.tags
+    if REASON_TAG in tags:
+        client().delete_tag(run_id, REASON_TAG)
+    if tags.get(NOTE_TAG, "").startswith((FAILED, KILLED)):
+        client().set_tag(run_id, NOTE_TAG, _page_note(tags.get(KFP_TAG)))
+    client().set_terminated(run_id, "FINISHED")
+
+
 def fail_run(run_id: str, reason: str) -> None:
     """Marks a run FAILED with the reason, unless it has ended already."""
+    _end_run(run_id, "FAILED", reason)
+
+
+def _end_run(run_id: str, status: str, reason: str) -> bool:
+    """Ends a run that hasn't, as FAILED or KILLED; whether it hadn't."""
     run = client().get_run(run_id)
     if run.info.status != "RUNNING":
-        return
+        return False
+    said = (FAILED if status == "FAILED" else KILLED) + reason[:TAG_LIMIT]
+    page = _page_note(run.data.tags.get(KFP_TAG))
     client().set_tag(run_id, REASON_TAG, reason[:TAG_LIMIT])
-    client().set_tag(run_id, "mlflow.note.content", f"Failed: {reason[:TAG_LIMIT]}")
-    client().set_terminated(run_id, "FAILED")
+    client().set_tag(run_id, NOTE_TAG, f"{said}\n\n{page}" if page else said)
+    client().set_terminated(run_id, status)
+    return True
 
 
 def failure(run_id: str) -> str | None:
@@ -227,6 +263,88 @@ def _unreachable(error: Exception) -> TrackingError:
 
     first = str(error).splitlines()[0] if str(error) else type(error).__name__
     return TrackingError(f"MLflow at {redact(os.environ['MLFLOW_TRACKING_URI'])} can't record the run: {redact(first)}")
+
+
+@dataclass(frozen=True)
+class OpenRun:
+    """A run that is recorded as running.
+
+    Attributes:
+        run_id: MLflow's.
+        name: as in retrain_20260131T235959Z.
+        job_id: of the pipeline execution that opened it; in a cluster, the id of Kubeflow Pipelines' run.
+        kfp_page: the address of that run's page; empty for a local run.
+        started: UTC.
+    """
+
+    run_id: str
+    name: str
+    job_id: str
+    kfp_page: str
+    started: datetime
+
+
+def open_runs(job_id: str = "") -> list[OpenRun]:
+    """The runs of the pipelines that are recorded as running, the first one first.
+
+    Args:
+        job_id: only what this pipeline execution opened.
+
+    Raises:
+        TrackingError: the server cannot be reached, after the retries.
+    """
+    from mlflow.exceptions import MlflowException
+
+    condition = "attributes.status = 'RUNNING'" + (f" and tags.{JOB_TAG} = '{job_id}'" if job_id else "")
+    found: list[OpenRun] = []
+    token = None
+    try:
+        experiment = client().get_experiment_by_name(EXPERIMENT)
+        while experiment:
+            page = client().search_runs(
+                [experiment.experiment_id], condition, order_by=["attributes.start_time"], page_token=token
+            )
+            found += [_open_run(run) for run in page if JOB_TAG in run.data.tags]
+            if not (token := page.token):
+                break
+        return found
+    except (MlflowException, OSError) as error:
+        raise _unreachable(error) from error
+
+
+def _open_run(run: Any) -> OpenRun:
+    tags, info = run.data.tags, run.info
+    started = datetime.fromtimestamp(info.start_time / 1000, UTC)
+    return OpenRun(info.run_id, str(info.run_name), tags[JOB_TAG], tags.get(KFP_TAG, ""), started)
+
+
+def close_run(run_id: str, reason: str, *, killed: bool = False) -> bool:
+    """Ends a run that is recorded as running, though it has ended: FAILED, or KILLED where it was terminated.
+
+    Returns:
+        Whether it was recorded as running still.
+
+    Raises:
+        TrackingError: the server cannot be reached, after the retries.
+    """
+    from mlflow.exceptions import MlflowException
+
+    try:
+        return _end_run(run_id, "KILLED" if killed else "FAILED", reason)
+    except (MlflowException, OSError) as error:
+        raise _unreachable(error) from error
+
+
+def links(run_id: str) -> list[str]:
+    """Where people find a run, a line each: in MLflow and, if it is one of theirs, in Kubeflow Pipelines."""
+    from mlflow.exceptions import MlflowException
+
+    lines = [f"MLflow run {settings.mlflow_run_url(run_id)}"]
+    try:
+        page = client().get_run(run_id).data.tags.get(KFP_TAG)
+    except (MlflowException, MlopsError, OSError):
+        page = None
+    return [*lines, f"Kubeflow Pipelines run {page}"] if page else lines
 
 
 def fail_job(job_id: str, reason: str) -> bool:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from matchmaking.errors import InputError
-from matchmaking.settings import CANDIDATES_URI, DATA_URI, EXPERIMENT, PRODUCTION_URI, kfp_host
+from matchmaking.settings import CANDIDATES_URI, DATA_URI, EXPERIMENT, PRODUCTION_URI, kfp_host, mlflow_run_url
 from pipelines.options import check_options
 
 if TYPE_CHECKING:
@@ -108,6 +109,8 @@ def submit(
         typer.echo(json.dumps(started, indent=1) if as_json else run.run_id)
         return
     ended = _followed(server, run, console, timeout, terminate_on_interrupt)
+    if ended.error:
+        _close_record(run, ended, console)
     if as_json:
         outcome = {**(ended.summary or {"pipeline": pipeline, "status": ended.state.lower(), "error": ended.error})}
         if ended.promotion is not None:
@@ -227,6 +230,21 @@ def _followed(server: Server, run: Run, console: Console, timeout: float | None,
         raise typer.Exit(130) from None
 
 
+def _close_record(run: Run, ended: Ended, console: Console) -> None:
+    """A killed step can't say in MLflow that the run has ended; where MLflow is known here, it is said now."""
+    from matchmaking import tracking
+    from pipelines import reconcile
+
+    # elsewhere, the CronJob `reconcile` does it
+    if not os.environ.get("MLFLOW_TRACKING_URI"):
+        return
+    try:
+        for record in tracking.open_runs(run.run_id):
+            reconcile.close(record, *reconcile.reason(ended))
+    except tracking.TrackingError as error:
+        console.print(f"[yellow]{error}; the CronJob reconcile closes it[/yellow]", soft_wrap=True)
+
+
 class _Progress:
     """A line for each step that ends, and a spinner for those that run; without a terminal, only lines."""
 
@@ -288,7 +306,7 @@ def _show(pipeline: str, run: Run, ended: Ended) -> None:
         console.print(f"[bold]promote[/bold]: {escape(_promoted(ended.promotion))}")
     where = {"run": run.url}
     if summary:
-        where = {"candidate": summary["candidate_uri"], "MLflow run": summary["run_name"], **where}
+        where = {"candidate": summary["candidate_uri"], "MLflow run": mlflow_run_url(summary["run_id"]), **where}
     console.print()
     for label, place in where.items():
         if place:

@@ -1,4 +1,4 @@
-"""What pods of `manifests/` run of our code besides pipelines: `python -m pipelines.in_cluster seed|fetch|restart`."""
+"""What pods of `manifests/` run of our code besides pipelines: `python -m pipelines.in_cluster --help` lists it."""
 
 from __future__ import annotations
 
@@ -116,6 +116,39 @@ def restart(
         reason = error.reason if isinstance(error, ApiException) else error
         raise MlopsError(f"{namespace}/{deployment} can't be restarted: {reason}") from error
     raise MlopsError(f"{namespace}/{deployment} was restarted, but doesn't serve yet; `kubectl describe` says why")
+
+
+@app.command()
+def reconcile(
+    host: Annotated[str, typer.Option(help="Kubeflow Pipelines.", envvar="MLOPS_KFP_HOST")],
+    namespace: Annotated[str, typer.Option(help="Of its Workflows.")] = "kubeflow",
+) -> None:
+    """Close what MLflow has as running and has ended in Kubeflow Pipelines: what was killed can't say so itself."""
+    from pipelines.kfp_api import Server
+    from pipelines.reconcile import reconcile as close_ended
+
+    server = Server(host)
+    server.check()
+    closed = close_ended(server, lambda run_id: _has_workflow(namespace, run_id), say=typer.echo)
+    typer.echo(f"{closed} closed")
+
+
+def _has_workflow(namespace: str, run_id: str) -> bool:
+    """Whether the cluster has the Workflow of a run."""
+    from kubernetes import client, config
+    from kubernetes.client.rest import ApiException
+    from urllib3.exceptions import HTTPError
+
+    try:
+        config.load_incluster_config()
+        found = client.CustomObjectsApi().list_namespaced_custom_object(
+            "argoproj.io", "v1alpha1", namespace, "workflows", label_selector=f"pipeline/runid={run_id}", limit=1
+        )
+    except config.ConfigException as error:
+        raise MlopsError(f"this is no pod with a service account: {error}") from error
+    except (ApiException, HTTPError) as error:
+        raise MlopsError(f"the Workflows of {namespace} can't be read: {getattr(error, 'reason', error)}") from error
+    return bool(found["items"])
 
 
 def main() -> None:

@@ -38,7 +38,15 @@ _AGAIN = frozenset({408, 425, 429, 500, 502, 503, 504})
 
 
 class ServerError(MlopsError):
-    """The Kubeflow Pipelines server can't be reached, refuses, or isn't one."""
+    """The Kubeflow Pipelines server can't be reached, refuses, or isn't one.
+
+    Attributes:
+        status: HTTP's, where it has answered with an error.
+    """
+
+    def __init__(self, message: str, status: int | None = None) -> None:
+        super().__init__(message)
+        self.status = status
 
 
 class UnsureError(ServerError):
@@ -186,8 +194,9 @@ class Server:
             return kind(f"{where} answers with a web page, not as Kubeflow Pipelines' API does; check --host")
         assert isinstance(error, kfp.ApiException)
         if error.status in (401, 403):
-            return kind(f"{where} refuses access ({error.status} {error.reason}); it needs a login that is not given")
-        return kind(f"{where} answers {error.status} {_message(error) or error.reason}")
+            reason = f"refuses access ({error.status} {error.reason}); it needs a login that is not given"
+            return kind(f"{where} {reason}", error.status)
+        return kind(f"{where} answers {error.status} {_message(error) or error.reason}", error.status)
 
 
 def _passing(error: BaseException) -> bool:

@@ -16,7 +16,7 @@ from typing import Any
 import kfp_server_api as kfp
 
 from matchmaking.errors import InputError, MlopsError
-from matchmaking.settings import EXPERIMENT, package_version
+from matchmaking.settings import EXPERIMENT, kfp_run_url, package_version
 from matchmaking.steps import ERROR_MARK, SUMMARY_MARK
 from matchmaking.tracking import now
 from pipelines.compile import PIPELINES, compile_pipeline
@@ -187,7 +187,7 @@ def start(
     if found and (of := found.pipeline_version_reference) and of.pipeline_id != version.pipeline_id:
         raise InputError(f"--name {name}: a run of another pipeline has that name")
     run = found or _create(create, find)
-    return Run(run.run_id, called, f"{server.host}/#/runs/details/{run.run_id}", found is not None, version.titles)
+    return Run(run.run_id, called, kfp_run_url(run.run_id, server.host), found is not None, version.titles)
 
 
 def account(pipeline: str) -> str | None:
@@ -232,8 +232,21 @@ def follow(
         poll = min(LONGEST_POLL, poll * 1.5)
 
 
+def ended(server: Server, run_id: str) -> Ended | None:
+    """How a run that somebody has started has ended; None for one that goes on.
+
+    Raises:
+        ServerError: the server can't be reached; with status 404, it has no such run.
+    """
+    found = server.read(server.runs.run_service_get_run, run_id)
+    if found.state not in ENDED:
+        return None
+    run = Run(run_id, found.display_name, kfp_run_url(run_id, server.host), True, _titles_of(server, found))
+    return _ended(server, run, _end_state(found), _details(found))
+
+
 def terminate(server: Server, run: Run) -> None:
-    """Stops a run; its exit step marks the MLflow run."""
+    """Stops a run."""
     server.write(server.runs.run_service_terminate_run, run.run_id)
 
 
@@ -283,10 +296,13 @@ def _create(create: Callable[[], Any], find: Callable[[], Any]) -> Any:
 
 
 def _titles(compiled: str) -> dict[str, str]:
-    """The display name of each task that is a step, but for the exit step."""
+    """The display name of each task that is a step."""
     import yaml
 
-    spec = next(yaml.safe_load_all(compiled))
+    return _titles_in(next(yaml.safe_load_all(compiled)))
+
+
+def _titles_in(spec: Mapping[str, Any]) -> dict[str, str]:
     executed = {name for name, component in spec["components"].items() if "executorLabel" in component}
     dags = [spec["root"]["dag"], *(part["dag"] for part in spec["components"].values() if "dag" in part)]
     return {
@@ -295,6 +311,20 @@ def _titles(compiled: str) -> dict[str, str]:
         for task, found in dag["tasks"].items()
         if found["componentRef"]["name"] in executed and task != "close"
     }
+
+
+def _titles_of(server: Server, run: Any) -> dict[str, str]:
+    """The same of a run on the server; empty where its pipeline was deleted."""
+    version = run.pipeline_version_reference
+    if version is None:
+        return {}
+    try:
+        found = server.read(
+            server.pipelines.pipeline_service_get_pipeline_version, version.pipeline_id, version.pipeline_version_id
+        )
+        return _titles_in(found.pipeline_spec["pipeline_spec"])
+    except (ServerError, KeyError, TypeError):
+        return {}
 
 
 def _end_state(run: Any) -> str:

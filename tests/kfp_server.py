@@ -157,6 +157,11 @@ class FakeKfp:
         own = {key: found for key, found in self.versions.items() if found.pipeline_id == pipeline_id}
         return kfp.V2beta1ListPipelineVersionsResponse(pipeline_versions=_filtered(own, query))
 
+    def get_version(self, pipeline_id: str, version_id: str, query: Any, body: Any) -> Any:
+        if version_id not in self.versions:
+            raise Refusal(404, f"pipeline version {version_id} not found")
+        return self.versions[version_id]
+
     def upload_version(self, query: dict[str, str], body: bytes) -> Any:
         if query.get("pipelineid") not in self.pipelines:
             raise Refusal(400, "Failed to create a pipeline version")
@@ -306,6 +311,7 @@ _ROUTES = [
     (f"POST {_API}/pipelines", FakeKfp.create_pipeline),
     (f"POST {_API}/pipelines/upload_version", FakeKfp.upload_version),
     (f"GET {_API}/pipelines/([^/]+)/versions", FakeKfp.list_versions),
+    (f"GET {_API}/pipelines/([^/]+)/versions/([^/]+)", FakeKfp.get_version),
     (f"GET {_API}/runs", FakeKfp.list_runs),
     (f"POST {_API}/runs", FakeKfp.create_run),
     (f"GET {_API}/runs/([^/]+)", FakeKfp.get_run),

@@ -194,6 +194,18 @@ def test_a_log_that_is_gone_is_no_failure(kfp: FakeKfp, here: Here) -> None:
     assert "its summary couldn't be read" in done.stderr
 
 
+def test_links_begin_with_the_outside_addresses(kfp: FakeKfp, here: Here) -> None:
+    """A pod asks for KFP by a name of the cluster, that nobody can open."""
+    outside = {"MLOPS_KFP_URL": "https://kfp.example/", "MLOPS_MLFLOW_URL": "https://mlflow.example"}
+    done = here("submit", "retrain", "--host", kfp.url, **outside)
+    (run,) = kfp.runs.values()
+    page = f"https://kfp.example/#/runs/details/{run.run_id}"
+    assert page in done.stderr
+    assert page in done.stdout
+    assert f"https://mlflow.example/#/runs/{SUMMARY['run_id']}" in done.stdout
+    assert kfp.url not in done.stdout + done.stderr
+
+
 def test_promote_takes_its_own_service_account(kfp: FakeKfp, here: Here) -> None:
     state = {"sha256": {"lawyer_match_model.h5": "ab" * 32}, "version": "v20260101T000000Z", "registry_version": "3"}
     kfp.plans["promote"].entry = {"to": state, "from": state, "backup": ".mlops/backups/b1"}
