@@ -35,20 +35,21 @@ NEEDED: dict[str, Object] = {
 Build = Callable[[str], list[Object]]
 
 
-def standin() -> list[Object]:
-    """Objects with the names, ports and requests of upstream's, and nothing else in them."""
+def standin(part: str = "other") -> list[Object]:
+    """Objects with the names, ports and requests of upstream's, and nothing else in them; or those of the cluster."""
     facts = yaml.safe_load(FACTS.read_text())
     objects: list[Object] = []
 
     def add(api: str, kind: str, name: str, **content: Any) -> None:
-        objects.append(
-            {"apiVersion": api, "kind": kind, "metadata": {"name": name, "namespace": "kubeflow"}, **content}
-        )
+        place = {} if kind in ("Namespace", "ClusterRole", "ClusterRoleBinding") else {"namespace": "kubeflow"}
+        objects.append({"apiVersion": api, "kind": kind, "metadata": {"name": name, **place}, **content})
 
-    for key, names in facts["other"].items():
+    for key, names in facts[part].items():
         api, kind = key.split()
         for name in names:
             add(api, kind, name, **NEEDED.get(kind, {}))
+    if part == "cluster":
+        return objects
     for name, service in facts["services"].items():
         ports = [{"name": f"p{port}", "port": port, "targetPort": to} for port, to in service["ports"].items()]
         add("v1", "Service", name, spec={"selector": service["selector"], "ports": ports})
@@ -98,10 +99,11 @@ def _builder(folder: Path, kind: str) -> Build:
         upstream = _checkout(folder)
     else:
         upstream = folder / "kfp"
-        place = upstream / "env" / "platform-agnostic"
-        place.mkdir(parents=True)
-        (place / "objects.json").write_text(json.dumps({"apiVersion": "v1", "kind": "List", "items": standin()}))
-        (place / "kustomization.yaml").write_text("resources: [objects.json]")
+        for place, items in (("env/platform-agnostic", standin()), ("cluster-scoped-resources", standin("cluster"))):
+            (upstream / place).mkdir(parents=True)
+            listed = {"apiVersion": "v1", "kind": "List", "items": items}
+            (upstream / place / "objects.json").write_text(json.dumps(listed))
+            (upstream / place / "kustomization.yaml").write_text("resources: [objects.json]")
     shutil.copytree(ROOT / "manifests", folder / "manifests")
     for path in (folder / "manifests").rglob("kustomization.yaml"):
         path.write_text(REMOTE.sub(rf"{os.path.relpath(upstream, path.parent)}/\1", path.read_text()))

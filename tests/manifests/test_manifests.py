@@ -145,6 +145,51 @@ def test_the_stand_in_is_like_upstream(tmp_path: Path) -> None:
         return found
 
     assert facts(standin()) == facts(real)
+    cluster = _kubectl(tmp_path / "kfp" / "cluster-scoped-resources")
+    kinds = {key for key in facts(cluster) if key[0] != "CustomResourceDefinition"}
+    assert set(facts(standin("cluster"))) == kinds
+
+
+# ---------------------------------------------------------------------------------------------- what isn't installed
+
+UNUSED = ("cache-deployer", "cache-server", "metadata-writer", "viewer", "visualization")
+
+
+def test_what_pipelines_of_the_second_version_dont_use_is_left_out(build: Build, overlay: str) -> None:
+    """Upstream's cache server, metadata writer and viewers look after pods of its first version alone."""
+    objects = [*build(overlay), *build("kfp/cluster-scoped")]
+    left = {
+        f"{each['kind']} {each['metadata']['name']}"
+        for each in objects
+        if each["kind"] != "CustomResourceDefinition" and any(part in each["metadata"]["name"] for part in UNUSED)
+    }
+    assert left == set()
+    # no account without a pod or a use, and no right of one that isn't there
+    accounts = {each["metadata"]["name"] for each in objects if each["kind"] == "ServiceAccount"}
+    for each in objects:
+        for subject in each.get("subjects", []) if each["kind"].endswith("RoleBinding") else []:
+            assert subject["kind"] != "ServiceAccount" or subject["name"] in accounts, each["metadata"]["name"]
+    there = {(each["kind"], each["metadata"]["name"]) for each in objects}
+    for each in objects:
+        if each["kind"].endswith("RoleBinding"):
+            assert (each["roleRef"]["kind"], each["roleRef"]["name"]) in there, each["metadata"]["name"]
+
+
+def test_the_api_server_starts_without_a_visualization_server(objects: list[Object]) -> None:
+    """It ends at once where it isn't told an address; Kubernetes gives it one only where there is such a Service."""
+    (container,) = named(objects, "Deployment", "ml-pipeline", KFP)["spec"]["template"]["spec"]["containers"]
+    given = {each["name"]: each.get("value") for each in container["env"]}
+    services = {each["metadata"]["name"] for each in objects if each["kind"] == "Service"}
+    for part in ("HOST", "PORT"):
+        name = f"ML_PIPELINE_VISUALIZATIONSERVER_SERVICE_{part}"
+        assert given.get(name) or "ml-pipeline-visualizationserver" in services
+
+
+def test_argo_looks_at_a_run_every_two_seconds(objects: list[Object]) -> None:
+    """By default each step waits up to ten, several times; below one, Argo says, it works on what is no longer so."""
+    (container,) = named(objects, "Deployment", "workflow-controller", KFP)["spec"]["template"]["spec"]["containers"]
+    given = {each["name"]: each.get("value", "") for each in container["env"]}
+    assert 1 <= float(given.get("DEFAULT_REQUEUE_TIME", "10s").removesuffix("s")) <= 2
 
 
 # ---------------------------------------------------------------------------------------------- references
@@ -177,10 +222,6 @@ def test_what_the_optional_service_refers_to_is_there(build: Build) -> None:
 def check_references(objects: list[Object]) -> None:
     made = secret_keys()
     there = {(each["kind"], each["metadata"].get("namespace"), each["metadata"]["name"]): each for each in objects}
-    # made while KFP runs
-    made[KFP, "webhook-server-tls"] = set()
-    # from upstream's cluster-scoped part
-    there["ServiceAccount", KFP, "kubeflow-pipelines-cache-deployer-sa"] = {}
     for namespace, name, pod in pods(objects):
         account = pod["spec"].get("serviceAccountName", "default")
         assert account == "default" or ("ServiceAccount", namespace, account) in there, f"{name}: {account}"
@@ -250,8 +291,8 @@ def test_services_lead_to_the_ports_of_one_workload(objects: list[Object]) -> No
         for port in spec["ports"]:
             target = port.get("targetPort", port["port"])
             known = {*ports, *ports.values()}
-            # upstream's SeaweedFS doesn't list all the ports it listens on, nor the stand-in their names
-            assert target in known or name in ("seaweedfs", "cache-server"), f"{name}: {target}"
+            # upstream's SeaweedFS doesn't list all the ports it listens on
+            assert target in known or name == "seaweedfs", f"{name}: {target}"
 
 
 def selects(selector: Object, pod: Object) -> bool:
