@@ -40,6 +40,7 @@ USER = 10001
 TRACKING = ("MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD")
 STORAGE = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")
 TRACKING_SETTINGS = ("MLFLOW_TRACKING_URI",)
+LINK_SETTINGS = ("MLOPS_KFP_URL", "MLOPS_MLFLOW_URL")
 STORAGE_SETTINGS = ("AWS_ENDPOINT_URL", "AWS_DEFAULT_REGION")
 RESTART_SETTINGS = ("MLOPS_RESTART_COMMAND", "MLOPS_RESTART_TIMEOUT")
 
@@ -112,6 +113,7 @@ def _equip(task: Any, component: str) -> None:
     pod = PODS[component]
     secret = PROMOTION_SECRET if component == "promote" else PIPELINE_SECRET
     kubernetes.use_config_map_as_env(task, SETTINGS, _same([*TRACKING_SETTINGS, *(STORAGE_SETTINGS * pod.storage)]))
+    kubernetes.use_config_map_as_env(task, SETTINGS, _same(LINK_SETTINGS), optional=True)
     kubernetes.use_secret_as_env(task, secret, _same([*TRACKING, *(STORAGE * pod.storage)]))
     kubernetes.use_secret_as_env(task, NOTIFY_SECRET, {NOTIFY_KEY: "MLOPS_NOTIFY_URLS"}, optional=True)
     if component == "promote":

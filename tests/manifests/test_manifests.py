@@ -378,7 +378,11 @@ def test_doors_are_services(build: Build) -> None:
 def test_cronjobs_follow_the_schedule_file(objects: list[Object]) -> None:
     file = MANIFESTS / "schedules" / "schedules.yaml"
     times = schedule.read_file(file)
-    crons = {each["metadata"]["name"]: each["spec"] for each in objects if each["kind"] == "CronJob"}
+    crons = {
+        each["metadata"]["name"]: each["spec"]
+        for each in objects
+        if each["kind"] == "CronJob" and each["metadata"]["namespace"] == PLATFORM
+    }
     assert {name: spec["schedule"] for name, spec in crons.items()} == times
     assert set(times) == {"retrain", "evaluate", "monitor"}
     options = {f"--{name.replace('_', '-')}" for name in inspect.signature(cluster_cli.submit).parameters}
@@ -399,6 +403,34 @@ def test_cronjobs_follow_the_schedule_file(objects: list[Object]) -> None:
     host = named(objects, "ConfigMap", "mlops-client")["data"]["MLOPS_KFP_HOST"]
     service, namespace = host.removeprefix("http://").split(".")[:2]
     assert named(objects, "Service", service, namespace)["spec"]["ports"][0]["port"] == 80
+
+
+def test_links_begin_with_what_make_open_gives(objects: list[Object]) -> None:
+    for name, namespace in (("mlops-settings", KFP), ("mlops-client", PLATFORM)):
+        data = named(objects, "ConfigMap", name, namespace)["data"]
+        assert data["MLOPS_KFP_URL"] == f"http://localhost:{cluster.DOORS['Kubeflow Pipelines'][-1]}"
+        assert data["MLOPS_MLFLOW_URL"] == f"http://localhost:{cluster.DOORS['MLflow'][-1]}"
+    assert not [each for each in objects if each["metadata"]["name"] == "ui-addresses"]
+        assert set(step_pods.LINK_SETTINGS) <= set(data)
+
+
+def test_records_are_reconciled(objects: list[Object]) -> None:
+    cron = named(objects, "CronJob", "reconcile", KFP)["spec"]
+    pod = cron["jobTemplate"]["spec"]["template"]["spec"]
+    (container,) = pod["containers"]
+    assert container["command"] == ["python3", "-m", "pipelines.in_cluster", "reconcile"]
+    env = {each["name"]: each for each in container["env"]}
+    service, port = re.fullmatch(r"http://([\w-]+):(\d+)", env["MLOPS_KFP_HOST"]["value"]).groups()  # type: ignore[union-attr]
+    assert int(port) in {each["port"] for each in named(objects, "Service", service, KFP)["spec"]["ports"]}
+    # as a step of the pipelines: no more than MLflow's credentials, of those that may end runs
+    assert {each["valueFrom"]["secretKeyRef"]["name"] for each in env.values() if "secretKeyRef" in str(each)} == {
+        step_pods.PIPELINE_SECRET,
+        step_pods.NOTIFY_SECRET,
+    }
+    assert env["MLOPS_NOTIFY_URLS"]["valueFrom"]["secretKeyRef"]["optional"] is True
+    (rule,) = named(objects, "Role", pod["serviceAccountName"], KFP)["rules"]
+    assert rule == {"apiGroups": ["argoproj.io"], "resources": ["workflows"], "verbs": ["list"]}
+    assert cron["concurrencyPolicy"] == "Forbid"
 
 
 def test_seed_and_defaults_name_the_same_places(build: Build) -> None:
@@ -631,6 +663,7 @@ class Network:
 OURS = ("minio", "postgres", "mlflow", "setup-store", "setup-mlflow", "seed", "mlops-client", "legalaid-ml")
 PEERS: dict[str, tuple[str, dict[str, str]]] = {
     **{name: (PLATFORM, {"app": name}) for name in OURS},
+    "mlops-reconcile": (KFP, {"app": "mlops-reconcile"}),
     "step": (KFP, {"pipelines.kubeflow.org/v2_component": "true"}),
     "ml-pipeline": (KFP, {"app": "ml-pipeline"}),
     "ml-pipeline-ui": (KFP, {"app": "ml-pipeline-ui"}),
@@ -640,7 +673,7 @@ PEERS: dict[str, tuple[str, dict[str, str]]] = {
     "stranger": ("default", {"app": "mlflow"}),
     "dns": ("kube-system", {"k8s-app": "kube-dns"}),
 }
-KFPS = ("step", "ml-pipeline", "ml-pipeline-ui", "workflow-controller", "mysql")
+KFPS = ("step", "mlops-reconcile", "ml-pipeline", "ml-pipeline-ui", "workflow-controller", "mysql")
 
 
 def reachable(objects: list[Object], target: str, port: int) -> set[str]:
@@ -652,11 +685,11 @@ def test_network_policies_allow_what_is_needed_and_no_more(build: Build) -> None
     objects = with_serving(build)
     named(objects, "NetworkPolicy", "default-deny", PLATFORM)
     assert reachable(objects, "postgres", 5432) == {"mlflow"}
-    assert reachable(objects, "mlflow", 5000) == {"step", "setup-mlflow", "seed"}
+    assert reachable(objects, "mlflow", 5000) == {"step", "mlops-reconcile", "setup-mlflow", "seed"}
     assert reachable(objects, "minio", 9000) - {"seaweedfs"} == {"mlflow", "setup-store", "seed", "legalaid-ml", *KFPS}
     assert reachable(objects, "minio", 9001) == set()
     assert reachable(objects, "dns", 53) >= set(OURS)
-    inside = {"step", "ml-pipeline", "workflow-controller", "mysql", "seaweedfs", "stranger", "dns"}
+    inside = {"step", "mlops-reconcile", "ml-pipeline", "workflow-controller", "mysql", "seaweedfs", "stranger", "dns"}
     assert reachable(objects, "ml-pipeline-ui", 3000) - inside == {"mlops-client"}
     assert reachable(objects, "mysql", 3306) & set(OURS) == set()
     assert reachable(objects, "legalaid-ml", 8000) & set(OURS) == set()

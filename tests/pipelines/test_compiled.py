@@ -38,7 +38,8 @@ ELSEWHERE = {
     "MLOPS_CURRENT",
     "MLOPS_DATA_REVISION",  # of whom runs a pipeline on a version of the data, here
     "MLOPS_NOTIFY_URLS_FILE",  # the other way to say MLOPS_NOTIFY_URLS
-    "KFP_RETRY_INDEX",  # KFP sets it
+    "KFP_RETRY_INDEX",  # KFP sets them
+    "KFP_POD_NAME",
     "KUBERNETES_SERVICE_HOST",  # Kubernetes sets it
 }
 READS_STORAGE = {"ingest", "package", "report", "check", "promote"}
