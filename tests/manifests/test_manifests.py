@@ -410,8 +410,8 @@ def test_links_begin_with_what_make_open_gives(objects: list[Object]) -> None:
         data = named(objects, "ConfigMap", name, namespace)["data"]
         assert data["MLOPS_KFP_URL"] == f"http://localhost:{cluster.DOORS['Kubeflow Pipelines'][-1]}"
         assert data["MLOPS_MLFLOW_URL"] == f"http://localhost:{cluster.DOORS['MLflow'][-1]}"
-    assert not [each for each in objects if each["metadata"]["name"] == "ui-addresses"]
         assert set(step_pods.LINK_SETTINGS) <= set(data)
+    assert not [each for each in objects if each["metadata"]["name"] == "ui-addresses"]
 
 
 def test_records_are_reconciled(objects: list[Object]) -> None:
