@@ -43,4 +43,4 @@ def compare(
         decided = decide_file(Path(scores.path), policy, seed, *paths)
         if decided["verdict"] not in PACKAGED:
             return "no"
-        return "automatic" if decided["policy"]["auto_promote"] else "by hand"
+        return "automatic" if decided["automatic"] else "by hand"

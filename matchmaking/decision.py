@@ -11,6 +11,7 @@ import json
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from statistics import NormalDist
 from typing import Annotated, Any, Literal
 
 import numpy as np
@@ -20,18 +21,24 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from matchmaking.errors import InputError
-from matchmaking.metrics import LOWER_IS_BETTER, THRESHOLD
+from matchmaking.metrics import LOWER_IS_BETTER, THRESHOLD, evaluate, expected_calibration_error
 
-Metric = Literal["average_precision", "roc_auc", "f1", "accuracy", "precision", "recall", "brier", "ece"]
+# what can be tested: means over rows or pairs of rows, of which the bootstrap knows the sampling error
+Metric = Literal[
+    "average_precision", "roc_auc", "f1", "accuracy", "precision", "recall", "brier", "log_loss", "calibration"
+]
+# what is only compared with a number
+Measured = Literal["average_precision", "roc_auc", "f1", "accuracy", "precision", "recall", "brier", "log_loss", "ece"]
 SliceColumn = Literal["location", "preferred_language", "case_type"]
 Floats = npt.NDArray[np.float64]
 
-ECE_BINS = 15
 DEFAULT_POLICY = Path(__file__).with_name("policy.yaml")
 # weights held at once, but no fewer resamples than fill a cache line: the memory grows no faster than the rows
 _CELLS = 1_000_000
 _BLOCK = 8
-_TINY = np.finfo(np.float64).tiny
+_TINY, _EPSILON = np.finfo(np.float64).tiny, np.finfo(np.float64).eps
+# values of a slice column with too few matches that are shown, those with the most; the others are counted
+_FEW_SHOWN = 20
 
 
 # --- policy --------------------------------------------------------------------------------------------
@@ -80,7 +87,21 @@ class Limits(_Section):
 
     drifted_share: Fraction
     target_or_scores: bool
-    production: dict[Metric, Fraction]
+    production: dict[Measured, Fraction]
+
+
+def past_limits(found: Mapping[str, Any], limits: Limits) -> list[str]:
+    """Which of a model's metrics, as `metrics.evaluate` gives them, are worse than `limits.production`, in words.
+
+    A metric that could not be computed counts as worse: a limit that can't be checked isn't kept.
+    """
+    past = []
+    for name, limit in limits.production.items():
+        value, lower = found.get(name), name in LOWER_IS_BETTER
+        if value is None or (value > limit if lower else value < limit):
+            shown = "unknown" if value is None else f"{value:.4f}"
+            past.append(f"{name} is {shown}, limit {'at most' if lower else 'at least'} {limit:g}")
+    return past
 
 
 class Policy(_Section):
@@ -97,16 +118,33 @@ def load_policy(path: Path | None = None) -> Policy:
     """The default policy, or the default with what the YAML file at `path` sets laid over it.
 
     Raises:
-        InputError: the file can't be read, is not YAML, or has an unknown key or a value out of range.
+        InputError: the file can't be read, is not YAML, has an unknown key or a value out of range, or asks for levels
+            that its number of resamples cannot tell from zero.
     """
     values = _read_yaml(DEFAULT_POLICY)
     if path is not None:
         values = _overlay(values, _read_yaml(path))
     try:
-        return Policy.model_validate(values)
+        policy = Policy.model_validate(values)
     except ValidationError as error:
         problems = "; ".join(_problem(dict(e)) for e in error.errors())
         raise InputError(f"{path or DEFAULT_POLICY}: {problems}") from None
+    # the smallest tails that are read off the resamples: the primary interval's, and the harm tests' after Holm
+    # (half of alpha for the overall ones, and calibration looks on both sides)
+    tails = {
+        f"primary.confidence {policy.primary.confidence:g}": (1 - policy.primary.confidence) / 2,
+        f"guardrails.alpha {policy.guardrails.alpha:g}": policy.guardrails.alpha
+        / 4
+        / (len(policy.guardrails.margins) or 1),
+    }
+    for name, tail in tails.items():
+        # the interval of a level of 0.995 is given by 1 - 0.995 = 0.0050000000000000044
+        if policy.bootstrap.resamples < (needed := int(np.ceil(1 / tail - 1e-6))):
+            said = (
+                f"bootstrap.resamples: {policy.bootstrap.resamples} are too few for {name}; it takes {needed} or more"
+            )
+            raise InputError(f"{path or DEFAULT_POLICY}: {said}")
+    return policy
 
 
 def _read_yaml(path: Path) -> dict[str, Any]:
@@ -144,61 +182,56 @@ def _problem(error: dict[str, Any]) -> str:
             section = section.model_fields[part].annotation
         return f"{key}: unknown key; allowed here: {', '.join(section.model_fields)}"
     value = error["input"]
+    if value == "ece" and error["type"] == "literal_error":
+        return f"{key}: ECE is reported, not tested, since its bias hides a loss; use log_loss and calibration instead"
     return f"{key}: {message}, not {value!r}" if isinstance(value, str | int | float | list) else f"{key}: {message}"
 
 
 # --- metrics under the bootstrap -----------------------------------------------------------------------
 
 
-def metric_scorer(
-    match: npt.NDArray[Any], p: Floats, groups: Mapping[str, npt.NDArray[np.bool_]] | None = None
-) -> Callable[[Floats], dict[str, Floats]]:
+def metric_scorer(match: npt.NDArray[Any], p: Floats) -> Callable[[Floats], dict[str, Floats]]:
     """All metrics of one model as a function of row weights.
 
     Sorting is done once, here; a call then costs two cumulative sums and one matrix product for all its
     resamples. The numbers, ties in `p` included, are scikit-learn's (`average_precision_score`,
-    `precision_score(zero_division=0)`, ... with `sample_weight`), and ECE is that of
-    `metrics.expected_calibration_error` (Guo et al., ICML 2017, equation 3).
+    `precision_score(zero_division=0)`, ... with `sample_weight`).
 
     Args:
         match: labels, 0 or 1, shape (rows,); both present.
         p: predicted probabilities in [0, 1], shape (rows,).
-        groups: masks of rows, shape (rows,), by name; the recall inside each is returned under that name.
 
     Returns:
-        A function from weights >= 0 (resamples, rows) to arrays (resamples,) by metric or group.
+        A function from weights >= 0 (resamples, rows) to arrays (resamples,) by metric. `calibration` is signed here:
+        mean probability minus match rate.
     """
-    y, chosen, groups = np.asarray(match) == 1, p >= THRESHOLD, groups or {}
+    y, chosen = np.asarray(match) == 1, p >= THRESHOLD
     order = np.argsort(-p, kind="stable")
     pos, neg = order[y[order]], order[~y[order]]
     # how many positives and negatives score at least as high as, or higher than, each positive
     pos_at_least = np.searchsorted(-p[pos], -p[pos], side="right")
     neg_at_least = np.searchsorted(-p[neg], -p[pos], side="right")
     neg_above = np.searchsorted(-p[neg], -p[pos], side="left")
-    bins = np.minimum((p * ECE_BINS).astype(int), ECE_BINS - 1)
-    gap = np.eye(ECE_BINS)[bins] * (p - y)[:, None]  # n_b * |mean p - rate| = |sum of p - y in the bin|
-    of_groups = [column for mask in groups.values() for column in (mask & y, mask & y & chosen)]
-    columns = np.column_stack([np.ones(len(y)), y, y & chosen, ~y & chosen, (p - y) ** 2, gap, *of_groups])
+    surprise = -np.log(np.clip(np.where(y, p, 1 - p), _EPSILON, 1))
+    columns = np.column_stack([np.ones(len(y)), y, y & chosen, ~y & chosen, (p - y) ** 2, surprise, p - y])
 
     def score(weights: Floats) -> dict[str, Floats]:
         by_row = weights.T  # a row's weights side by side: the gathers below are then of whole cache lines
-        sums = columns.T @ by_row
-        total, positives, tp, fp, squares = sums[:5]
-        gaps, (inside, found) = sums[5 : 5 + ECE_BINS], (sums[5 + ECE_BINS :: 2], sums[6 + ECE_BINS :: 2])
+        total, positives, tp, fp, squares, surprises, gap = columns.T @ by_row
         w = by_row[pos]
         fps = _cumulative(by_row[neg])
         tp_at, fp_at = _cumulative(w)[pos_at_least], fps[neg_at_least]
         misranked = (w * (fp_at + fps[neg_above])).sum(axis=0) / 2
         return {
             "average_precision": (w * tp_at / np.maximum(tp_at + fp_at, _TINY)).sum(axis=0) / positives,
-            "roc_auc": 1 - misranked / (positives * (total - positives)),
+            "roc_auc": 1 - misranked / np.maximum(positives * (total - positives), _TINY),
             "f1": 2 * tp / (tp + fp + positives),
             "accuracy": (total - positives - fp + tp) / total,
             "precision": tp / np.maximum(tp + fp, _TINY),
             "recall": tp / positives,
             "brier": squares / total,
-            "ece": np.abs(gaps).sum(axis=0) / total,
-            **{name: found[i] / np.maximum(inside[i], _TINY) for i, name in enumerate(groups)},
+            "log_loss": surprises / total,
+            "calibration": gap / total,
         }
 
     return score
@@ -211,22 +244,35 @@ def _cumulative(weights: Floats) -> Floats:
     return sums
 
 
-def bootstrap_weights(match: npt.NDArray[Any], resamples: int, rng: np.random.Generator) -> Iterator[Floats]:
+def bootstrap_weights(
+    match: npt.NDArray[Any], resamples: int, rng: np.random.Generator, group: npt.NDArray[np.intp] | None = None
+) -> Iterator[Floats]:
     """How often each row is drawn in each resample, in blocks of shape (some resamples, rows).
 
-    Stratified by label, as the holdout itself is: every resample has the holdout's number of positives.
+    Stratified by label, as the holdout itself is: without groups, every resample has the holdout's number of positives.
+
+    Args:
+        match: labels, 0 or 1, shape (rows,).
+        resamples: how many.
+        rng: what draws.
+        group: numbers 0, 1, ... of the groups of rows that are drawn together, shape (rows,); None where each row is
+            its own. A group with a positive is drawn among those with positives.
     """
     rows = len(match)
-    strata = [np.flatnonzero(np.asarray(match) == label) for label in (0, 1)]
+    number = np.arange(rows) if group is None else group
+    groups = int(number.max()) + 1
+    positive = np.zeros(groups, dtype=bool)
+    positive[number[np.asarray(match) == 1]] = True
+    strata = [stratum for label in (False, True) if len(stratum := np.flatnonzero(positive == label))]
     block = max(_BLOCK, _CELLS // rows)
     for start in range(0, resamples, block):
         size = min(block, resamples - start)
-        by_row = np.empty((rows, size))
+        by_group = np.empty((groups, size))
         for stratum in strata:
             n = len(stratum)
             drawn = rng.integers(n, size=(size, n)) * size + np.arange(size)[:, None]
-            by_row[stratum] = np.bincount(drawn.ravel(), minlength=size * n).reshape(n, size)
-        yield by_row.T
+            by_group[stratum] = np.bincount(drawn.ravel(), minlength=size * n).reshape(n, size)
+        yield (by_group if groups == rows else by_group[number]).T
 
 
 # --- decision ------------------------------------------------------------------------------------------
@@ -236,8 +282,8 @@ def decide(scores: pd.DataFrame, policy: Policy, seed: int = 0) -> dict[str, Any
     """Compare candidate and production on the same held-out rows.
 
     - `reject`: harm is shown. A guardrail, overall or in a slice, loses its margin or more and the loss is
-      significant after Holm's correction over all of them; or the primary metric is worse by `min_effect`
-      with its whole interval below zero.
+      significant after Holm's correction; or the primary metric is worse by `min_effect` with its whole interval
+      below zero.
     - `promote`: no harm, the primary metric improves by `min_effect` with its whole interval above zero, and
       every overall guardrail is non-inferior: the lower end of its interval is above minus its margin.
     - `hold`: the evidence reaches neither way.
@@ -247,58 +293,76 @@ def decide(scores: pd.DataFrame, policy: Policy, seed: int = 0) -> dict[str, Any
 
     Args:
         scores: a row per held-out pair, in any order: `match` (0/1), `production` and `candidate`
-            (probabilities; `production` may be absent), and the policy's slice columns.
+            (probabilities; `production` may be absent), and the policy's slice columns. Rows of one `group` (any
+            values; the column may be absent) are one piece of evidence: they are resampled together and count once.
         policy: what to test, and how strictly.
         seed: of the bootstrap; the same rows and seed give the same result.
 
     Returns:
-        JSON-serialisable: `verdict`, `reasons`, `primary`, `guardrails`, `policy`, `rows`, `positives` and
-        `seed`.
+        JSON-serialisable: `verdict`, `reasons`, `automatic` (whether the policy lets the candidate be promoted without
+        a person), `primary`, `guardrails`, `unlisted` (values of each slice column with too few matches that are
+        not among the guardrails), `ece` by model (reported, not tested), `policy`, `rows`, `positives`, `distinct`
+        (the groups among the `rows` and among the `positives`) and `seed`.
 
     Raises:
         InputError: a column is missing, a value is out of range, or only one class is present.
     """
     scores = _checked(scores, policy)
-    match = scores["match"].to_numpy()
-    rows, positives = len(match), int(match.sum())
-    masks = _slice_masks(scores, policy)
+    match, group = scores["match"].to_numpy(), scores["group"].to_numpy()
+    distinct = {"rows": int(group.max()) + 1, "positives": len(np.unique(group[match == 1]))}
     models = [m for m in ("production", "candidate") if m in scores]
-    scorers = [metric_scorer(match, scores[m].to_numpy(), masks) for m in models]
+    scorers = [metric_scorer(match, scores[m].to_numpy()) for m in models]
     values = {
-        m: {k: float(v[0]) for k, v in score(np.ones((1, rows))).items()}
+        m: {k: float(v[0]) for k, v in score(np.ones((1, len(match)))).items()}
         for m, score in zip(models, scorers, strict=True)
     }
+    guardrails: list[dict[str, Any]] = []
+    unlisted: dict[str, int] = {}
     if "production" not in scores:
         metric = policy.primary.metric
+        too_low = past_limits(evaluate(match, scores["candidate"].to_numpy()), policy.limits)
         verdict, reasons = "bootstrap", ["there is no production model to compare with"]
+        reasons += [
+            f"{what}; what would count as degraded production is not promoted automatically" for what in too_low
+        ]
+        automatic = policy.auto_promote and not too_low
         primary = {
             "metric": metric,
             "production": None,
-            "candidate": values["candidate"][metric],
+            "candidate": _shown(metric, values["candidate"][metric]),
             "result": "not compared",
         }
-        guardrails = []
     else:
-        drawn = _improvements(match, scorers, policy.bootstrap.resamples, np.random.default_rng(seed))
+        drawn = _drawn(match, group, scorers, policy.bootstrap.resamples, np.random.default_rng(seed))
         primary = _primary(values, drawn, policy)
-        guardrails = _guardrails(scores, values, drawn, masks, policy)
-        verdict, reasons = _verdict(primary, guardrails, positives, policy)
+        slices, unlisted = _slices(scores, policy)
+        guardrails = _judged([*_overall(scores, values, drawn, policy)], slices, policy.guardrails.alpha)
+        verdict, reasons = _verdict(primary, guardrails, distinct, len(match), policy)
+        automatic = policy.auto_promote and verdict == "promote"
     return {
         "verdict": verdict,
         "reasons": reasons,
+        "automatic": automatic,
         "primary": primary,
         "guardrails": guardrails,
+        "unlisted": unlisted,
+        "ece": {m: expected_calibration_error(match, scores[m].to_numpy()) for m in models},
         "policy": policy.model_dump(mode="json"),
-        "rows": rows,
-        "positives": positives,
+        "rows": len(match),
+        "positives": int(match.sum()),
+        "distinct": distinct,
         "seed": seed,
     }
 
 
 def _checked(scores: pd.DataFrame, policy: Policy) -> pd.DataFrame:
-    """The columns the decision reads, sorted, so that the result doesn't depend on the order of the rows."""
+    """The columns the decision reads, sorted, so that the result doesn't depend on the order of the rows.
+
+    `group` is there in any case, as numbers 0, 1, ... in the order of the rows.
+    """
     models = [m for m in ("production", "candidate") if m in scores or m == "candidate"]
-    columns = ["match", *models, *dict.fromkeys(policy.guardrails.slices.columns)]
+    slices = [*dict.fromkeys(policy.guardrails.slices.columns)]
+    columns = ["match", *models, *slices]
     if missing := [c for c in columns if c not in scores]:
         raise InputError(f"scores: no column {', '.join(missing)}; needed are {', '.join(columns)}")
     for column in ["match", *models]:
@@ -311,50 +375,43 @@ def _checked(scores: pd.DataFrame, policy: Policy) -> pd.DataFrame:
     if scores["match"].nunique() < 2:
         raise InputError("scores: both matches and non-matches are needed to compare two models")
     types = {"match": "int8", **dict.fromkeys(models, "float64")}
-    return scores[columns].astype({c: types.get(c, "str") for c in columns}).sort_values(columns, ignore_index=True)
+    used = scores[columns].astype({c: types.get(c, "str") for c in columns})
+    used = used.astype(dict.fromkeys(slices, "category"))  # a few numbers a row instead of a few texts
+    if "group" not in scores:
+        used = used.sort_values(columns, ignore_index=True)
+        return used.assign(group=np.arange(len(used)))
+    if unknown := int(scores["group"].isna().sum()):
+        raise InputError(f"scores: group is missing in {unknown} rows")
+    used = used.assign(group=scores["group"]).sort_values([*columns, "group"], ignore_index=True)
+    return used.assign(group=pd.factorize(used["group"])[0])
 
 
-def _slice_masks(scores: pd.DataFrame, policy: Policy) -> dict[str, npt.NDArray[np.bool_]]:
-    """The rows of every slice with at least one positive, by `recall[column=value]`."""
-    return {
-        f"recall[{column}={value}]": (scores[column] == value).to_numpy()
-        for column in dict.fromkeys(policy.guardrails.slices.columns)
-        for value in sorted(scores.loc[scores["match"] == 1, column].unique())
-    }
+Draws = dict[str, tuple[Floats, Floats]]  # production's and candidate's, each (resamples,), by metric
 
 
-def _improvements(
+def _drawn(
     match: npt.NDArray[Any],
+    group: npt.NDArray[np.intp],
     scorers: list[Callable[[Floats], dict[str, Floats]]],
     resamples: int,
     rng: np.random.Generator,
-) -> dict[str, Floats]:
-    """Candidate's gain over production in each resample, positive is better: shape (resamples,) by name."""
-    production, candidate = scorers
-    blocks = []
-    for weights in bootstrap_weights(match, resamples, rng):
-        old, new = production(weights), candidate(weights)
-        blocks.append({name: _gain(name, old[name], new[name]) for name in new})
-    return {name: np.concatenate([block[name] for block in blocks]) for name in blocks[0]}
+) -> Draws:
+    """Both models' metrics in each resample."""
+    blocks = [[score(weights) for score in scorers] for weights in bootstrap_weights(match, resamples, rng, group)]
+    old, new = ({name: np.concatenate([b[i][name] for b in blocks]) for name in blocks[0][i]} for i in (0, 1))
+    return {name: (old[name], new[name]) for name in old}
+
+
+def _shown(name: str, value: float) -> float:
+    """A metric as people read it: calibration is signed only where two are compared."""
+    return abs(value) if name == "calibration" else value
 
 
 def _gain(name: str, old: Any, new: Any) -> Any:
+    """Candidate's gain over production; positive is better."""
+    if name == "calibration":
+        return np.abs(old) - np.abs(new)
     return old - new if name in LOWER_IS_BETTER else new - old
-
-
-def _compared(
-    name: str, values: dict[str, dict[str, float]], drawn: dict[str, Floats], confidence: float
-) -> dict[str, Any]:
-    """One metric of both models, the gain and its two-sided percentile interval."""
-    old, new = values["production"][name], values["candidate"][name]
-    ci = np.quantile(drawn[name], [(1 - confidence) / 2, (1 + confidence) / 2])
-    return {
-        "production": old,
-        "candidate": new,
-        "improvement": _gain(name, old, new),
-        "ci": ci.tolist(),
-        "confidence": confidence,
-    }
 
 
 def _share(extreme: npt.NDArray[np.bool_]) -> float:
@@ -362,7 +419,51 @@ def _share(extreme: npt.NDArray[np.bool_]) -> float:
     return float((1 + extreme.sum()) / (1 + len(extreme)))
 
 
-def _primary(values: dict[str, dict[str, float]], drawn: dict[str, Floats], policy: Policy) -> dict[str, Any]:
+def _compared(name: str, values: dict[str, dict[str, float]], drawn: Draws, confidence: float) -> dict[str, Any]:
+    """One metric of both models, the gain and its two-sided percentile interval."""
+    old, new = values["production"][name], values["candidate"][name]
+    return {
+        "production": _shown(name, old),
+        "candidate": _shown(name, new),
+        "improvement": float(_gain(name, old, new)),
+        "ci": _interval(name, *drawn[name], confidence),
+        "confidence": confidence,
+    }
+
+
+def _interval(name: str, old: Floats, new: Floats, confidence: float) -> list[float]:
+    """The two-sided interval of the gain, from both models' draws.
+
+    The draws of |mean p - match rate| are biased where it is near zero, so its loss |c| - |o| is bounded by way of its
+    signed parts: it is the larger of min(c - o, c + o) and min(-c - o, -c + o). A maximum is below a bound if both of
+    its parts are (TOST: Schuirmann, J Pharmacokinet Biopharm 15, 1987), a minimum if either is, which costs half of
+    the level (Bonferroni); from below it is the other way round.
+    """
+    tail = (1 - confidence) / 2
+    if name != "calibration":
+        return np.quantile(_gain(name, old, new), [tail, 1 - tail]).tolist()
+    parts = [[new - old, new + old], [-new - old, old - new]]
+    bounds = [max(min(float(np.quantile(q, at)) for q in side) for side in parts) for at in (1 - tail / 2, tail / 2)]
+    return [0.0 - bounds[0], 0.0 - bounds[1]]  # not -0.0
+
+
+def _p_above(name: str, old: Floats, new: Floats, bound: float) -> float:
+    """The p-value of a gain of `bound` or less: small where it is shown to be more."""
+    if name != "calibration":
+        return _share(_gain(name, old, new) <= bound)
+    sides = [[new - old, new + old], [-new - old, old - new]]
+    return min(1.0, max(2 * min(_share(q >= -bound) for q in side) for side in sides))
+
+
+def _p_harm(name: str, old: Floats, new: Floats) -> float:
+    """The p-value of no loss: small where one is shown."""
+    if name != "calibration":
+        return _share(_gain(name, old, new) >= 0)
+    sides = [[new - old, new + old], [-new - old, old - new]]
+    return min(1.0, 2 * min(max(_share(q <= 0) for q in side) for side in sides))
+
+
+def _primary(values: dict[str, dict[str, float]], drawn: Draws, policy: Policy) -> dict[str, Any]:
     metric, effect = policy.primary.metric, policy.primary.min_effect
     test = _compared(metric, values, drawn, policy.primary.confidence)
     low, high = test["ci"]
@@ -375,58 +476,120 @@ def _primary(values: dict[str, dict[str, float]], drawn: dict[str, Floats], poli
         "metric": metric,
         **test,
         "min_effect": effect,
-        "p_value": _share(drawn[metric] <= 0),
+        "p_value": _p_above(metric, *drawn[metric], 0.0),
         "result": result,
     }
 
 
-def _guardrails(
-    scores: pd.DataFrame,
-    values: dict[str, dict[str, float]],
-    drawn: dict[str, Floats],
-    masks: dict[str, npt.NDArray[np.bool_]],
-    policy: Policy,
-) -> list[dict[str, Any]]:
-    """Each guardrail's tests: non-inferiority by interval; harm, Holm-corrected over all that are judged."""
-    from scipy.stats import binom
-    from statsmodels.stats.multitest import multipletests
+def _overall(
+    scores: pd.DataFrame, values: dict[str, dict[str, float]], drawn: Draws, policy: Policy
+) -> Iterator[dict[str, Any]]:
+    """Each overall guardrail's tests: non-inferiority by interval, and harm."""
+    found = _recalls(scores[scores["match"] == 1].assign(all=0), "all").iloc[0]
+    for name, margin in policy.guardrails.margins.items():
+        yield {
+            "name": name,
+            "rows": len(scores),
+            "positives": int(found["positives"]),
+            "distinct": int(found["distinct"]),
+            **_compared(name, values, drawn, 1 - 2 * policy.guardrails.alpha),
+            "margin": margin,
+            "judged": True,
+            "p_noninferior": _p_above(name, *drawn[name], -margin),
+            "p_harm": float(found["p_harm"]) if name == "recall" else _p_harm(name, *drawn[name]),
+        }
 
-    rules = policy.guardrails
-    match = scores["match"].to_numpy() == 1
-    hit = scores[["production", "candidate"]].to_numpy() >= THRESHOLD
-    everywhere = np.ones(len(match), dtype=bool)
+
+def _slices(scores: pd.DataFrame, policy: Policy) -> tuple[list[dict[str, Any]], dict[str, int]]:
+    """Recall in every value of the slice columns that has matches; and how many with too few are left out, by column.
+
+    Nothing is resampled: the tests are exact or closed forms on the matches alone, whose cost is that of one pass.
+    """
+    rules, alpha = policy.guardrails.slices, policy.guardrails.alpha
+    normal = NormalDist()
+    z = normal.inv_cdf(1 - alpha)
+    positives = scores[scores["match"] == 1]
     tests: list[dict[str, Any]] = []
-    for name, margin in [*rules.margins.items(), *((name, rules.slices.margin) for name in masks)]:
-        mask = masks.get(name, everywhere)
-        positives = int((match & mask).sum())
-        judged = name not in masks or positives >= rules.slices.min_positives
-        if name == "recall" or name in masks:
-            # McNemar's exact test, one-sided: more matches lost than gained? Exact for few matches, too
-            lost, gained = ((match & mask & hit[:, i] & ~hit[:, 1 - i]).sum() for i in (0, 1))
-            p_harm = float(binom.sf(lost - 1, lost + gained, 0.5))
-        else:
-            p_harm = _share(drawn[name] >= 0)
-        tests.append(
-            {
-                "name": name,
-                "rows": int(mask.sum()),
-                "positives": positives,
-                **_compared(name, values, drawn, 1 - 2 * rules.alpha),
-                "margin": margin,
-                "judged": judged,
-                "p_noninferior": _share(drawn[name] <= -margin),
-                "p_harm": p_harm,
-                "p_harm_holm": None,
-            }
-        )
-    family = [test for test in tests if test["judged"]]
-    if family:
-        adjusted = multipletests([test["p_harm"] for test in family], alpha=rules.alpha, method="holm")[1]
-        for test, p in zip(family, adjusted, strict=True):
-            test["p_harm_holm"] = float(p)
-    for test in tests:
-        test["result"] = _result(test, rules.alpha)
-    return tests
+    unlisted: dict[str, int] = {}
+    for column in dict.fromkeys(rules.columns):
+        found = _recalls(positives, column)
+        rows = scores[column].value_counts().to_dict()
+        judged = found["distinct"] >= rules.min_positives
+        few = found[~judged].sort_values("distinct", ascending=False, kind="stable").index
+        if len(few) > _FEW_SHOWN:
+            unlisted[column] = len(few) - _FEW_SHOWN
+        for value, one in found[judged | found.index.isin(few[:_FEW_SHOWN])].to_dict("index").items():
+            low, high = (max(-1.0, min(1.0, one["centre"] + sign * z * one["error"])) for sign in (-1, 1))
+            tests.append(
+                {
+                    "name": f"recall[{column}={value}]",
+                    "rows": int(rows[value]),
+                    "positives": int(one["positives"]),
+                    "distinct": int(one["distinct"]),
+                    "production": float(one["old"]),
+                    "candidate": float(one["new"]),
+                    "improvement": float(one["new"] - one["old"]),
+                    "ci": [float(low), float(high)],
+                    "confidence": 1 - 2 * alpha,
+                    "margin": rules.margin,
+                    "judged": bool(one["distinct"] >= rules.min_positives),
+                    "p_noninferior": normal.cdf(-(one["centre"] + rules.margin) / one["error"]),
+                    "p_harm": float(one["p_harm"]),
+                }
+            )
+    return tests, unlisted
+
+
+def _recalls(positives: pd.DataFrame, by: str) -> pd.DataFrame:
+    """Both models' recall among matches, compared in each value of the column `by`; values without matches are absent.
+
+    Columns: `positives` and `distinct` (groups of rows) to count; `old` and `new` recall; `p_harm`, of McNemar's exact
+    test, one-sided: of the groups that only one model finds, are more lost than gained? `centre` and `error`, the mean
+    and standard error of the difference with half a group added to each of the four outcomes, which keeps its level
+    with few matches, too (Agresti & Min, Statistics in Medicine 24, 2005).
+    """
+    from scipy.stats import binom
+
+    hits = {m: (positives[m] >= THRESHOLD).astype(float) for m in ("production", "candidate")}
+    table = pd.DataFrame({"value": positives[by], "group": positives["group"], "positives": 1, **hits})
+    each = table.groupby(["value", "group"], observed=True, sort=True).sum()
+    each["net"] = each["candidate"] - each["production"]
+    each["lost"], each["gained"] = each["net"] < 0, each["net"] > 0
+    values = each.groupby(level="value", observed=True)
+    found = values.sum().assign(distinct=values.size())
+    found["old"], found["new"] = found["production"] / found["positives"], found["candidate"] / found["positives"]
+    found["p_harm"] = binom.sf(found["lost"] - 1, found["lost"] + found["gained"], 0.5)
+    size = found["positives"] / found["distinct"]  # of a group; 1 where no pair is repeated
+    found["centre"] = found["net"] / size / (found["distinct"] + 2)
+    value = each.index.get_level_values("value")
+    mean, centre = (column.reindex(value).to_numpy() for column in (size, found["centre"]))
+    each["square"] = ((each["net"] - centre * each["positives"]) / mean) ** 2
+    squares = each["square"].groupby(level="value", observed=True).sum() + 1 + 2 * found["centre"] ** 2
+    found["error"] = np.sqrt(squares) / (found["distinct"] + 2)
+    return found
+
+
+def _judged(overall: list[dict[str, Any]], slices: list[dict[str, Any]], alpha: float) -> list[dict[str, Any]]:
+    """The tests with `p_harm_holm` and `result`.
+
+    Overall guardrails and slices are two families, each with half of alpha: the overall ones must not drown in slices,
+    and the bootstrap could not tell a p-value from the zero that hundreds of them would ask for.
+    """
+    families = [family for tests in (overall, slices) if (family := [test for test in tests if test["judged"]])]
+    corrected: dict[str, float] = {}
+    for family in families:
+        for test, p in zip(family, _holm(np.array([test["p_harm"] for test in family])), strict=True):
+            corrected[test["name"]] = min(1.0, len(families) * float(p))
+    tests = [{**test, "p_harm_holm": corrected.get(test["name"])} for test in (*overall, *slices)]
+    return [{**test, "result": _result(test, alpha)} for test in tests]
+
+
+def _holm(p: Floats) -> Floats:
+    """p-values adjusted by Holm's step-down method (Scandinavian Journal of Statistics 6, 1979)."""
+    order = np.argsort(p, kind="stable")
+    adjusted = np.empty(len(p))
+    adjusted[order] = np.minimum(1, np.maximum.accumulate(np.arange(len(p), 0, -1) * p[order]))
+    return adjusted
 
 
 def _result(test: dict[str, Any], alpha: float) -> str:
@@ -438,11 +601,12 @@ def _result(test: dict[str, Any], alpha: float) -> str:
 
 
 def _verdict(
-    primary: dict[str, Any], guardrails: list[dict[str, Any]], positives: int, policy: Policy
+    primary: dict[str, Any], guardrails: list[dict[str, Any]], distinct: dict[str, int], rows: int, policy: Policy
 ) -> tuple[str, list[str]]:
     """The verdict, and why: what was harmed, or what is not shown yet, or what is shown."""
-    if positives < policy.bootstrap.min_positives:
-        return "hold", [f"{positives} matches in the held-out rows; a decision needs {policy.bootstrap.min_positives}"]
+    if (positives := distinct["positives"]) < (needed := policy.bootstrap.min_positives):
+        kind = "distinct matches" if distinct["rows"] < rows else "matches"
+        return "hold", [f"{positives} {kind} in the held-out rows; a decision needs {needed}"]
     harmed = [
         f"{t['name']} is clearly worse: {_numbers(t)}; it may lose {t['margin']:g} "
         f"(p = {t['p_harm_holm']:.2g}, Holm-adjusted)"
@@ -493,7 +657,7 @@ def with_contract(decision: dict[str, Any], contract: Mapping[str, Any] | None) 
     result = {**decision, "contract": {"passed": contract["passed"], "failed": broken}}
     if not contract["passed"]:
         reasons = [f"the serving contract failed, {what}" for what in broken]
-        result |= {"verdict": "reject", "reasons": [*reasons, *decision["reasons"]]}
+        result |= {"verdict": "reject", "automatic": False, "reasons": [*reasons, *decision["reasons"]]}
     return result
 
 
@@ -505,7 +669,7 @@ def explain(decision: dict[str, Any]) -> str:
     d, primary = decision, decision["primary"]
     lines = [f"# Verdict: {d['verdict']}", "", *(f"- {reason}" for reason in d["reasons"]), ""]
     lines += [
-        f"{d['rows']:,} held-out rows, {d['positives']:,} of them matches; bootstrap seed {d['seed']}.",
+        f"{d['rows']:,} held-out rows, {d['positives']:,} of them matches{_repeats(d)}; bootstrap seed {d['seed']}.",
         "",
     ]
     if primary["production"] is None:
@@ -513,7 +677,8 @@ def explain(decision: dict[str, Any]) -> str:
     lines += [
         "Improvements are signed so that positive is better. `p` is that of no improvement for the primary "
         "metric, and that of no harm (Holm-adjusted) for a guardrail. A slice that is `inconclusive` or has "
-        "`too few` matches is reported and does not block.",
+        "`too few` matches is reported and does not block. `calibration` is the distance of the mean probability from "
+        "the match rate.",
         "",
         "| test | matches | production | candidate | improvement | interval | required | p | result |",
         "|---|---:|---:|---:|---:|---:|---:|---:|---|",
@@ -526,12 +691,30 @@ def explain(decision: dict[str, Any]) -> str:
         ),
         *(_row(t["name"], t["positives"], t, f"> -{t['margin']:g}", t["p_harm_holm"]) for t in d["guardrails"]),
         "",
+        *(
+            f"{more:,} more values of {c} have too few matches and are not listed.\n"
+            for c, more in d["unlisted"].items()
+        ),
+        f"Expected calibration error {d['ece']['production']:.4f} -> {d['ece']['candidate']:.4f}: told, not tested, "
+        "since what it sums is never negative, and so is biased.",
+        "",
         "## What would change the verdict",
         "",
         *(f"- {change}" for change in _changes(d)),
         "",
     ]
     return "\n".join(lines)
+
+
+def _repeats(decision: dict[str, Any]) -> str:
+    """How many pairs there really are, where some are repeated."""
+    distinct = decision["distinct"]
+    if distinct["rows"] == decision["rows"]:
+        return ""
+    return (
+        f" ({distinct['rows']:,} distinct pairs, {distinct['positives']:,} of them matches; a pair's repetitions are "
+        "one piece of evidence)"
+    )
 
 
 def _row(name: str, positives: int, test: dict[str, Any], required: str, p: float | None) -> str:
@@ -552,8 +735,8 @@ def _changes(decision: dict[str, Any]) -> list[str]:
             f"{primary['metric']}: its interval reaching down to zero (now {primary['ci'][0]:+.4f})",
             *(f"{t['name']}: a lower end at or below -{t['margin']:g} (now {t['ci'][0]:+.4f})" for t in nearest),
         ]
-    if decision["positives"] < policy["bootstrap"]["min_positives"]:
-        return [f"held-out rows with at least {policy['bootstrap']['min_positives']} matches"]
+    if decision["distinct"]["positives"] < policy["bootstrap"]["min_positives"]:
+        return [f"held-out rows with at least {policy['bootstrap']['min_positives']} distinct matches"]
     changes = [f"the serving contract: {what}" for what in decision.get("contract", {}).get("failed", [])]
     changes += [
         f"{t['name']}: a loss below {t['margin']:g} (now {-t['improvement']:.4f})"

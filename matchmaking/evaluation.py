@@ -8,7 +8,7 @@ from typing import Any
 
 import pandas as pd
 
-from matchmaking import contract, features, metrics, model, production
+from matchmaking import contract, features, metrics, model, production, split
 from matchmaking.schema import SLICES, TARGET
 
 MODELS = ("production", "candidate")
@@ -23,7 +23,8 @@ def evaluate_models(
         test_path: parquet file of held-out pairs.
         production_dir: the production bundle; may be empty.
         candidate_dir: the candidate's bundle; None for none.
-        scores_path: parquet file to write: `match`, a probability column a model, and the slice columns.
+        scores_path: parquet file to write: `match`, a probability column a model, the slice columns, and `group`, the
+            same (uint64) for pairs with the same features.
         evaluation_path: JSON file to write, with what is returned.
 
     Returns:
@@ -35,7 +36,8 @@ def evaluate_models(
         "production": production_dir if production.present(production_dir) else None,
         "candidate": candidate_dir,
     }
-    scores = pairs[[TARGET, *SLICES]].copy()
+    # pairs with the same features have the same score from any model: repetitions are one piece of evidence
+    scores = pairs[[TARGET, *SLICES]].assign(group=split._hash(pairs))
     evaluation: dict[str, Any] = {"curves": {}}
     match = pairs[TARGET].to_numpy()
     for name in MODELS:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from matchmaking.decision import Limits
-from matchmaking.metrics import LOWER_IS_BETTER
+from matchmaking.decision import Limits, past_limits
 
 
 def drift_crossed(summary: dict[str, Any], limits: Limits) -> list[str]:
@@ -29,11 +28,4 @@ def degraded(summary: dict[str, Any], limits: Limits) -> list[str]:
     found = summary["metrics"]["production"]
     if found is None:
         return []
-    crossed = []
-    for name, limit in limits.production.items():
-        value = found.get(name)
-        lower = name in LOWER_IS_BETTER
-        if value is None or (value > limit if lower else value < limit):
-            shown = "unknown" if value is None else f"{value:.4f}"
-            crossed.append(f"production's {name} is {shown}, limit {'at most' if lower else 'at least'} {limit:g}")
-    return crossed
+    return [f"production's {past}" for past in past_limits(found, limits)]

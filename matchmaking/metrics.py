@@ -11,7 +11,7 @@ import pandas as pd
 THRESHOLD = 0.5
 TRACKED = ("accuracy", "precision", "recall", "f1", "roc_auc")
 SCALARS = (*TRACKED, "average_precision", "brier", "log_loss", "ece")
-LOWER_IS_BETTER = frozenset({"brier", "log_loss", "ece"})
+LOWER_IS_BETTER = frozenset({"brier", "log_loss", "ece", "calibration"})
 CURVE_POINTS = 200
 
 

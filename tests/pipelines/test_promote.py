@@ -238,7 +238,9 @@ def test_a_policy_lets_retrain_go_on_to_the_promotion(mlops: Mlops, tmp_path: Pa
     """Into an empty folder, so that the verdict is sure."""
     generate_file(tmp_path / "pairs.csv", 1_500, seed=3)
     (tmp_path / "production").mkdir()
-    (tmp_path / "policy.yaml").write_text("auto_promote: true\n")
+    # one epoch gives a model that the default limits of production would not let in by itself
+    limits = "limits: {production: {roc_auc: 0, average_precision: 0, brier: 1}}\n"
+    (tmp_path / "policy.yaml").write_text("auto_promote: true\n" + limits)
     done = mlops(
         *("run", "retrain", "--data", tmp_path / "pairs.csv", "--production", tmp_path / "production"),
         *("--work-dir", tmp_path / "work", "--algorithm", "dense", "--epochs", 1, "--json"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import time
 from pathlib import Path
 from typing import Any
 
@@ -163,6 +164,29 @@ def test_a_slow_model_fails(
     monkeypatch.setattr(contract, "LATENCY_LIMITS", {1: 1e-9, 1000: 1e-9})
     found = contract.check_contract(incumbent, incumbent, pairs, probabilities)
     assert failures(found) == {"latency of 1 row", "latency of 1,000 rows"}
+
+
+def test_a_busy_machine_fails_no_model(
+    incumbent: Path, pairs: pd.DataFrame, probabilities: np.ndarray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Waiting for a processor, which is what others' work costs a call, doesn't count; working does."""
+    monkeypatch.setattr(contract, "LATENCY_LIMITS", {1: 0.2})
+    whole = contract.Service.probabilities
+
+    def waiting(self: contract.Service, rows: pd.DataFrame, batch_size: int = 32) -> np.ndarray:
+        time.sleep(0.3)
+        return whole(self, rows, batch_size)
+
+    def working(self: contract.Service, rows: pd.DataFrame, batch_size: int = 32) -> np.ndarray:
+        begun = time.process_time()
+        while time.process_time() < begun + 0.3:
+            pass
+        return whole(self, rows, batch_size)
+
+    monkeypatch.setattr(contract.Service, "probabilities", waiting)
+    assert contract.check_contract(incumbent, incumbent, pairs, probabilities)["passed"]
+    monkeypatch.setattr(contract.Service, "probabilities", working)
+    assert failures(contract.check_contract(incumbent, incumbent, pairs, probabilities)) == {"latency of 1 row"}
 
 
 # --- the service's behaviour ---------------------------------------------------------------------------
