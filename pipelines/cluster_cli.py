@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
 import typer
 
 from matchmaking.errors import InputError
 from matchmaking.settings import CANDIDATES_URI, DATA_URI, EXPERIMENT, PRODUCTION_URI, kfp_host, mlflow_run_url
-from pipelines.options import check_options
+from pipelines.options import check_options, given
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -51,6 +51,9 @@ def submit(
     learning_rate: Annotated[float | None, typer.Option(min=1e-6, max=1, help="retrain: the first one.")] = None,
     split: Annotated[Literal["stratified", "hash"], typer.Option(help="How held-out pairs are chosen.")] = "stratified",
     policy: Annotated[Path | None, typer.Option(help="retrain: a promotion policy (YAML).")] = None,
+    arguments: Annotated[
+        Path | None, typer.Option(help="YAML: parameters of the pipeline; what options give goes before.")
+    ] = None,
     force: Annotated[bool, typer.Option("--force", help="promote: against the evidence; needs --reason.")] = False,
     reason: Annotated[str, typer.Option(help="promote: why; kept in the audit trail.")] = "",
     host: Host = "",
@@ -70,8 +73,6 @@ def submit(
     verbose: Annotated[bool, typer.Option("--verbose", help="Show tracebacks.")] = False,
 ) -> None:
     """Run a pipeline on Kubeflow Pipelines, and follow it to its end."""
-    if force and not reason:
-        raise InputError("--force needs --reason: it is kept in the audit trail")
     check_options(context, pipeline)
     if data_rev:
         if data != DATA_URI:
@@ -93,14 +94,22 @@ def submit(
         "promote": {"version": version, "force": force, "reason": reason},
     }
     common = {"data": data, "seed": seed} if pipeline != "promote" else {}
-    arguments = {**common, "production": production, **own[pipeline]}
+    passed = {**common, "production": production, **own[pipeline]}
+    if arguments:
+        from pipelines.arguments import laid_over, read_arguments
+
+        passed = laid_over(
+            passed, given(context), _chosen(read_arguments(pipeline, arguments), f"--arguments {arguments}")
+        )
+    if passed.get("force") and not passed["reason"]:
+        raise InputError("--force needs --reason: it is kept in the audit trail")
     console = _console()
     server = _server(host)
     from pipelines import submit as cluster
 
     uploaded = cluster.upload(server, pipeline)
     _say_uploaded(console, uploaded)
-    run = cluster.start(server, uploaded, arguments, name, experiment)
+    run = cluster.start(server, uploaded, passed, name, experiment)
     console.print(f"[bold]{pipeline}[/bold]  {run.url}", soft_wrap=True)
     if run.found:
         console.print(f"  the run {run.name} is there already: it is followed, no other is started")
@@ -132,9 +141,10 @@ def upload(host: Host = "") -> None:
 
 @schedule_app.command("apply")
 def schedule_apply(
-    file: Annotated[Path, typer.Option(help="ConfigMap with <pipeline>.schedule and timeZone.")] = Path(
-        "manifests/schedules/schedules.yaml"
-    ),
+    context: typer.Context,
+    file: Annotated[
+        Path, typer.Option(help="ConfigMap with <pipeline>.schedule, <pipeline>.arguments and timeZone.")
+    ] = Path("manifests/schedules/schedules.yaml"),
     data: Data = DATA_URI,
     production: Production = PRODUCTION_URI,
     candidates: Candidates = CANDIDATES_URI,
@@ -143,6 +153,7 @@ def schedule_apply(
 ) -> None:
     """Make the recurring runs be those of the file; run again, it changes what differs."""
     from pipelines import schedule
+    from pipelines.arguments import laid_over
 
     schedules = schedule.read_file(file)
     arguments: dict[str, dict[str, Any]] = {
@@ -151,6 +162,8 @@ def schedule_apply(
         "monitor": {"data": data, "production": production, "current": current, "self_comparison": not current},
         "promote": {"production": production},
     }
+    for name, found in schedule.read_arguments(file).items():
+        arguments[name] = laid_over(arguments[name], given(context), _chosen(found, f"--file {file}: {name}.arguments"))
     for name, done in schedule.apply(_server(host), schedules, arguments).items():
         typer.echo(f"{name:<10}{schedules[name]:<16}{done}")
     _console().print(
@@ -321,6 +334,15 @@ def _promoted(entry: dict[str, Any]) -> str:
         return "production held it already; nothing was changed."
     backup = f"; backup {entry['backup']}" if entry["backup"] else ""
     return f"production holds {State(**entry['to'])}{backup}."
+
+
+def _chosen(arguments: dict[str, Any], source: str) -> dict[str, Any]:
+    """Arguments of a file, where they are of those that an option offers."""
+    for name, hint in get_type_hints(submit, include_extras=False).items():
+        offered = get_args(hint) if get_origin(hint) is Literal else ()
+        if offered and name in arguments and arguments[name] not in offered:
+            raise InputError(f"{source}: {name} is {' or '.join(offered)}, not {arguments[name]!r}")
+    return arguments
 
 
 def _policy_text(path: Path | None) -> str:

@@ -37,3 +37,9 @@ def check_options(context: typer.Context, pipeline: str) -> None:
         if source is not None and source.name == "COMMANDLINE" and pipeline not in pipelines:
             option = name.upper() if name == "version" else f"--{name.replace('_', '-')}"
             raise InputError(f"{option} is for {' and '.join(pipelines)}; {pipeline} would take no notice of it")
+
+
+def given(context: typer.Context) -> set[str]:
+    """The parameters that were given on the command line or by an environment variable."""
+    sources = {name: context.get_parameter_source(name) for name in context.params}
+    return {name for name, source in sources.items() if source and source.name in ("COMMANDLINE", "ENVIRONMENT")}

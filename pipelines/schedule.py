@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, time, timedelta
 from pathlib import Path
@@ -14,12 +14,13 @@ import kfp_server_api as kfp
 import yaml
 
 from matchmaking.errors import InputError
+from pipelines.arguments import parse_arguments
 from pipelines.compile import PIPELINES
 from pipelines.kfp_api import Server
 from pipelines.submit import Version, account, experiment_id, named, upload
 
 FILE = Path("manifests/schedules/schedules.yaml")
-SUFFIX = ".schedule"
+SUFFIX, ARGUMENTS = ".schedule", ".arguments"
 ZONE = "timeZone"
 # what KFP calls the time it counts in; its controller has one time zone for all, UTC unless it is set up otherwise
 UTC_NAMES = frozenset({"", "UTC", "Etc/UTC", "Etc/UCT", "Etc/Universal", "Etc/Zulu", "Universal", "Zulu", "UCT"})
@@ -90,19 +91,11 @@ def read_file(path: Path) -> dict[str, str]:
     Raises:
         InputError: the file isn't such a one, names a pipeline that isn't there, or another time zone.
     """
-    try:
-        documents = [found for found in yaml.safe_load_all(path.read_text(encoding="utf-8")) if found]
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"--file {path} can't be read: {getattr(error, 'strerror', None) or error}") from error
-    except yaml.YAMLError as error:
-        raise InputError(f"--file {path} is not YAML: {' '.join(str(error).split())[:200]}") from error
-    maps = [found for found in documents if isinstance(found, dict) and found.get("kind") == "ConfigMap"]
-    data = {key: str(value) for found in maps for key, value in (found.get("data") or {}).items()}
+    data = _data(path)
     schedules = {key.removesuffix(SUFFIX): value.strip() for key, value in data.items() if key.endswith(SUFFIX)}
     if not schedules:
         raise InputError(f"--file {path}: no ConfigMap with keys like retrain{SUFFIX}")
-    if unknown := schedules.keys() - set(PIPELINES):
-        raise InputError(f"--file {path}: {', '.join(sorted(unknown))} is none of {', '.join(PIPELINES)}")
+    _check_names(schedules, path)
     if (zone := data.get(ZONE, "").strip()) not in UTC_NAMES:
         raise InputError(
             f"--file {path}: {ZONE} {zone}: recurring runs of Kubeflow Pipelines know UTC only; give the times in UTC, "
@@ -114,6 +107,34 @@ def read_file(path: Path) -> dict[str, str]:
         except InputError as error:
             raise InputError(f"--file {path}: {name}{SUFFIX}: {error}") from error
     return schedules
+
+
+def read_arguments(path: Path) -> dict[str, dict[str, Any]]:
+    """What such a file has each pipeline's runs be given, by pipeline.
+
+    Raises:
+        InputError: the file isn't such a one, or an argument isn't one of the pipeline's.
+    """
+    found = {key.removesuffix(ARGUMENTS): text for key, text in _data(path).items() if key.endswith(ARGUMENTS)}
+    _check_names(found, path)
+    return {name: parse_arguments(name, text, f"--file {path}: {name}{ARGUMENTS}") for name, text in found.items()}
+
+
+def _data(path: Path) -> dict[str, str]:
+    """What the ConfigMaps in a file hold."""
+    try:
+        documents = [found for found in yaml.safe_load_all(path.read_text(encoding="utf-8")) if found]
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"--file {path} can't be read: {getattr(error, 'strerror', None) or error}") from error
+    except yaml.YAMLError as error:
+        raise InputError(f"--file {path} is not YAML: {' '.join(str(error).split())[:200]}") from error
+    maps = [found for found in documents if isinstance(found, dict) and found.get("kind") == "ConfigMap"]
+    return {key: str(value) for found in maps for key, value in (found.get("data") or {}).items()}
+
+
+def _check_names(names: Iterable[str], path: Path) -> None:
+    if unknown := set(names) - set(PIPELINES):
+        raise InputError(f"--file {path}: {', '.join(sorted(unknown))} is none of {', '.join(PIPELINES)}")
 
 
 def apply(server: Server, schedules: Mapping[str, str], arguments: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:

@@ -114,22 +114,22 @@ def upload_all(host: str) -> list[Version]:
 
 def upload(server: Server, pipeline: str) -> Version:
     """Uploads a pipeline as a version of the KFP pipeline of its name, where it isn't there yet."""
-    compiled = _compiled(pipeline)
-    name = f"{package_version()}-{hashlib.sha256(compiled.encode()).hexdigest()[:8]}"
+    text = compiled(pipeline)
+    name = f"{package_version()}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
     pipeline_id = _pipeline(server, pipeline).pipeline_id
     found = _version(server, pipeline_id, name)
     uploaded = found is None
     if found is None:
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / f"{pipeline}.yaml"
-            path.write_text(compiled, encoding="utf-8")
+            path.write_text(text, encoding="utf-8")
             found = _create(
                 lambda: server.write(
                     server.uploads.upload_pipeline_version, str(path), name=name, pipelineid=pipeline_id
                 ),
                 lambda: _version(server, pipeline_id, name),
             )
-    return Version(pipeline, name, pipeline_id, found.pipeline_version_id, uploaded, _titles(compiled))
+    return Version(pipeline, name, pipeline_id, found.pipeline_version_id, uploaded, _titles(text))
 
 
 def experiment_id(server: Server, name: str = EXPERIMENT) -> str:
@@ -251,7 +251,7 @@ def terminate(server: Server, run: Run) -> None:
 
 
 # takes as long as all the rest
-_compiled = cache(compile_pipeline)
+compiled = cache(compile_pipeline)
 
 
 def named(name: str) -> str:

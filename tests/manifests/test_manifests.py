@@ -394,6 +394,12 @@ def test_cronjobs_follow_the_schedule_file(objects: list[Object]) -> None:
         command, pipeline, *rest = container["args"]
         assert (command, pipeline) == ("submit", name)
         assert {each for each in rest if each.startswith("-")} <= options
+        # what the file gives the runs is where it is looked for
+        folder, key = rest[rest.index("--arguments") + 1].rsplit("/", 1)
+        (mount,) = (each["name"] for each in container["volumeMounts"] if each["mountPath"] == folder)
+        (volume,) = (each for each in job["template"]["spec"]["volumes"] if each["name"] == mount)
+        assert key in named(objects, "ConfigMap", volume["configMap"]["name"], PLATFORM)["data"]
+        assert schedule.read_arguments(file)[name] == {}
         # the client gives up before Kubernetes does, and says why; the next run comes after both
         assert int(rest[rest.index("--timeout") + 1]) < job["activeDeadlineSeconds"] < 86_400
         assert spec["startingDeadlineSeconds"] < 86_400

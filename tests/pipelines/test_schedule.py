@@ -88,6 +88,36 @@ def test_apply_changes_what_differs(kfp: FakeKfp, file: Path) -> None:
     assert schedule.apply(server, schedules, other)["retrain"] == "replaced"
 
 
+def test_runs_are_given_what_the_file_says(kfp: FakeKfp, file: Path, mlops: Mlops) -> None:
+    lines = (
+        FILE
+        + """  retrain.arguments: |
+    seed: 3
+    split: hash
+    data: s3://datasets/file.csv
+    policy:
+      auto_promote: true
+"""
+    )
+    file.write_text(lines)
+    done = mlops("schedule", "apply", "--file", file, "--data", "s3://datasets/option.csv", "--host", kfp.url)
+    assert done.returncode == 0, done.stderr
+    found = {run.display_name: run.runtime_config.parameters for run in kfp.recurring.values()}
+    assert found["retrain"] == {
+        "data": "s3://datasets/option.csv",
+        "production": "s3://production",
+        "candidates": "s3://candidates",
+        "seed": 3,
+        "split": "hash",
+        "policy": "auto_promote: true\n",
+    }
+    assert "seed" not in found["evaluate"]
+    file.write_text(lines.replace("seed: 3", "sed: 3"))
+    done = mlops("schedule", "apply", "--file", file, "--host", kfp.url)
+    assert done.returncode == 2
+    assert "retrain.arguments: sed is no parameter of retrain" in " ".join(done.stderr.split())
+
+
 def test_cut_off_between_new_and_old_it_is_made_good(kfp: FakeKfp, file: Path) -> None:
     server = Server(kfp.url)
     schedules = schedule.read_file(file)

@@ -16,10 +16,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from matchmaking import data_versions
 from matchmaking.settings import EXPERIMENT, package_version
 from pipelines import kfp_api, submit
+from pipelines.arguments import parameters
 from pipelines.cli import main
 from pipelines.compile import PIPELINES
 from pipelines.kfp_api import Server, ServerError, UnsureError
@@ -249,6 +251,53 @@ def test_a_version_of_the_data_is_submitted_by_its_place(
     (run,) = kfp.runs.values()
     assert run.runtime_config["parameters"]["data"] == "s3://datasets/dvc/v1"
     assert run.plugins_input == {"mlflow": {"disabled": True}}
+
+
+def test_every_parameter_can_come_from_a_file(kfp: FakeKfp, here: Here, tmp_path: Path) -> None:
+    file = tmp_path / "arguments.yaml"
+    samples = {"STRING": "s", "NUMBER_INTEGER": 3, "NUMBER_DOUBLE": 0.5, "BOOLEAN": True}
+    for pipeline in PIPELINES:
+        wanted = {name: samples[kind] for name, kind in parameters(pipeline).items()}
+        wanted |= {
+            name: value
+            for name, value in {"split": "hash", "algorithm": "dense", "policy": "auto_promote: true\n"}.items()
+            if name in wanted
+        }
+        file.write_text(yaml.safe_dump(wanted))
+        done = here("submit", pipeline, "--arguments", str(file), "--host", kfp.url, "--no-wait")
+        assert done.returncode == 0, done.stderr
+        assert kfp.runs[done.stdout.strip()].runtime_config["parameters"] == wanted
+
+
+def test_options_go_before_a_file(kfp: FakeKfp, here: Here, tmp_path: Path) -> None:
+    file = tmp_path / "arguments.yaml"
+    file.write_text("seed: 3\nsplit: hash\npolicy: {auto_promote: true}\n")
+    done = here("submit", "retrain", "--arguments", str(file), "--seed", "0", "--host", kfp.url, "--no-wait")
+    passed = kfp.runs[done.stdout.strip()].runtime_config["parameters"]
+    assert (passed["seed"], passed["split"], passed["policy"]) == (0, "hash", "auto_promote: true\n")
+    assert passed["data"] == "s3://datasets/pairs.csv"
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("rows: 3", "rows is no parameter of retrain; those are algorithm, "),
+        ("seed: many", "seed is a whole number, not 'many'"),
+        ("seed: true", "seed is a whole number, not True"),
+        ("split: random", "split is stratified or hash, not 'random'"),
+        ("policy: {auto_promot: true}", "policy: auto_promot"),
+        ("- seed", "parameters of retrain, a line each, as in 'seed: 7'"),
+        ("seed: [", "is not YAML"),
+    ],
+)
+def test_a_file_of_arguments_that_wont_do(kfp: FakeKfp, here: Here, tmp_path: Path, text: str, words: str) -> None:
+    file = tmp_path / "arguments.yaml"
+    file.write_text(text)
+    done = here("submit", "retrain", "--arguments", str(file), "--host", kfp.url)
+    assert done.returncode == 2
+    assert words in " ".join(done.stderr.split())
+    assert f"--arguments {file}" in done.stderr.replace("\n", "")
+    assert kfp.requests == []
 
 
 def test_monitor_is_told_whether_there_is_current_data(kfp: FakeKfp, here: Here) -> None:

@@ -60,6 +60,7 @@ def test_new_data_that_has_drifted_fails_the_workflow(
     env = {
         **os.environ,
         **{"DATA_REV": "", "REFERENCE_REV": "", "ROWS": "", "SEED": "0", "PRODUCTION": str(incumbent)},
+        **{"POLICY": "", "OPTIONS": ""},
         **{"GITHUB_STEP_SUMMARY": str(page), "GITHUB_ENV": str(tmp_path / "env")},
     }
 
@@ -81,3 +82,38 @@ def test_new_data_that_has_drifted_fails_the_workflow(
     done = run("Summary")
     assert done.returncode == 0, done.stdout + done.stderr
     assert "The data has drifted" in page.read_text()
+
+
+def test_the_workflow_passes_options_and_a_policy_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    script = tmp_path / ".venv" / "bin" / "mlops"
+    script.parent.mkdir(parents=True)
+    script.write_text('#!/bin/sh\nprintf "%s\\n" "$@" > called\nmkdir -p work/ci\n')
+    script.chmod(0o755)
+    policy = "auto_promote: true\nlimits:\n  roc_auc: 0.9"
+    env = {
+        **os.environ,
+        **{"DATA_REV": "", "REFERENCE_REV": "", "ROWS": "10", "SEED": "0", "PRODUCTION": "s3://production"},
+        **{
+            "POLICY": policy,
+            "OPTIONS": "--split hash  --epochs 20 $(touch pwned) *",
+            "GITHUB_ENV": str(tmp_path / "env"),
+        },
+    }
+
+    def run(name: str, **changed: str) -> list[str]:
+        command = ["bash", "--noprofile", "--norc", "-eo", "pipefail", "-c", step(name)]
+        (tmp_path / "work" / "ci").mkdir(parents=True, exist_ok=True)
+        (tmp_path / "work" / "ci" / "data.csv").touch()
+        done = subprocess.run(command, capture_output=True, text=True, check=False, env={**env, **changed})
+        assert done.returncode == 0, done.stderr
+        return (tmp_path / "called").read_text().splitlines()
+
+    run("Data and production model")
+    assert (tmp_path / "work/ci/policy.yaml").read_text() == policy + "\n"
+    for name in ("Retrain", "Monitor", "Evaluate"):
+        called = run(name)
+        given = ["--policy", "work/ci/policy.yaml", "--split", "hash", "--epochs", "20", "$(touch", "pwned)", "*"]
+        assert called[-len(given) :] == given
+        assert "--policy" not in run(name, POLICY="", OPTIONS="")
+    assert not (tmp_path / "pwned").exists()
