@@ -6,7 +6,7 @@ from pathlib import Path
 
 from matchmaking import production, storage
 from matchmaking.redact import redact
-from matchmaking.schema import check_enough, describe, file_md5, read_pairs
+from matchmaking.schema import check_enough, check_known, describe, file_md5, read_pairs
 
 
 def fetch_data(uri: str, target: Path) -> str:
@@ -53,12 +53,15 @@ def validate_file(raw: Path, production_dir: Path, target: Path, *, source: str,
         The fields of `schema.DataReport`.
 
     Raises:
-        InputError: see `schema.read_pairs` and `schema.check_enough`.
+        InputError: see `schema.read_pairs`, `schema.check_enough` and, for a labelled dataset, `schema.check_known`.
     """
     source = redact(source)
     pairs, extra = read_pairs(raw, target=labelled, source=source)
     if labelled:
         check_enough(pairs, source)
     known = production.read_encoders(production_dir).categories if production.present(production_dir) else None
+    report = describe(pairs, extra, known)
+    if labelled:
+        check_known(report, known, source)
     pairs.to_parquet(target, index=False)
-    return describe(pairs, extra, known).as_dict()
+    return report.as_dict()

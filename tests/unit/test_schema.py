@@ -6,12 +6,14 @@ import gzip
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 
 from matchmaking.errors import InputError
+from matchmaking.ingest import validate_file
 from matchmaking.sample import generate
-from matchmaking.schema import COLUMNS, check_enough, describe, file_md5, read_pairs
+from matchmaking.schema import CHUNK, COLUMNS, check_enough, describe, file_md5, read_pairs, visible
 
 
 @pytest.fixture
@@ -69,7 +71,7 @@ def _set(column: str, row: int, value: object) -> Callable[[pd.DataFrame], pd.Da
         (_set("urgency_level", 4, 6), ["'urgency_level'", "outside 1..5", "line 6"]),
         (_set("urgency_level", 4, 2.5), ["'urgency_level'", "not a whole number", "line 6"]),
         (_set("budget", 4, -1), ["'budget'", "outside 0..1e+09", "line 6", "-1"]),
-        (_set("budget", 4, 1e300), ["'budget'", "outside 0..1e+09", "line 6"]),
+        (_set("rating", 4, 1e300), ["'rating'", "outside 1..5", "line 6"]),
         (_set("budget", 4, "123456789012345678901234567890"), ["'budget'", "outside 0..1e+09", "line 6"]),
         (_set("experience", 4, 1e39), ["'experience'", "outside 0..1e+09", "line 6"]),
         (_set("city", 7, "   "), ["'city'", "missing values", "line 9"]),
@@ -198,3 +200,197 @@ def test_md5_is_that_of_the_bytes(tmp_path: Path) -> None:
     path = tmp_path / "x"
     path.write_bytes(b"abc")
     assert file_md5(path) == "900150983cd24fb0d6963f7d28e17f72"
+
+
+def replaced(pairs: pd.DataFrame, tmp_path: Path, line: int, column: str, field: str) -> Path:
+    """A file in which one field, by line and column, is another text."""
+    path = write(tmp_path, pairs)
+    lines = path.read_text().splitlines()
+    fields = lines[line - 1].split(",")
+    fields[COLUMNS.index(column)] = field
+    lines[line - 1] = ",".join(fields)
+    path.write_bytes(("\n".join(lines) + "\n").encode())
+    return path
+
+
+@pytest.mark.parametrize(
+    ("column", "field", "words"),
+    [
+        # what a parser would make another number of, or cut, without a word
+        ("budget", "1\x006300", "NUL byte"),
+        ("city", "Del\x00hi", "NUL byte"),
+        ("budget", "20.000", "'budget': not a plain whole number"),
+        ("budget", "20.500", "'budget': not a plain whole number"),
+        ("consultation_fee", "1.2E+04", "'consultation_fee': not a plain whole number"),
+        ("urgency_level", "3e0", "'urgency_level': not a plain whole number"),
+        ("budget", '"20,000"', "'budget': not a number"),
+        ("rating", '"4,5"', "'rating': not a number"),
+        ("budget", "0x4E20", "'budget': not a number"),
+        ("budget", "20_000", "'budget': not a number"),
+        ("budget", "20 000", "'budget': not a number"),
+        ("budget", "20\u00a0000", "'budget': not a number"),
+        ("budget", "\uff12\uff10", "'budget': not a number"),
+        ("budget", "Rs 20000", "'budget': not a number"),
+        ("success_rate", "50%", "'success_rate': not a number"),
+        ("availability", "True", "'availability': not a number"),
+        ("match", "FALSE", "'match': not a number"),
+        ("rating", "nan", "'rating': missing values"),
+        ("city", "NULL", "'city': missing values"),
+        ("rating", "-inf", "'rating': an infinite value"),
+        ("experience", "1e999", "'experience': an infinite value"),
+        ("case_type", "\ufeffDivorce", "byte order mark"),
+        ("rating", "4\ufeff", "byte order mark"),
+        ("city", '"Delhi"x', "quote out of place"),
+        ("city", '"Delhi', "quote out of place"),
+        ("city", '"Del\nhi"', "'city': a line break"),
+        ("city", "Del\rhi", "line 7"),
+    ],
+)
+def test_what_a_parser_would_change_without_a_word_is_refused(
+    tmp_path: Path, pairs: pd.DataFrame, column: str, field: str, words: str
+) -> None:
+    path = replaced(pairs, tmp_path, 7, column, field)
+    with pytest.raises(InputError) as refused:
+        read_pairs(path)
+    message = str(refused.value)
+    assert words in message and "line 7" in message and message.isprintable(), message
+
+
+@pytest.mark.parametrize("field", ["20000", "20000.0", "20000.00", "+20000", " 20000 ", '"20000"', "020000", "20000."])
+def test_a_whole_number_that_leaves_no_doubt_is_read(tmp_path: Path, pairs: pd.DataFrame, field: str) -> None:
+    assert read_pairs(replaced(pairs, tmp_path, 7, "budget", field))[0].loc[5, "budget"] == 20_000
+
+
+def test_a_nul_byte_late_in_a_file_is_refused_with_its_line(tmp_path: Path) -> None:
+    path = replaced(generate(12_000, seed=0), tmp_path, 11_902, "budget", "1\x006300")
+    with pytest.raises(InputError, match="line 11902 has a NUL byte"):
+        read_pairs(path)
+    packed = tmp_path / "pairs.csv.gz"
+    packed.write_bytes(gzip.compress(path.read_bytes()))
+    with pytest.raises(InputError, match="line 11902 has a NUL byte"):
+        read_pairs(packed)
+
+
+def test_bytes_that_are_no_text_are_refused_with_their_line(tmp_path: Path) -> None:
+    path = write(tmp_path, generate(12_000, seed=0))
+    lines = path.read_bytes().splitlines()
+    lines[11_901] = lines[11_901].replace(b",", b"\xfc,", 1)
+    path.write_bytes(b"\n".join(lines))
+    with pytest.raises(InputError, match=r"not UTF-8 text \(line 11902"):
+        read_pairs(path)
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
+def test_any_line_end_is_one(tmp_path: Path, pairs: pd.DataFrame, end: str) -> None:
+    path = tmp_path / "pairs.csv"
+    path.write_bytes(pairs.to_csv(index=False, lineterminator=end).encode())
+    pd.testing.assert_frame_equal(read_pairs(path)[0], pairs)
+    path.write_bytes(pairs.assign(rating=9.0).to_csv(index=False, lineterminator=end).encode())
+    with pytest.raises(InputError, match=r"line 6 \(9.0\) and 195 more"):
+        read_pairs(path)
+
+
+def test_numbers_are_those_of_read_csv_to_the_last_bit(tmp_path: Path, pairs: pd.DataFrame) -> None:
+    path = write(tmp_path, pairs.assign(experience=np.random.default_rng(0).random(200) * 30))
+    pd.testing.assert_frame_equal(read_pairs(path)[0], pd.read_csv(path), check_exact=True)
+
+
+def test_rows_beyond_the_first_chunk_keep_their_lines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("matchmaking.schema.CHUNK", 60)
+    assert CHUNK > 60
+    pairs = generate(200, seed=0)
+    pd.testing.assert_frame_equal(read_pairs(write(tmp_path, pairs))[0], pairs)
+    with pytest.raises(InputError, match=r"not a number in line 150 \('x'\)$"):
+        read_pairs(replaced(pairs, tmp_path, 150, "budget", "x"))
+
+
+def test_a_row_that_lacks_a_field_is_refused_not_filled_up(tmp_path: Path, pairs: pd.DataFrame) -> None:
+    """With a column of ours missing in the middle, the extra column at the end becomes the label."""
+    path = write(tmp_path, pairs.assign(seen=1))
+    lines = path.read_text().splitlines()
+    lines[6] = lines[6].rpartition(",")[0]
+    path.write_text("\n".join(lines))
+    with pytest.raises(InputError, match="line 7 has 14 fields, the header 15"):
+        read_pairs(path)
+    # an empty field is none that is missing
+    path.write_text(path.read_text().replace(lines[6], lines[6] + ","))
+    assert len(read_pairs(path)[0]) == 200
+
+
+def test_columns_without_a_name_and_a_value_are_ignored(tmp_path: Path, pairs: pd.DataFrame) -> None:
+    """As Excel leaves them, which ends some of the rows before them."""
+    path = write(tmp_path, pairs)
+    lines = path.read_text().splitlines()
+    path.write_text("\n".join([*(line + ",," for line in lines[:17]), *lines[17:]]))
+    read, extra = read_pairs(path)
+    pd.testing.assert_frame_equal(read, pairs)
+    assert extra == ["(unnamed)", "(unnamed)"]
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda text: text.split("\n", 1)[1], "has no header: line 1 is a row already ('Property,"),
+        (lambda text: "Pairs of May\n" + text, "line 1 ('Pairs of May') is not the header, line 2 is"),
+        (lambda text: "Pairs of May,,\nfrom the CRM\n\n" + text, "is not the header, line 4 is"),
+        (lambda text: text.replace(",", ";"), "separated by semicolons"),
+        (lambda text: text.replace(",", "\t"), "separated by tabs"),
+        (lambda text: text.replace("budget", "Budget", 1), "column 'budget' is missing"),
+        (lambda text: text.replace("budget", "bud\u200bget", 1), "'bud\\u200bget'"),
+    ],
+)
+def test_a_header_that_is_none_is_told_as_that(
+    tmp_path: Path, pairs: pd.DataFrame, change: Callable[[str], str], words: str
+) -> None:
+    path = write(tmp_path, pairs)
+    path.write_text(change(path.read_text()))
+    with pytest.raises(InputError) as refused:
+        read_pairs(path)
+    assert words in str(refused.value)
+
+
+def test_warnings_name_the_spelling_that_was_meant(pairs: pd.DataFrame) -> None:
+    known = {"city": sorted(set(pairs["city"]))}
+    assert describe(pairs, [], known).warnings == []
+    pairs.loc[:9, "city"] = ["DELHI", "Dehli", "Delhi\u200b", "D\u0435lhi", "new delhi"] * 2
+    pairs.loc[10, "city"] = "Ahmedabad"
+    (told,) = describe(pairs, [], known).warnings
+    assert told.startswith("column 'city': 11 of 200 rows (5.5%) have a value that production's encoder doesn't know")
+    for name in ("'DELHI' 2 rows (Delhi?)", "'Dehli' 2 rows (Delhi?)", "'Delhi\\u200b' 2 rows (Delhi?)"):
+        assert name in told
+    assert "and 1 more" in told and "Ahmedabad" not in told
+    pairs.loc[:9, "city"] = "Ahmedabad"
+    assert "'Ahmedabad' 11 rows" in describe(pairs, [], known).warnings[0]
+    assert "Ahmedabad' 11 rows (" not in describe(pairs, [], known).warnings[0]
+
+
+def test_repeated_rows_are_a_warning(pairs: pd.DataFrame) -> None:
+    assert describe(pd.concat([pairs, pairs.head(3)]), [], None).warnings == [
+        "3 of 203 rows repeat an earlier one exactly"
+    ]
+
+
+def test_a_column_that_says_nothing_to_the_encoder_is_refused(
+    tmp_path: Path, incumbent: Path, pairs: pd.DataFrame
+) -> None:
+    upper = write(tmp_path, pairs.assign(city=pairs["city"].str.upper()))
+    out = tmp_path / "pairs.parquet"
+    with pytest.raises(InputError, match=r"^there: column 'city': 200 of 200 rows .*'DELHI' \d+ rows \(Delhi\?\)"):
+        validate_file(upper, incumbent, out, source="there")
+    assert not out.exists()
+    # the data of now is what monitor is for: it is told there, and drifts
+    report = validate_file(upper, incumbent, out, source="there", labelled=False)
+    assert report["warnings"] and "DELHI" in report["warnings"][0]
+    some = pairs.assign(city=pairs["city"].where(pairs.index >= 90, pairs["city"].str.upper()))
+    assert validate_file(write(tmp_path, some), incumbent, out, source="there")["warnings"]
+    # without a production model the encoder will be one of this data
+    (tmp_path / "none").mkdir()
+    assert validate_file(upper, tmp_path / "none", out, source="there")["warnings"] == []
+
+
+def test_what_cannot_be_seen_is_shown_as_its_escape() -> None:
+    assert visible("Delhi\u200b\x1b[31m\u00a0") == "Delhi\\u200b\\x1b[31m\\xa0"
+    assert (
+        visible("M\u00fcnchen \u0926\u093f\u0932\u094d\u0932\u0940")
+        == "M\u00fcnchen \u0926\u093f\u0932\u094d\u0932\u0940"
+    )
