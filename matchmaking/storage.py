@@ -15,9 +15,11 @@ from __future__ import annotations
 import base64
 import hashlib
 import io
+import ipaddress
 import os
 import re
 import shutil
+import socket
 import tempfile
 import threading
 import time
@@ -27,11 +29,14 @@ from concurrent.futures import Future
 from contextlib import contextmanager, suppress
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, NoReturn, TypeVar
-from urllib.parse import unquote, urlsplit
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
+from urllib.parse import unquote, urljoin, urlsplit
 
-from matchmaking.errors import InputError, MlopsError
+from matchmaking.errors import InputError, MlopsError, cannot_write
 from matchmaking.redact import redact
+
+if TYPE_CHECKING:
+    import requests
 
 MANIFEST = "manifest.json"
 
@@ -45,6 +50,12 @@ TOTAL_SECONDS = 900.0
 
 _CHUNK = 1 << 20
 _AGAIN = frozenset({408, 409, 425, 429, 500, 502, 503, 504})
+# what S3 answers with 400 or 403 and means as "again": a body that came too slowly, or not as it was sent
+_AGAIN_CODES = frozenset(
+    {"RequestTimeout", "RequestTimeoutException", "BadDigest", "PriorRequestNotComplete", "SlowDown"}
+)
+_REDIRECTS = frozenset({301, 302, 303, 307, 308})
+MOST_REDIRECTS = 10
 
 T = TypeVar("T")
 
@@ -136,9 +147,15 @@ def publish(folder: Path, uri: str) -> str:
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copytree(folder, temporary, copy_function=shutil.copyfile)
+        # on the disk before it has its name: what is there after a power failure is whole, too
+        for path in (*temporary.rglob("*"), temporary):
+            _sync(path)
         temporary.rename(target)
+        _sync(target.parent)
+    except shutil.Error as error:
+        raise MlopsError(f"{uri} can't be written: {error.args[0][0][2]}") from error
     except OSError as error:
-        raise InputError(f"{uri} can't be written: {error.strerror}") from error
+        raise cannot_write(uri, error) from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     return uri
@@ -238,11 +255,47 @@ class _Outage(Exception):
     """Trying again may help."""
 
 
+class _Until(io.BufferedIOBase):
+    """A file that can be read and written until it is over."""
+
+    def __init__(self, file: io.BufferedIOBase, over: threading.Event) -> None:
+        self.file, self.over = file, over
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        self._must_go_on()
+        return self.file.read(size)
+
+    def write(self, data: Any, /) -> int:
+        self._must_go_on()
+        return self.file.write(data)
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET, /) -> int:
+        return self.file.seek(offset, whence)
+
+    def tell(self) -> int:
+        return self.file.tell()
+
+    def readable(self) -> bool:
+        return self.file.readable()
+
+    def writable(self) -> bool:
+        return self.file.writable()
+
+    def seekable(self) -> bool:
+        return True
+
+    def _must_go_on(self) -> None:
+        if self.over.is_set():
+            raise _Outage("it took too long")
+
+
 class _Store:
     """One object somewhere, or the folder of that name; what it can't do, it can't do at all."""
 
     def __init__(self, uri: str) -> None:
         self.uri = uri
+        # set when nobody waits for this request any more
+        self.over = threading.Event()
 
     def fetch(self, file: io.BufferedIOBase) -> str:
         """Writes the object's content into a file; gives its token."""
@@ -303,11 +356,12 @@ class _Local(_Store):
                     shutil.copyfileobj(file, copy)
                     copy.flush()
                     os.fsync(copy.fileno())
+                os.fsync(folder)
                 return _sha256(self.path)
             finally:
                 os.close(folder)
         except OSError as error:
-            raise InputError(f"{self.uri} can't be written: {error.strerror}") from error
+            raise cannot_write(self.uri, error) from error
 
     def names(self) -> list[str]:
         found = (path.relative_to(self.path) for path in self.path.rglob("*") if path.is_file())
@@ -323,10 +377,7 @@ class _Web(_Store):
 
         # a body that is compressed on its way would not be the file, whose md5 is the dataset's version
         headers = {"Accept-Encoding": "identity"}
-        with (
-            _http_errors(self.uri),
-            requests.get(self.uri, stream=True, timeout=(CONNECT_SECONDS, READ_SECONDS), headers=headers) as answer,
-        ):
+        with _http_errors(self.uri), requests.Session() as session, self._answer(session, headers) as answer:
             if not answer.ok:
                 _refused(self.uri, answer.status_code, answer.reason)
             if answer.headers.get("Content-Type", "").startswith("text/html"):
@@ -334,6 +385,33 @@ class _Web(_Store):
             for chunk in answer.iter_content(_CHUNK):
                 file.write(chunk)
             return str(answer.headers.get("ETag", ""))
+
+    def _answer(self, session: requests.Session, headers: dict[str, str]) -> requests.Response:
+        """What the URI leads to. Its host is the user's choice; an address that it sends us to must be a public one.
+
+        A server that is asked for a dataset could otherwise make a pod read its cloud's credentials, or a neighbour.
+        """
+        from requests.adapters import HTTPAdapter
+
+        own = urlsplit(self.uri).hostname
+        uri = self.uri
+        for _ in range(MOST_REDIRECTS + 1):
+            timeout = (CONNECT_SECONDS, READ_SECONDS)
+            answer = session.get(uri, stream=True, timeout=timeout, headers=headers, allow_redirects=False)
+            target = session.get_redirect_target(answer) if answer.status_code in _REDIRECTS else None
+            if not target:
+                return answer
+            answer.close()
+            uri = urljoin(uri, target)
+            place = urlsplit(uri)
+            if place.scheme not in ("http", "https") or not place.hostname:
+                raise InputError(f"{redact(self.uri)} leads to {redact(uri)}, which is no web address")
+            adapter = HTTPAdapter() if place.hostname == own else _public_adapter()
+            for scheme in ("http://", "https://"):
+                session.mount(scheme, adapter)
+            if place.hostname != own:
+                _must_be_public(place.hostname, self.uri)
+        raise InputError(f"{redact(self.uri)} leads from one address to the next, more than {MOST_REDIRECTS} times")
 
 
 class _Bucket(_Store):
@@ -386,7 +464,7 @@ class _S3(_Bucket):
                 answer = self.client.put_object(
                     Bucket=self.bucket,
                     Key=self.key,
-                    Body=file,
+                    Body=_Until(file, self.over),
                     ChecksumSHA256=sha256,
                     Metadata={"writer": writer},
                     **condition,
@@ -427,6 +505,8 @@ class _S3(_Bucket):
             found = error.response["Error"]
             if found["Code"] == "NoSuchBucket":
                 raise self._no_bucket() from None
+            if found["Code"] in _AGAIN_CODES:
+                raise _Outage(f"{found['Code']}: {found['Message']}") from None
             status = error.response["ResponseMetadata"]["HTTPStatusCode"]
             _refused(self.uri, status, f"{found['Code']}: {found['Message']}")
         except (
@@ -479,7 +559,7 @@ class _GS(_Bucket):
         try:
             with self._errors():
                 self.blob.upload_from_file(
-                    file, size=size, if_generation_match=condition, checksum="crc32c", **self.options
+                    _Until(file, self.over), size=size, if_generation_match=condition, checksum="crc32c", **self.options
                 )
         except _Missing:
             raise self._no_bucket() from None
@@ -542,19 +622,34 @@ def _patiently(uri: str, verb: str, request: Callable[[_Store], T]) -> T:
 
     It runs in a thread of its own, because no SDK bounds a whole transfer: its time-outs are those of one packet.
     """
-    from tenacity import Retrying, retry_if_exception_type, stop_after_attempt, stop_before_delay, wait_exponential
+    from tenacity import (
+        Retrying,
+        retry_if_exception_type,
+        sleep_using_event,
+        stop_after_attempt,
+        stop_before_delay,
+        stop_when_event_set,
+        wait_exponential,
+    )
 
+    over = threading.Event()
     retrying = Retrying(
-        stop=stop_after_attempt(TRIES) | stop_before_delay(TOTAL_SECONDS),
+        stop=stop_after_attempt(TRIES) | stop_before_delay(TOTAL_SECONDS) | stop_when_event_set(over),
         wait=wait_exponential(FIRST_WAIT, max=LONGEST_WAIT),
+        sleep=sleep_using_event(over),
         retry=retry_if_exception_type(_Outage),
         reraise=True,
     )
     answer: Future[T] = Future()
 
+    def attempt() -> T:
+        store = _open(uri)
+        store.over = over
+        return request(store)
+
     def run() -> None:
         try:
-            answer.set_result(retrying(lambda: request(_open(uri))))
+            answer.set_result(retrying(attempt))
         except BaseException as error:
             answer.set_exception(error)
 
@@ -564,6 +659,8 @@ def _patiently(uri: str, verb: str, request: Callable[[_Store], T]) -> T:
         return answer.result(TOTAL_SECONDS)
     except (_Outage, TimeoutError) as outage:
         reason = redact(" ".join(str(outage).split())) or "it is too slow"
+        # what is told to have failed must not happen later, behind whoever was told
+        over.set()
         spent = time.monotonic() - start
         raise StorageError(f"{redact(uri)} can't be {verb}: {reason}; gave up after {spent:.0f} s") from None
 
@@ -573,14 +670,14 @@ def _fetch(uri: str, target: Path) -> str:
 
     def fetch(store: _Store) -> str:
         with temporary.open("wb") as file:
-            return store.fetch(file)
+            return store.fetch(_Until(file, store.over))
 
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         with _whole(target) as temporary:
             return _patiently(uri, "read", fetch)
     except OSError as error:
-        raise StorageError(f"{target} can't be written: {error.strerror}") from error
+        raise StorageError(f"{target} can't be written: {error.strerror or error}") from error
 
 
 def _fetched(uri: str, target: Path) -> bool:
@@ -682,6 +779,54 @@ def _refused(uri: str, status: int, reason: str) -> NoReturn:
     raise StorageError(f"{redact(uri)}: {status} {redact(reason)}") from None
 
 
+def _must_be_public(host: str, uri: str) -> None:
+    """Refuses a name that stands for an address inside a network; one that can't be resolved is left to a proxy."""
+    try:
+        found = {str(address[4][0]) for address in socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)}
+    except (OSError, UnicodeError):
+        return
+    for address in found:
+        if not _public(address):
+            raise InputError(
+                f"{redact(uri)} leads to {host} ({address}), an address inside a network; give that address itself if "
+                "you mean it"
+            )
+
+
+def _public(address: str) -> bool:
+    found = ipaddress.ip_address(address.partition("%")[0])
+    return (getattr(found, "ipv4_mapped", None) or found).is_global
+
+
+def _public_adapter() -> Any:
+    """Makes requests of public addresses only: of what was connected to, whatever a name stood for a moment before."""
+    from requests.adapters import HTTPAdapter
+    from urllib3.connection import HTTPConnection, HTTPSConnection
+    from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
+
+    class Checked(HTTPConnection):
+        def _new_conn(self) -> socket.socket:
+            connected = super()._new_conn()
+            if not _public(address := connected.getpeername()[0]):
+                connected.close()
+                raise ValueError(f"it leads to {self.host} ({address}), an address inside a network")
+            return connected
+
+    class CheckedHTTPS(Checked, HTTPSConnection):
+        pass
+
+    class Pool(HTTPConnectionPool):
+        ConnectionCls = Checked
+
+    class PoolHTTPS(HTTPSConnectionPool):
+        ConnectionCls = CheckedHTTPS
+
+    adapter = HTTPAdapter()
+    # not a proxy's pools, which resolve names themselves
+    adapter.poolmanager.pool_classes_by_scheme = {"http": Pool, "https": PoolHTTPS}
+    return adapter
+
+
 @contextmanager
 def _http_errors(uri: str) -> Iterator[None]:
     """Tells the failures of the `requests` library."""
@@ -715,6 +860,14 @@ def _temporary(target: Path) -> Path:
 def _sha256(path: Path) -> str:
     with path.open("rb") as file:
         return _digest(file).hexdigest()
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def _digest(file: io.BufferedIOBase, algorithm: str = "sha256") -> hashlib._Hash:

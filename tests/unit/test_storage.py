@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
+import socket
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -16,7 +18,7 @@ from pathlib import Path
 import pytest
 
 from matchmaking import storage
-from matchmaking.errors import InputError
+from matchmaking.errors import InputError, MlopsError
 from matchmaking.redact import redact
 
 FILES = ("lawyer_match_model.h5", "encoder.pkl", "scaler.pkl")
@@ -45,12 +47,19 @@ class Site(SimpleHTTPRequestHandler):
     """Serves a folder. `faults` says what goes wrong in the next requests: a status to answer, or "cut" or "stall"."""
 
     faults: list[int | str] = []  # noqa: RUF012
+    # by path, where a request is sent on to
+    moved: dict[str, str] = {}  # noqa: RUF012
     seen: list[str | None] = []  # noqa: RUF012
 
     def do_GET(self) -> None:
         self.seen.append(self.headers["Authorization"])
         fault = self.faults.pop(0) if self.faults else None
-        if isinstance(fault, int):
+        if self.path in self.moved:
+            self.send_response(302)
+            self.send_header("Location", self.moved[self.path])
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+        elif isinstance(fault, int):
             self.send_error(fault)
         elif fault:
             self.send_response(200)
@@ -71,7 +80,7 @@ def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     """The URL of an HTTP server for the folder `site`."""
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
     (tmp_path / "site").mkdir()
-    Site.faults, Site.seen = [], []
+    Site.faults, Site.seen, Site.moved = [], [], {}
     with ThreadingHTTPServer(("127.0.0.1", 0), partial(Site, directory=str(tmp_path / "site"))) as server:
         threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
         yield f"http://127.0.0.1:{server.server_address[1]}"
@@ -150,9 +159,130 @@ def test_publish_local_fails_whole(package: Path, tmp_path: Path, monkeypatch: p
         Path(target).write_bytes(b"")
 
     monkeypatch.setattr("shutil.copyfile", full)
-    with pytest.raises(InputError, match="v1 can't be written"):
+    with pytest.raises(MlopsError, match=r"v1 can't be written: .*No space left") as told:
         storage.publish(package, str(tmp_path / "candidates" / "v1"))
+    assert told.value.exit_code == 1
     assert names(tmp_path / "candidates") == []
+
+
+def test_publish_is_on_the_disk_before_it_has_its_name(
+    package: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done: list[tuple[str, int]] = []
+    fsync, rename = os.fsync, Path.rename
+
+    def noted(what: str, inode: int) -> None:
+        done.append((what, inode))
+
+    monkeypatch.setattr(os, "fsync", lambda file: (noted("fsync", os.fstat(file).st_ino), fsync(file)))
+    monkeypatch.setattr(Path, "rename", lambda path, to: (noted("rename", path.stat().st_ino), rename(path, to)))
+    storage.publish(package, str(tmp_path / "candidates" / "v1"))
+    target = tmp_path / "candidates" / "v1"
+    renamed = done.index(("rename", target.stat().st_ino))
+    inodes = {path.stat().st_ino for path in (*target.rglob("*"), target)}
+    assert {("fsync", inode) for inode in inodes} <= set(done[:renamed])
+    assert ("fsync", target.parent.stat().st_ino) in done[renamed:]
+
+
+class Slow:
+    """An S3 server that takes a body byte by byte, or answers with errors first."""
+
+    def __init__(self, *answers: bytes, byte_seconds: float = 0.0) -> None:
+        self.answers, self.byte_seconds = list(answers), byte_seconds
+        self.taken = self.requests = 0
+        self.server = socket.create_server(("127.0.0.1", 0))
+        self.server.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        self.endpoint = f"http://127.0.0.1:{self.server.getsockname()[1]}"
+        threading.Thread(target=self.serve, daemon=True).start()
+
+    def serve(self) -> None:
+        while True:
+            try:
+                client, _ = self.server.accept()
+            except OSError:
+                return
+            with client:
+                self.requests += 1
+                head = b""
+                while b"\r\n\r\n" not in head:
+                    head += client.recv(65536)
+                head, _, body = head.partition(b"\r\n\r\n")
+                length = int(re.search(rb"(?i)content-length: (\d+)", head)[1])
+                if b"100-continue" in head:
+                    client.sendall(b"HTTP/1.1 100 Continue\r\n\r\n")
+                got = len(body)
+                while got < length:
+                    if self.byte_seconds:
+                        time.sleep(self.byte_seconds)
+                    data = client.recv(4096 if self.byte_seconds else 65536)
+                    if not data:
+                        break
+                    got += len(data)
+                    self.taken = got
+                if self.answers:
+                    client.sendall(self.answers.pop(0))
+
+
+def s3_answer(status: str, code: str = "", etag: str = "") -> bytes:
+    body = f"<Error><Code>{code}</Code><Message>why</Message></Error>".encode() if code else b""
+    head = f"HTTP/1.1 {status}\r\nContent-Length: {len(body)}\r\nConnection: close\r\n"
+    return f"{head}{f'ETag: {etag}' if etag else 'X: y'}\r\n\r\n".encode() + body
+
+
+@pytest.fixture
+def s3_at(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
+    pytest.importorskip("boto3")
+
+    def use(endpoint: str) -> None:
+        for name, value in {
+            "AWS_ENDPOINT_URL": endpoint,
+            "AWS_REGION": "us-east-1",
+            "AWS_ACCESS_KEY_ID": "somebody",
+            "AWS_SECRET_ACCESS_KEY": "secret-0123456789",
+            "AWS_CONFIG_FILE": os.devnull,
+            "AWS_SHARED_CREDENTIALS_FILE": os.devnull,
+            "NO_PROXY": "127.0.0.1",
+        }.items():
+            monkeypatch.setenv(name, value)
+
+    return use
+
+
+@pytest.mark.parametrize("code", ["RequestTimeout", "BadDigest"])
+def test_what_s3_means_as_again_is_tried_again(impatient: None, s3_at: Callable[[str], None], code: str) -> None:
+    etag = f'"{hashlib.md5(b"1").hexdigest()}"'
+    slow = Slow(s3_answer("400 Bad Request", code), s3_answer("200 OK", etag=etag))
+    s3_at(slow.endpoint)
+    assert storage.replace_bytes("s3://bucket/name", b"1", None) == etag
+    assert slow.requests == 2
+    slow.server.close()
+
+
+def test_what_s3_means_as_final_is_final(impatient: None, s3_at: Callable[[str], None]) -> None:
+    slow = Slow(s3_answer("400 Bad Request", "InvalidArgument"))
+    s3_at(slow.endpoint)
+    with pytest.raises(storage.StorageError, match="InvalidArgument"):
+        storage.replace_bytes("s3://bucket/name", b"1", None)
+    assert slow.requests == 1
+    slow.server.close()
+
+
+def test_past_its_deadline_an_upload_stops(s3_at: Callable[[str], None], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever was told that it failed must not find it done later."""
+    monkeypatch.setattr(storage, "TOTAL_SECONDS", 1.5)
+    slow = Slow(byte_seconds=0.02)
+    s3_at(slow.endpoint)
+    with pytest.raises(storage.StorageError, match="it is too slow; gave up after"):
+        storage.replace_bytes("s3://bucket/name", b"x" * 60_000_000, None)
+    # what has left this process by then, some buffers full, arrives; nothing follows
+    slow.byte_seconds = 0
+    taken = -1
+    while slow.taken > taken:
+        taken = slow.taken
+        time.sleep(1)
+    assert 0 < taken < 60_000_000
+    assert slow.requests == 1
+    slow.server.close()
 
 
 def test_list_names_passes_over_unfinished_copies(tmp_path: Path) -> None:
@@ -260,6 +390,53 @@ def test_web_outage_ends(site: str, tmp_path: Path, impatient: None, fault: int 
     assert all(header and header.startswith("Basic ") for header in Site.seen)
     assert (tmp_path / "raw.csv").read_bytes() == b"old"
     assert sorted(names(tmp_path)) == ["raw.csv", "site"]
+
+
+def test_a_redirect_on_the_same_host_is_followed(site: str, tmp_path: Path) -> None:
+    (tmp_path / "site" / "pairs.csv").write_bytes(b"whole")
+    Site.moved = {"/a": "b", "/b": f"{site}/pairs.csv"}
+    storage.download(f"{site}/a", tmp_path / "raw.csv")
+    assert (tmp_path / "raw.csv").read_bytes() == b"whole"
+    Site.moved = {"/a": "/b", "/b": "/a"}
+    with pytest.raises(InputError, match="from one address to the next"):
+        storage.download(f"{site}/a", tmp_path / "raw.csv")
+
+
+@pytest.mark.parametrize(
+    "target",
+    [
+        "http://169.254.169.254/latest/meta-data/",
+        "http://[::ffff:169.254.169.254]/",
+        "http://[fe80::1]/",
+        "http://[fd00:ec2::254]/",
+        "http://10.0.0.1/pairs.csv",
+        "http://2130706434/pairs.csv",
+        "http://127.0.0.2:PORT/pairs.csv",
+        "http://localhost:PORT/pairs.csv",
+        "//localhost:PORT/pairs.csv",
+        "file:///etc/passwd",
+    ],
+)
+@pytest.mark.parametrize("first", ["/a", "/b"])
+def test_a_redirect_into_a_network_is_refused(site: str, tmp_path: Path, target: str, first: str) -> None:
+    """As the first hop or a later one, by address or by name."""
+    (tmp_path / "site" / "pairs.csv").write_bytes(b"secret")
+    port = site.rpartition(":")[2]
+    Site.moved = {"/a": "/b", "/b": target.replace("PORT", port)}
+    with pytest.raises(InputError, match="leads to"):
+        storage.download(f"{site}{first}", tmp_path / "raw.csv")
+    assert not (tmp_path / "raw.csv").exists()
+    assert len(Site.seen) == (2 if first == "/a" else 1)
+
+
+def test_a_name_that_changes_its_address_is_refused(site: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is connected to counts, not what the name stood for when it was looked up."""
+    (tmp_path / "site" / "pairs.csv").write_bytes(b"secret")
+    Site.moved = {"/a": site.replace("127.0.0.1", "localhost") + "/pairs.csv"}
+    monkeypatch.setattr(storage, "_must_be_public", lambda host, uri: None)
+    with pytest.raises(InputError, match=r"leads to localhost \((127\.0\.0\.1|::1)\)"):
+        storage.download(f"{site}/a", tmp_path / "raw.csv")
+    assert len(Site.seen) == 1
 
 
 @pytest.mark.parametrize("status", [401, 403])
