@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -15,10 +16,12 @@ import pytest
 from matchmaking import production, production_bucket, promotion, storage
 from matchmaking.errors import InputError, MlopsError, RefusedError
 from matchmaking.production_store import LOCK, open_store
+from matchmaking.records import Entry
 from tests.promotion_fixtures import package, variant
 from tests.services.conftest import S3, race, use_s3
 
 URI = "s3://production/live"
+LEASE = production_bucket.LEASE_SECONDS
 
 
 def quiet(text: str) -> None:
@@ -58,11 +61,11 @@ def test_promote_then_rollback_gives_back_every_byte(packages: list[str], s3: S3
     assert {name: data for name, data in holds(s3).items() if name != production.MODEL} == {
         name: data for name, data in before.items() if name != production.MODEL
     }
-    assert s3.content("production")[f"live/{entry['backup']}/{production.MODEL}"] == before[production.MODEL]
+    assert s3.content("production")[f"live/{entry.backup}/{production.MODEL}"] == before[production.MODEL]
     promotion.apply(promotion.prepare_rollback(URI, say=quiet), say=quiet)
     assert holds(s3) == before
-    history = promotion.history(URI, say=quiet)
-    assert [found["action"] for found in history.entries] == ["promote", "rollback"]
+    history = promotion.history(URI)
+    assert [found.action for found in history.entries] == ["promote", "rollback"]
     assert not history.foreign
     # neither the lock nor the journal stays
     assert {name.split("/")[2] for name in s3.content("production") if "/.mlops/" in name} == {"audit.jsonl", "backups"}
@@ -79,13 +82,13 @@ def test_of_two_promotions_one_wins(packages: list[str], s3: S3) -> None:
     changes = [prepared(version) for version in packages]
     results = race(*[lambda change=change: promotion.apply(change, say=quiet) for change in changes])
     lost = [result for result in results if isinstance(result, MlopsError)]
-    won = [result for result in results if isinstance(result, dict)]
+    won = [result for result in results if isinstance(result, Entry)]
     assert len(won) == len(lost) == 1, results
     assert isinstance(lost[0], RefusedError)
-    assert production.MODEL in won[0]["to"]["sha256"]
-    found = promotion.history(URI, say=quiet)
-    assert found.current.model == won[0]["to"]["sha256"][production.MODEL]
-    assert len([entry for entry in found.entries if entry["action"] == "promote"]) == 1
+    assert production.MODEL in won[0].after.sha256
+    found = promotion.history(URI)
+    assert found.current.model == won[0].after.model
+    assert len([entry for entry in found.entries if entry.action == "promote"]) == 1
 
 
 def test_even_without_a_lock_one_wins(packages: list[str], s3: S3) -> None:
@@ -99,9 +102,10 @@ def test_even_without_a_lock_one_wins(packages: list[str], s3: S3) -> None:
     assert holds(s3)[production.MODEL] == b"somebody else's"
 
 
-def _lock(**holder: Any) -> None:
-    content = {"by": "x", "pid": os.getpid(), "host": production_bucket._machine(), "time": time.time(), **holder}
-    storage.replace_bytes(f"{URI}/{LOCK}", json.dumps(content).encode(), None)
+def _lock(**holder: Any) -> str:
+    content = {"by": "x", "pid": os.getpid(), "host": production_bucket._machine(), **holder}
+    found = storage.read_bytes(f"{URI}/{LOCK}")
+    return storage.replace_bytes(f"{URI}/{LOCK}", json.dumps(content).encode(), found[1] if found else None)
 
 
 def _dead_pid() -> int:
@@ -110,25 +114,119 @@ def _dead_pid() -> int:
     return process.pid
 
 
-def test_a_lock_is_heeded_while_its_holder_may_live(packages: list[str], s3: S3) -> None:
+@pytest.fixture
+def short_lease(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(production_bucket, "LEASE_SECONDS", 2.0)
+    monkeypatch.setattr(production_bucket, "RENEW_SECONDS", 0.4)
+
+
+@pytest.mark.parametrize("holder", [{}, {"host": "another machine", "pid": 1}])
+def test_a_lock_is_heeded_while_it_is_renewed(
+    packages: list[str], s3: S3, short_lease: None, holder: dict[str, Any]
+) -> None:
     change = prepared(packages[0])
     before = holds(s3)
-    for holder in ({}, {"host": "another machine", "pid": 1}):
-        _lock(**holder)
-        with pytest.raises(RefusedError, match="is under way"):
-            promotion.apply(change, say=quiet)
-        storage.delete(f"{URI}/{LOCK}")
+    over = threading.Event()
+
+    def renew() -> None:
+        number = 0
+        while not over.wait(0.4):
+            number += 1
+            _lock(**holder, renewed=number)
+
+    _lock(**holder)
+    renewing = threading.Thread(target=renew)
+    renewing.start()
+    begun = time.monotonic()
+    with pytest.raises(RefusedError, match="is under way"):
+        promotion.apply(change, say=quiet)
+    # who is alive shows it at the next renewal
+    assert time.monotonic() - begun < 2
+    over.set()
+    renewing.join()
     assert holds(s3) == before
 
 
-def test_a_dead_holder_s_lock_is_passed_over(packages: list[str], s3: S3) -> None:
+def test_a_dead_holder_s_lock_is_passed_over_at_once(packages: list[str], s3: S3) -> None:
     change = prepared(packages[0])
     _lock(pid=_dead_pid())
+    begun = time.monotonic()
     promotion.apply(change, say=quiet)
-    change = promotion.prepare_rollback(URI, say=quiet)
-    _lock(host="another machine", time=time.time() - production_bucket.LEASE_SECONDS - 1)
-    promotion.apply(change, say=quiet)
+    assert time.monotonic() - begun < production_bucket.LEASE_SECONDS / 2
     assert storage.read_bytes(f"{URI}/{LOCK}") is None
+
+
+@pytest.mark.parametrize(
+    "holder", [{"host": "another machine", "pid": 1}, {"pid": os.getppid()}], ids=["another machine", "pid used again"]
+)
+def test_a_lock_that_is_not_renewed_is_passed_over_after_the_lease(
+    packages: list[str], s3: S3, short_lease: None, holder: dict[str, Any]
+) -> None:
+    assert LEASE <= 60
+    change = prepared(packages[0])
+    _lock(**holder)
+    said: list[str] = []
+    begun = time.monotonic()
+    promotion.apply(change, say=said.append)
+    assert 2 <= time.monotonic() - begun < 20
+    assert "whether it is renewed" in said[0]
+    assert storage.read_bytes(f"{URI}/{LOCK}") is None
+
+
+def test_a_holder_renews_its_lock_and_stops_when_it_has_lost_it(packages: list[str], s3: S3, short_lease: None) -> None:
+    store = open_store(URI)
+    with store.lock({"by": "ada", "pid": os.getpid()}):
+        first = storage.read_bytes(f"{URI}/{LOCK}")
+        time.sleep(1)
+        second = storage.read_bytes(f"{URI}/{LOCK}")
+        assert first
+        assert second
+        assert first != second
+        store.put(".mlops/note", b"mine")
+        _lock(by="somebody else")
+        time.sleep(1)
+        for write in (lambda: store.put(".mlops/note", b"late"), lambda: store.delete(".mlops/note")):
+            with pytest.raises(MlopsError, match="took the lock over"):
+                write()
+    assert s3.content("production")["live/.mlops/note"] == b"mine"
+    # the lock of the one who took over stays
+    assert b"somebody else" in s3.content("production")[f"live/{LOCK}"]
+
+
+def test_history_neither_waits_nor_writes(packages: list[str], s3: S3, monkeypatch: pytest.MonkeyPatch) -> None:
+    promotion.apply(prepared(packages[0]), say=quiet)
+    journal = {**promotion.history(URI).entries[0].as_dict(), "id": "another"}
+    storage.replace_bytes(f"{URI}/{promotion.JOURNAL}", json.dumps(journal).encode(), None)
+    _lock(host="another machine")
+    before = s3.content("production")
+    use_s3(monkeypatch, s3.endpoint, s3.pipeline)
+    found = promotion.history(URI)
+    assert len(found.entries) == 1
+    assert "under way, or it was cut off" in found.unfinished
+    assert s3.content("production") == before
+
+
+@pytest.mark.parametrize("header", ["If-Match", "If-None-Match"])
+def test_a_store_that_passes_over_conditions_is_refused(
+    packages: list[str], s3: S3, monkeypatch: pytest.MonkeyPatch, header: str
+) -> None:
+    """A store that doesn't know the header does as the same store does without it."""
+    client = storage._S3(URI).client
+    before = s3.content("production")
+    change = prepared(packages[0])
+
+    def forget(request: Any, **_: Any) -> None:
+        del request.headers[header]
+
+    client.meta.events.register("before-sign.s3.PutObject", forget)
+    try:
+        with pytest.raises(
+            InputError, match=f"conditions of a write .{header}.: two promotions at once could both win"
+        ):
+            promotion.apply(change, say=quiet)
+    finally:
+        client.meta.events.unregister("before-sign.s3.PutObject", forget)
+    assert s3.content("production") == before
 
 
 @pytest.mark.parametrize("done", [False, True], ids=["before the model", "after the model"])
@@ -162,10 +260,12 @@ def test_a_promotion_that_was_cut_off_is_finished_or_undone(
     dead = {**json.loads(holder[0]), "pid": _dead_pid()}
     storage.replace_bytes(f"{URI}/{LOCK}", json.dumps(dead).encode(), holder[1])
     said: list[str] = []
-    found = promotion.history(URI, say=said.append)
+    assert "was cut off" in promotion.history(URI).unfinished
+    promotion.recover(URI, say=said.append)
+    found = promotion.history(URI)
     assert any("was cut off" in text for text in said)
     assert (holds(s3) == before) is not done
-    assert found.entries[-1]["action"] == ("promote" if done else "abandoned")
+    assert found.entries[-1].action == ("promote" if done else "abandoned")
     assert found.foreign is not done  # what was there at first is none of our promotions
 
 
