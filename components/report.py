@@ -1,4 +1,4 @@
-"""The last step of every pipeline: writes the reports and closes the MLflow run."""
+"""The last step of every pipeline: writes the reports and closes the MLflow run, unless a promotion follows."""
 
 from kfp import dsl
 from kfp.dsl import HTML, Artifact, Input, Markdown, Model, Output
@@ -21,6 +21,7 @@ def report(
     page: Output[HTML],
     short: Output[Markdown],
     candidate_uri: str = "",
+    then: str = "",
     evaluation: Input[Artifact] = None,
     decision: Input[Artifact] = None,
     candidate: Input[Model] = None,
@@ -44,6 +45,7 @@ def report(
         page: the HTML report.
         short: the result in a few lines.
         candidate_uri: the package; empty for none.
+        then: "automatic" where the promotion follows, which closes the run instead.
         evaluation: JSON.
         decision: JSON.
         candidate: the bundle with its training record.
@@ -81,5 +83,6 @@ def report(
             drift_page=path(drift_page),
             page=Path(page.path),
             short=Path(short.path),
+            last=then != "automatic",
         )
         tell_summary(summary)

@@ -13,6 +13,7 @@ from matchmaking import production, storage
 from matchmaking.errors import InputError, RefusedError
 from matchmaking.metrics import SCALARS
 from matchmaking.model import TRAINING_RECORD
+from matchmaking.records import Contract, Manifest, NewerError, RecordError, Verdict, read_record
 from matchmaking.redact import redact
 from matchmaking.schema import file_sha256
 from matchmaking.settings import code_version
@@ -37,14 +38,14 @@ class Package:
 
     uri: str
     folder: Path
-    manifest: dict[str, Any]
-    decision: dict[str, Any]
-    contract: dict[str, Any]
+    manifest: Manifest
+    decision: Verdict
+    contract: Contract
 
     @property
     def eligible(self) -> bool:
         """Whether its evidence allows a promotion."""
-        return self.decision["verdict"] in PACKAGED and bool(self.contract["passed"])
+        return self.decision.verdict in PACKAGED and self.contract.passed
 
 
 def package_candidate(
@@ -77,7 +78,7 @@ def package_candidate(
         return ""
     contract = evaluation["contract"]
     training = json.loads((candidate_dir / TRAINING_RECORD).read_text())
-    manifest = {
+    described = {
         "version": f"v{timestamp}",
         "created": timestamp,
         "verdict": decision["verdict"],
@@ -108,8 +109,10 @@ def package_candidate(
         evidence = {DECISION: decision, CONTRACT: contract}
         for name, content in evidence.items():
             (staged / name).write_text(json.dumps(content, indent=1) + "\n")
-        manifest["evidence_sha256"] = {name: file_sha256(staged / name) for name in evidence}
-        (staged / MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n")
+        manifest = Manifest.model_validate(
+            {**described, "evidence_sha256": {name: file_sha256(staged / name) for name in evidence}}
+        )
+        (staged / MANIFEST).write_text(manifest.as_json(indent=1) + "\n")
         try:
             return storage.publish(staged, uri)
         except InputError:
@@ -133,18 +136,22 @@ def fetch_package(uri: str, folder: Path) -> Package:
     if not found:
         raise InputError(f"{redact(uri)} isn't a package: it holds none of {', '.join(CONTENTS)}")
     try:
-        files = (MANIFEST, DECISION, CONTRACT)
-        manifest, decision, contract = (json.loads((folder / name).read_text()) for name in files)
-        recorded = {**manifest["sha256"], **manifest["evidence_sha256"]}
-        package = Package(uri, folder, manifest, decision, contract)
-        # looked up here so that a manifest without them fails here
-        _ = manifest["version"], manifest["compared_with"], package.eligible, contract["sha256"]
-    except (ValueError, KeyError, TypeError) as error:
-        raise RefusedError(f"{redact(uri)}: {MANIFEST} or the evidence beside it can't be read ({error!r})") from error
+        package = Package(
+            uri,
+            folder,
+            read_record(Manifest, (folder / MANIFEST).read_bytes(), MANIFEST),
+            read_record(Verdict, (folder / DECISION).read_bytes(), DECISION),
+            read_record(Contract, (folder / CONTRACT).read_bytes(), CONTRACT),
+        )
+    except NewerError as error:
+        raise NewerError(f"{redact(uri)}: {error}") from None
+    except RecordError as error:
+        raise RefusedError(f"{redact(uri)}: {error}; was the package altered? Train a new candidate") from None
+    recorded: dict[str, str] = {**package.manifest.sha256, **package.manifest.evidence_sha256}
     altered = [name for name in CONTENTS[:-1] if file_sha256(folder / name) != recorded.get(name)]
     if altered:
         raise RefusedError(f"{redact(uri)}: {', '.join(altered)} changed after packaging (sha256)")
-    if contract["sha256"] != manifest["sha256"]:
+    if package.contract.sha256 != package.manifest.sha256:
         raise RefusedError(f"{redact(uri)}: its serving contract was checked on other files; train a new candidate")
     return package
 

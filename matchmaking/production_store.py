@@ -14,13 +14,14 @@ import hashlib
 import json
 import os
 import stat
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from matchmaking.errors import InputError, MlopsError, RefusedError
+from matchmaking import storage
+from matchmaking.errors import InputError, MlopsError, RefusedError, cannot_write
 from matchmaking.redact import redact
 
 STATE = ".mlops"
@@ -47,8 +48,11 @@ class Stored:
 class Store(Protocol):
     """What the promotion needs of the place where production is; names are relative to it, with `/`."""
 
-    def lock(self, holder: Mapping[str, Any]) -> AbstractContextManager[None]:
+    def lock(self, holder: Mapping[str, Any], say: Callable[[str], None] = print) -> AbstractContextManager[None]:
         """Keeps every other promotion out; RefusedError where one is under way. Ends with its process."""
+
+    def check(self, names: Iterable[str]) -> None:
+        """InputError for a file that `replace` would not replace; writes nothing."""
 
     def read(self, name: str) -> Stored | None:
         """A file as it is now; None where there is none."""
@@ -76,11 +80,10 @@ def open_store(uri: str) -> Store:
         from matchmaking.production_bucket import BucketStore
 
         return BucketStore(uri)
-    path = uri.removeprefix("file://")
-    if "://" in path:
+    if "://" in uri and not uri.startswith("file://"):
         raise InputError(f"{redact(uri)} can't be written: promotion works on local folders, s3:// and gs://")
-    folder = Path(path)
-    if not path or not folder.is_dir():
+    folder = storage.local_path(uri)
+    if not uri or not folder.is_dir():
         raise InputError(f"{uri or '--production'}: no such folder; a production folder is there, if only empty")
     return LocalStore(folder)
 
@@ -92,14 +95,14 @@ class LocalStore:
     folder: Path
 
     @contextmanager
-    def lock(self, holder: Mapping[str, Any]) -> Iterator[None]:
+    def lock(self, holder: Mapping[str, Any], say: Callable[[str], None] = print) -> Iterator[None]:
         """Holds an flock: the kernel lets go of it when the process ends, however it ends."""
         path = self.folder / LOCK
         try:
             path.parent.mkdir(exist_ok=True)
             descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
         except OSError as error:
-            raise InputError(f"{self.folder} can't be written ({error.strerror}); nothing was changed") from error
+            raise cannot_write(self.folder, error) from error
         try:
             try:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -109,8 +112,11 @@ class LocalStore:
                     f"another promotion or rollback of {self.folder} is under way ({found or 'it has just begun'}); "
                     "try again when it is done"
                 ) from None
-            os.ftruncate(descriptor, 0)
-            os.pwrite(descriptor, json.dumps(holder).encode(), 0)
+            try:
+                os.ftruncate(descriptor, 0)
+                os.pwrite(descriptor, json.dumps(holder).encode(), 0)
+            except OSError as error:
+                raise cannot_write(path, error) from error
             # nobody else can be writing: what is left of a write that was cut off belongs to a dead process
             for left in (*self.folder.glob(f".*{_TEMPORARY}"), *(self.folder / STATE).rglob(f".*{_TEMPORARY}")):
                 left.unlink()
@@ -126,10 +132,14 @@ class LocalStore:
             return None
         return Stored(data, hashlib.sha256(data).hexdigest())
 
+    def check(self, names: Iterable[str]) -> None:
+        for path in (self.folder / name for name in names):
+            if path.is_symlink():
+                raise InputError(f"{path} is a symbolic link; promotion replaces plain files only")
+
     def replace(self, name: str, data: bytes, tag: str | None) -> None:
         path = self.folder / name
-        if path.is_symlink():
-            raise InputError(f"{path} is a symbolic link; promotion replaces plain files only")
+        self.check([name])
         found = self.read(name)
         if (found.tag if found else None) != tag:
             raise ChangedError(f"{path} has been changed by somebody else; it was left as it is")
@@ -138,19 +148,25 @@ class LocalStore:
     def put(self, name: str, data: bytes) -> None:
         path = self.folder / name
         for folder in reversed(path.relative_to(self.folder).parents[:-1]):
-            (self.folder / folder).mkdir(exist_ok=True)
+            try:
+                (self.folder / folder).mkdir(exist_ok=True)
+            except OSError as error:
+                raise cannot_write(self.folder / folder, error) from error
             _sync_folder((self.folder / folder).parent)
         self._write(path, data, None)
 
     def append(self, name: str, line: str) -> None:
-        with (self.folder / name).open("ab+") as file:
-            if file.tell():
-                file.seek(-1, os.SEEK_END)
-                # a line that was cut off stays on its own
-                line = line if file.read(1) == b"\n" else f"\n{line}"
-            file.write(f"{line}\n".encode())
-            file.flush()
-            os.fsync(file.fileno())
+        try:
+            with (self.folder / name).open("ab+") as file:
+                if file.tell():
+                    file.seek(-1, os.SEEK_END)
+                    # a line that was cut off stays on its own
+                    line = line if file.read(1) == b"\n" else f"\n{line}"
+                file.write(f"{line}\n".encode())
+                file.flush()
+                os.fsync(file.fileno())
+        except OSError as error:
+            raise cannot_write(self.folder / name, error) from error
         _sync_folder((self.folder / name).parent)
 
     def delete(self, name: str) -> None:
@@ -178,7 +194,7 @@ class LocalStore:
             os.replace(temporary, path)
         except OSError as error:
             temporary.unlink(missing_ok=True)
-            raise InputError(f"{path} can't be written: {error.strerror}") from error
+            raise cannot_write(path, error) from error
         _sync_folder(path.parent)
 
 

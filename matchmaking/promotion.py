@@ -1,16 +1,16 @@
 """Promotion: putting a candidate's .h5 where production's is, on evidence, and taking it back.
 
 A change is prepared (everything is checked, nothing is written), shown, and then made: lock, journal, backup, the
-model file replaced whole, read back, the registry's alias, the audit line, the restart of the service, journal gone.
-However it is cut off, production holds the old model or the new one; the next command finds the journal, sees from the
-model file's sha256 which of the two it is, finishes or undoes the rest, and says so.
+model file replaced whole, read back, the audit line, the restart of the service, the registry's alias, journal gone.
+However it is cut off, production holds the old model or the new one; the next promotion or rollback finds the journal,
+sees from the model file's sha256 which of the two it is, finishes or undoes the rest, and says so. The alias
+comes last, as MLflow is a record of what is served, and no reason to serve something else.
 """
 
 from __future__ import annotations
 
 import getpass
 import hashlib
-import json
 import os
 import shlex
 import signal
@@ -19,7 +19,7 @@ import subprocess
 import tempfile
 import uuid
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,8 +27,9 @@ from matchmaking import notify, production, registry, settings
 from matchmaking.errors import InputError, MlopsError, RefusedError
 from matchmaking.package import PACKAGED, Package, fetch_package
 from matchmaking.production_store import STATE, ChangedError, Store, open_store
+from matchmaking.records import SHORT, Entry, Journal, NewerError, RecordError, State, read_record
 from matchmaking.redact import redact
-from matchmaking.tracking import TrackingError, now
+from matchmaking.tracking import TrackingError, check_uri, now
 
 AUDIT = f"{STATE}/audit.jsonl"
 JOURNAL = f"{STATE}/journal.json"
@@ -37,7 +38,6 @@ BACKUPS = f"{STATE}/backups"
 ORDER = (production.ENCODER, production.SCALER, production.MODEL)
 # the audit trail also has "abandoned" and "restart failed"
 ACTIONS = ("promote", "rollback")
-SHORT = 12
 
 Say = Callable[[str], None]
 
@@ -45,31 +45,9 @@ Say = Callable[[str], None]
 class RestartError(MlopsError):
     """Production's files are changed as asked, but the service did not restart."""
 
-
-@dataclass(frozen=True)
-class State:
-    """What production holds at one time.
-
-    Attributes:
-        sha256: by file name; empty for no model.
-        version: the package's name; None for files that no promotion of ours wrote.
-        registry_version: its number in the model registry, where it has one.
-    """
-
-    sha256: dict[str, str] = field(default_factory=dict)
-    version: str | None = None
-    registry_version: str | None = None
-
-    @property
-    def model(self) -> str | None:
-        """The model file's sha256."""
-        return self.sha256.get(production.MODEL)
-
-    def __str__(self) -> str:
-        if self.model is None:
-            return "no model"
-        number = f", version {self.registry_version}" if self.registry_version else ""
-        return f"{self.version or 'a model from elsewhere'} (sha256 {self.model[:SHORT]}{number})"
+    def __init__(self, message: str, entry: Entry | None = None) -> None:
+        super().__init__(message)
+        self.entry = entry
 
 
 @dataclass(frozen=True)
@@ -118,17 +96,32 @@ class History:
     """The audit trail of a production folder.
 
     Attributes:
-        entries: oldest first; each has `foreign_before`, the sha256 of a model that came between it and the one before
-            without us, or None.
+        entries: oldest first.
+        foreign_before: by an entry's id, the sha256 of a model that came between it and the one before without us.
         current: what production holds now.
         foreign: whether no promotion of ours wrote that.
-        damaged: lines of the trail that cannot be read.
+        unreadable: the lines of the trail that can't be read, and why.
+        unfinished: the change that is under way or was cut off, in a sentence; empty for none.
     """
 
-    entries: list[dict[str, Any]]
+    entries: list[Entry]
+    foreign_before: dict[str, str | None]
     current: State
     foreign: bool
-    damaged: int
+    unreadable: list[str]
+    unfinished: str = ""
+
+    def as_dict(self) -> dict[str, Any]:
+        """The history as `mlops history --json` prints it."""
+        entries = [{**entry.as_dict(), "foreign_before": self.foreign_before.get(entry.id)} for entry in self.entries]
+        return {
+            "entries": entries,
+            "current": self.current.model_dump(mode="json"),
+            "foreign": self.foreign,
+            "damaged": len(self.unreadable),
+            "unreadable": self.unreadable,
+            "unfinished": self.unfinished,
+        }
 
 
 def prepare_promotion(
@@ -155,28 +148,33 @@ def prepare_promotion(
     if force and not reason.strip():
         raise InputError("--force needs --reason: it is kept in the audit trail")
     store = open_store(production_uri)
-    recover(production_uri, say=say)
-    before = _state(store)
-    _check_settings()
+    before = _begin(store, production_uri, say)
     if before.sha256 and len(before.sha256) < len(production.FILES):
         raise InputError(f"{redact(production_uri)} holds only {', '.join(before.sha256)}; it needs all three files")
-    known = _registered(version)
+    known = _registered(version, say)
     with tempfile.TemporaryDirectory() as folder:
         package = fetch_package(known.package_uri if known else version, Path(folder))
         production.check_bundle(package.folder, source=redact(package.uri))
         contents = {name: (package.folder / name).read_bytes() for name in production.FILES}
-    after = State(package.manifest["sha256"], package.manifest["version"], known.number if known else None)
+    manifest = package.manifest
+    after = State(sha256=manifest.sha256, version=manifest.version, registry_version=known.number if known else None)
     if known:
         tagged = {name: known.tags.get(tag) for name, tag in registry.SHA256_TAGS.items()}
         if tagged != after.sha256:
             raise RefusedError(f"{redact(package.uri)} isn't what was registered as version {known.number} (sha256)")
-    why = reason.strip() or "; ".join(package.decision["reasons"])
+    why = reason.strip() or "; ".join(package.decision.reasons)
     change = Change("promote", production_uri, before, after, contents, package.uri, _facts(package), why)
     if change.nothing:
+        _catch_up(store, say)
         return change
     if other := change.besides_model:
         raise RefusedError(
             f"{', '.join(other)} of {after.version} differ from production's: it is no drop-in for the model file alone"
+        )
+    if not package.contract.passed:
+        raise RefusedError(
+            f"{after.version} is not promoted, not by force either: production could not serve it "
+            f"({'; '.join(package.contract.failed)})"
         )
     objections = list(_objections(package, before))
     if objections and not force:
@@ -201,34 +199,32 @@ def prepare_rollback(production_uri: str, *, to: str = "", reason: str = "", say
         RefusedError: there is nothing to go back to, or the backup is damaged.
     """
     store = open_store(production_uri)
-    recover(production_uri, say=say)
-    _check_settings()
-    before = _state(store)
-    entries = [entry for entry in _audit(store)[0] if entry["action"] in ACTIONS]
+    before = _begin(store, production_uri, say)
+    entries = [entry for entry in _audit(store)[0] if entry.action in ACTIONS]
     if to:
-        entry = next((e for e in reversed(entries) if _matches(_from(e), to)), None)
-        if entry is None or not entry["backup"]:
+        entry = next((e for e in reversed(entries) if _matches(e.before, to)), None)
+        if entry is None or not entry.backup:
             raise InputError(f"--to {to}: no backup of such a model; `mlops history` lists those there are")
     else:
-        promotions = [e for e in entries if e["action"] == "promote" and e["to"]["sha256"] == before.sha256]
+        promotions = [e for e in entries if e.action == "promote" and e.after.sha256 == before.sha256]
         if not promotions:
             raise RefusedError(
                 f"{redact(production_uri)} holds {before}, which is not the result of a promotion of ours: there is no "
                 "promotion to take back; --to says which earlier model to restore (`mlops history` lists them)"
             )
         entry = promotions[-1]
-        if not entry["backup"]:
+        if not entry.backup:
             raise RefusedError("this was the first promotion: there is no earlier model to go back to")
-    after = _from(entry)
-    contents = {name: _backup(store, entry["backup"], name, digest) for name, digest in after.sha256.items()}
-    facts = [f"backup of {entry['time']}, checked against its sha256s"]
+    after = entry.before
+    contents = {name: _backup(store, entry.backup, name, digest) for name, digest in after.sha256.items()}
+    facts = [f"backup of {entry.time}, checked against its sha256s"]
     change = Change("rollback", production_uri, before, after, contents, facts=facts, why=reason.strip())
     if other := change.besides_model:
         raise RefusedError(f"{', '.join(other)} changed since that backup; a rollback replaces the model file alone")
     return change
 
 
-def apply(change: Change, *, who: str = "", say: Say = print) -> dict[str, Any]:
+def apply(change: Change, *, who: str = "", say: Say = print) -> Entry:
     """Makes a prepared change.
 
     Args:
@@ -246,40 +242,46 @@ def apply(change: Change, *, who: str = "", say: Say = print) -> dict[str, Any]:
     """
     store = open_store(change.production_uri)
     stamp = now()
-    journal: dict[str, Any] = {
-        "id": uuid.uuid4().hex,
-        "time": stamp,
-        "action": change.action,
-        "who": who or _who(),
-        "why": change.why,
-        "overridden": change.overridden,
-        "from": asdict(change.before),
-        "to": asdict(change.after),
-        "backup": f"{BACKUPS}/{stamp}-{(change.before.model or '')[:SHORT]}" if change.before.model else None,
-        "production": redact(change.production_uri),
-    }
-    with store.lock({"by": journal["who"], "pid": os.getpid(), "since": stamp}):
-        _recover(store, say)
+    journal = Journal(
+        id=uuid.uuid4().hex,
+        time=stamp,
+        action="promote" if change.action == "promote" else "rollback",
+        who=who or _who(),
+        why=change.why,
+        overridden=change.overridden,
+        before=change.before,
+        after=change.after,
+        backup=f"{BACKUPS}/{stamp}-{change.before.model[:SHORT]}" if change.before.model else None,
+        production=redact(change.production_uri),
+    )
+    with store.lock({"by": journal.who, "pid": os.getpid(), "since": stamp}, say):
+        # an alias that an earlier change has left behind is passed over by this one's
+        pending = _recover(store, say)
         found = {name: store.read(name) for name in production.FILES}
         if {name: file.sha256 for name, file in found.items() if file} != change.before.sha256:
             raise RefusedError(f"{redact(change.production_uri)} changed since it was checked; nothing was done")
-        _put_json(store, JOURNAL, journal)
+        _put_journal(store, journal)
         try:
             for name, file in found.items():
                 if file:
-                    store.put(f"{journal['backup']}/{name}", file.data)
-                    _backup(store, journal["backup"], name, file.sha256)
+                    store.put(f"{journal.backup}/{name}", file.data)
+                    _backup(store, journal.backup or "", name, file.sha256)
             for name in change.files:
                 file = found[name]
                 store.replace(name, change.contents[name], file.tag if file else None)
             if _hashes(store) != change.after.sha256:
                 raise ChangedError(f"{redact(change.production_uri)} doesn't hold what was written to it")
         except BaseException:
-            _recover(store, say)
+            try:
+                _recover(store, say)
+                if pending and store.read(JOURNAL) is None:
+                    _put_journal(store, pending)
+            except (MlopsError, OSError) as error:
+                say(f"what was begun is left as it is ({error}); the next promote or rollback finishes or undoes it")
             raise
         entry, restart_error = _complete(store, journal, say)
     if restart_error:
-        raise RestartError(restart_error)
+        raise RestartError(restart_error, entry)
     return entry
 
 
@@ -305,21 +307,28 @@ def promote_in_run(
         entry_path: JSON file to write: the audit entry; `{}` where there was nothing to do.
 
     Raises:
-        MlopsError: see `prepare_promotion` and `apply`.
+        MlopsError: see `prepare_promotion` and `apply`; or all is done, and MLflow cannot be told.
     """
     from matchmaking import tracking
 
     change = prepare_promotion(version, production_uri, force=force, reason=reason)
     for line in explain(change):
         print(line, flush=True)
-    entry: dict[str, Any] = {}
+    entry_path.write_text("{}")
+    promoted = {"promoted": change.after.version or ""}
     if not change.nothing:
         if change.before.sha256 != dict(expected_before):
             raise RefusedError(f"{redact(production_uri)} changed since this promotion was checked; nothing was done")
-        entry = apply(change, who=f"pipeline run {run_id}")
-    entry_path.write_text(json.dumps(entry, indent=1))
-    client = tracking.client()
-    client.set_tag(run_id, "promoted", change.after.version)
+        try:
+            entry = apply(change, who=f"pipeline run {run_id}")
+        except RestartError as error:
+            # production holds the candidate all the same
+            if error.entry:
+                entry_path.write_text(error.entry.as_json(indent=1))
+            tracking.tag_run(run_id, promoted)
+            raise
+        entry_path.write_text(entry.as_json(indent=1))
+    tracking.tag_run(run_id, promoted)
     tracking.succeed_run(run_id)
 
 
@@ -342,34 +351,33 @@ def recover(production_uri: str, *, say: Say = print) -> None:
     """Finishes or undoes a change that was cut off, if there is one, and says what it did.
 
     Raises:
-        RefusedError: the change is still going on.
+        RefusedError: the change is still going on, or a newer version began it.
     """
     store = open_store(production_uri)
     if store.read(JOURNAL) is not None:
-        with store.lock({"by": _who(), "pid": os.getpid(), "since": now()}):
+        with store.lock({"by": _who(), "pid": os.getpid(), "since": now()}, say):
             _recover(store, say)
 
 
-def history(production_uri: str, *, say: Say = print) -> History:
-    """The audit trail, and what production holds now.
+def history(production_uri: str) -> History:
+    """The audit trail, and what production holds now; reads, and neither waits nor writes.
 
     Raises:
         InputError: no such folder.
-        RefusedError: a change is going on.
     """
-    recover(production_uri, say=say)
     store = open_store(production_uri)
-    entries, damaged = _audit(store)
+    entries, unreadable = _audit(store)
     current = _state(store)
     last: str | None = None
     ours = False
+    foreign_before: dict[str, str | None] = {}
     for entry in entries:
-        entry["foreign_before"] = None
-        if entry["action"] in ACTIONS:
-            if ours and _from(entry).model != last:
-                entry["foreign_before"] = _from(entry).model
-            last, ours = _to(entry).model, True
-    return History(entries, current, current.model is not None and current.model != last, damaged)
+        if entry.action in ACTIONS:
+            if ours and entry.before.model != last:
+                foreign_before[entry.id] = entry.before.model
+            last, ours = entry.after.model, True
+    foreign = current.model is not None and current.model != last
+    return History(entries, foreign_before, current, foreign, unreadable, _unfinished(store))
 
 
 # --- evidence ------------------------------------------------------------------------------------------
@@ -377,112 +385,182 @@ def history(production_uri: str, *, say: Say = print) -> History:
 
 def _objections(package: Package, before: State) -> Iterator[str]:
     """What the evidence says against a promotion."""
-    verdict = package.decision["verdict"]
-    if verdict not in PACKAGED:
-        yield f"its verdict is {verdict} ({'; '.join(package.decision['reasons'])})"
-    if not package.contract["passed"]:
-        from matchmaking.contract import failed
-
-        yield f"the serving contract failed ({'; '.join(failed(package.contract))})"
-    compared = package.manifest["compared_with"]
+    decision = package.decision
+    if decision.verdict not in PACKAGED:
+        yield f"its verdict is {decision.verdict} ({'; '.join(decision.reasons)})"
+    compared = package.manifest.compared_with
     if compared != before.sha256:
         was = compared.get(production.MODEL, "")[:SHORT] or "no model"
         yield f"it was compared with {was}, and production holds {before}: train a new candidate"
 
 
 def _facts(package: Package) -> list[str]:
-    manifest, primary = package.manifest, package.decision["primary"]
-    metric = f"{primary['metric']} {primary['candidate']:.4f}"
-    if primary["production"] is not None:
-        metric = f"{primary['metric']} {primary['production']:.4f} -> {primary['candidate']:.4f}"
+    manifest, primary = package.manifest, package.decision.primary
+    metric = f"{primary.metric} {primary.candidate:.4f}"
+    if primary.production is not None:
+        metric = f"{primary.metric} {primary.production:.4f} -> {primary.candidate:.4f}"
     return [
-        f"verdict {package.decision['verdict']}: {metric} on {package.decision['rows']:,} held-out pairs",
-        f"serving contract {'passed' if package.contract['passed'] else 'FAILED'}, "
-        f"{len(package.contract['checks'])} checks",
-        f"dataset {manifest['dataset_version']}, code {manifest['code_version']}, seed {manifest['seed']}",
+        f"verdict {package.decision.verdict}: {metric} on {package.decision.rows:,} held-out pairs",
+        f"serving contract {'passed' if package.contract.passed else 'FAILED'}, {len(package.contract.checks)} checks",
+        f"dataset {manifest.dataset_version}, code {manifest.code_version}, seed {manifest.seed}",
     ]
 
 
 # --- the change ----------------------------------------------------------------------------------------
 
 
-def _complete(store: Store, journal: dict[str, Any], say: Say) -> tuple[dict[str, Any], str | None]:
+def _begin(store: Store, production_uri: str, say: Say) -> State:
+    """What comes before every change: an earlier one brought to its end, and what can be refused at once refused."""
+    _check_settings()
+    store.check(production.FILES)
+    recover(production_uri, say=say)
+    for line in _audit(store)[1]:
+        say(f"the audit trail: {line}; it is passed over")
+    return _state(store)
+
+
+def _complete(store: Store, journal: Journal, say: Say) -> tuple[Entry, str | None]:
     """What follows once the model file is replaced; each part may have been done already.
 
     Returns:
         The audit entry, and why the service did not restart, if so.
     """
-    moved = _move_champion(journal, say)
-    entry = {key: value for key, value in journal.items() if key != "restarted"}
+    entry = journal.entry()
     restart_error = None
-    if journal["id"] not in {known["id"] for known in _audit(store)[0]}:
-        store.append(AUDIT, json.dumps(entry))
-    if not journal.get("restarted"):
+    if journal.id not in {known.id for known in _audit(store)[0]}:
+        store.append(AUDIT, entry.as_json())
+    if not journal.restarted:
         restart_error = _restart(say)
         if restart_error:
-            failure = {"id": uuid.uuid4().hex, "time": now(), "action": "restart failed", "why": restart_error}
-            store.append(AUDIT, json.dumps({**entry, "backup": None, "overridden": [], **failure}))
+            failed = journal.entry(
+                id=uuid.uuid4().hex,
+                time=now(),
+                action="restart failed",
+                why=restart_error,
+                backup=None,
+                overridden=[],
+            )
+            store.append(AUDIT, failed.as_json())
+        journal = journal.model_copy(update={"restarted": True})
+        _put_journal(store, journal)
         _tell(entry, restart_error)
-    if moved:
+    if _move_champion(journal, say):
         store.delete(JOURNAL)
-    else:
-        # the next command tries again, and that only
-        _put_json(store, JOURNAL, {**journal, "restarted": True})
     return entry, restart_error
 
 
-def _recover(store: Store, say: Say) -> None:
-    """Reads the journal and brings what it says to an end; to be called under the lock."""
-    found = store.read(JOURNAL)
-    if found is None:
-        return
-    journal = json.loads(found.data)
-    before, after, holds = _from(journal), _to(journal), _hashes(store)
-    what = f"the {'promotion of' if journal['action'] == 'promote' else 'rollback to'} {after} by {journal['who']}"
+def _recover(store: Store, say: Say) -> Journal | None:
+    """Reads the journal and brings what it says to an end; to be called under the lock.
+
+    Returns:
+        The journal of a change that is done but for the alias in the model registry: it is left to the next change,
+        which must not wait for MLflow.
+    """
+    try:
+        journal = _journal(store)
+    except NewerError:
+        raise
+    except RecordError as error:
+        _set_aside(store, error, say)
+        return None
+    if journal is None:
+        return None
+    before, after, holds = journal.before, journal.after, _hashes(store)
+    what = _what(journal)
+    if journal.restarted:
+        if registry.available():
+            return journal
+        say(f"{what} was done; no MLflow records here: the alias {registry.CHAMPION} was not moved")
+        store.delete(JOURNAL)
+        return None
     if holds == after.sha256:
-        if journal.get("restarted"):
-            say(f"{what} was done but for the alias in the model registry; trying that again")
-        else:
-            say(f"{what} was cut off after it had replaced the model; completing it")
+        say(f"{what} was cut off after it had replaced the model; completing it")
         _, restart_error = _complete(store, journal, say)
         if restart_error:
             say(restart_error)
-        return
+        return None
     model = holds.get(production.MODEL)
-    if journal["id"] in {known["id"] for known in _audit(store)[0]}:
+    if journal.id in {known.id for known in _audit(store)[0]}:
         say(f"{what} is done; somebody else has changed production since")
         store.delete(JOURNAL)
-        return
+        return None
     if model == before.model:
         # of a first promotion, what came before the model file; nothing else writes more than one file
         for name in ORDER:
             if name not in before.sha256 and holds.get(name) == after.sha256[name]:
                 store.delete(name)
-        if journal["backup"]:
-            store.delete(journal["backup"])
+        if journal.backup:
+            store.delete(journal.backup)
         say(f"{what} was cut off before it had replaced the model; undone: production holds {before}, as before")
+        cut_off = journal.entry(action="abandoned", abandoned=journal.action, backup=None)
     else:
         say(
             f"{what} was cut off, and production now holds a model that is neither the one before nor the one after "
             f"(sha256 {(model or 'none')[:SHORT]}); it was left as it is, with a backup of {before}"
         )
-    cut_off = {**journal, "action": "abandoned", "abandoned": journal["action"]}
-    if model == before.model:
-        cut_off["backup"] = None
-    store.append(AUDIT, json.dumps(cut_off))
+        cut_off = journal.entry(action="abandoned", abandoned=journal.action)
+    store.append(AUDIT, cut_off.as_json())
     store.delete(JOURNAL)
+    return None
 
 
-def _move_champion(journal: dict[str, Any], say: Say) -> bool:
+def _set_aside(store: Store, error: RecordError, say: Say) -> None:
+    """A journal that says nothing any more must not keep production from being changed for good."""
+    found = store.read(JOURNAL)
+    aside = f"{STATE}/journal-damaged-{now()}.json"
+    store.put(aside, found.data if found else b"")
+    store.delete(JOURNAL)
+    say(
+        f"a change was cut off, and its record is damaged ({error}); it was kept as {aside}, and production, which is "
+        "whole, as it is; the backups are untouched"
+    )
+
+
+def _catch_up(store: Store, say: Say) -> None:
+    """Moves the alias that an earlier change could not."""
+    journal = _journal(store)
+    if journal and journal.restarted:
+        with store.lock({"by": _who(), "pid": os.getpid(), "since": now()}, say):
+            pending = _recover(store, say)
+            if pending:
+                _complete(store, pending, say)
+
+
+def _what(journal: Journal) -> str:
+    return f"the {'promotion of' if journal.action == 'promote' else 'rollback to'} {journal.after} by {journal.who}"
+
+
+def _unfinished(store: Store) -> str:
+    """A change that isn't at its end, in a sentence."""
+    try:
+        journal = _journal(store)
+    except NewerError as error:
+        return str(error)
+    except RecordError as error:
+        return f"a change was cut off, and its record is damaged ({error}); the next promote or rollback sets it aside"
+    if journal is None:
+        return ""
+    if journal.restarted:
+        return (
+            f"{_what(journal)} is done but for the alias {registry.CHAMPION} in the model registry, which the next "
+            "promote or rollback moves"
+        )
+    return (
+        f"{_what(journal)}, begun {journal.time}, isn't finished: it is under way, or it was cut off, and then the "
+        "next promote or rollback completes or undoes it"
+    )
+
+
+def _move_champion(journal: Journal, say: Say) -> bool:
     """Whether the alias is where it should be, or there is no registry to say it in."""
-    after = _to(journal)
+    after = journal.after
     if not registry.available():
-        say("no MLflow records here: the alias champion was not moved")
+        say(f"no MLflow records here: the alias {registry.CHAMPION} was not moved")
         return True
     try:
         registry.set_champion(after.model or "", after.registry_version)
-    except TrackingError as error:
-        say(f"{error}; the alias champion is moved by the next promote, rollback or history")
+    except MlopsError as error:
+        say(f"{error}; the alias {registry.CHAMPION} is moved by the next promote or rollback")
         return False
     return True
 
@@ -519,16 +597,16 @@ def _restart(say: Say) -> str | None:
     return None
 
 
-def _tell(entry: dict[str, Any], restart_error: str | None) -> None:
-    body = [f"{_from(entry)} -> {_to(entry)}", f"by {entry['who']}: {entry['why']}"]
-    if entry["overridden"]:
-        body.append(f"FORCED, against: {'; '.join(entry['overridden'])}")
+def _tell(entry: Entry, restart_error: str | None) -> None:
+    body = [f"{entry.before} -> {entry.after}", f"by {entry.who}: {entry.why}"]
+    if entry.overridden:
+        body.append(f"FORCED, against: {'; '.join(entry.overridden)}")
     if restart_error:
         body.append(restart_error)
-    done = "Promoted" if entry["action"] == "promote" else "Rolled back to"
+    done = "Promoted" if entry.action == "promote" else "Rolled back to"
     notify.send(
-        "promotion" if entry["action"] == "promote" else "rollback",
-        f"{done} {_to(entry).version or 'an earlier model'}" + (", NOT RESTARTED" if restart_error else ""),
+        "promotion" if entry.action == "promote" else "rollback",
+        f"{done} {entry.after.version or 'an earlier model'}" + (", NOT RESTARTED" if restart_error else ""),
         "\n".join(body),
     )
 
@@ -545,21 +623,33 @@ def _state(store: Store) -> State:
     """What production holds, with its name where a promotion of ours wrote it."""
     holds = _hashes(store)
     for entry in reversed(_audit(store)[0]):
-        if entry["action"] in ACTIONS and _to(entry).sha256 == holds:
-            return _to(entry)
-    return State(holds)
+        if entry.action in ACTIONS and entry.after.sha256 == holds:
+            return entry.after
+    return State.model_validate({"sha256": holds})
 
 
-def _audit(store: Store) -> tuple[list[dict[str, Any]], int]:
-    """The entries, oldest first, and how many lines cannot be read."""
+def _audit(store: Store) -> tuple[list[Entry], list[str]]:
+    """The entries, oldest first, and of each line that can't be read why."""
     found = store.read(AUDIT)
-    entries, damaged = [], 0
-    for line in found.data.splitlines() if found else []:
+    entries: list[Entry] = []
+    unreadable: list[str] = []
+    for number, line in enumerate(found.data.splitlines() if found else [], start=1):
         try:
-            entries.append(json.loads(line))
-        except ValueError:
-            damaged += 1
-    return entries, damaged
+            entries.append(read_record(Entry, line, f"line {number}"))
+        except RecordError as error:
+            unreadable.append(str(error))
+    return entries, unreadable
+
+
+def _journal(store: Store) -> Journal | None:
+    """The record of a change that isn't at its end.
+
+    Raises:
+        NewerError: a newer version began it.
+        RecordError: it is damaged.
+    """
+    found = store.read(JOURNAL)
+    return read_record(Journal, found.data, f"{JOURNAL}, the record of a change that was cut off,") if found else None
 
 
 def _backup(store: Store, folder: str, name: str, sha256: str) -> bytes:
@@ -569,29 +659,24 @@ def _backup(store: Store, folder: str, name: str, sha256: str) -> bytes:
     return found.data
 
 
-def _put_json(store: Store, name: str, content: Mapping[str, Any]) -> None:
-    store.put(name, json.dumps(content, indent=1).encode())
-
-
-def _from(entry: Mapping[str, Any]) -> State:
-    return State(**entry["from"])
-
-
-def _to(entry: Mapping[str, Any]) -> State:
-    return State(**entry["to"])
+def _put_journal(store: Store, journal: Journal) -> None:
+    store.put(JOURNAL, journal.as_json(indent=1).encode())
 
 
 def _matches(state: State, to: str) -> bool:
     return to in (state.version, state.registry_version) or (len(to) >= 8 and (state.model or "").startswith(to))
 
 
-def _registered(version: str) -> registry.Version | None:
+def _registered(version: str, say: Say) -> registry.Version | None:
     """A version in the registry; None for a package that is named by its URI and isn't in there."""
     if "/" not in version:
         return registry.find(version)
     try:
         return registry.find(version) if registry.available() else None
     except InputError:
+        return None
+    except TrackingError as error:
+        say(f"{error}; {redact(version)} is taken by its files alone")
         return None
 
 
@@ -602,6 +687,7 @@ def _check_settings() -> None:
         shlex.split(settings.restart_command())
     except ValueError as error:
         raise InputError(f"MLOPS_RESTART_COMMAND or MLOPS_RESTART_TIMEOUT: {error}") from error
+    check_uri()
 
 
 def _who() -> str:

@@ -18,7 +18,7 @@ SHORT = 12
 
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 # by name of the production file
-Files = dict[Literal["encoder.pkl", "scaler.pkl", "lawyer_match_model.h5"], Sha256]
+Files = dict[Annotated[str, Field(pattern=r"^(encoder\.pkl|scaler\.pkl|lawyer_match_model\.h5)$")], Sha256]
 Action = Literal["promote", "rollback", "abandoned", "restart failed"]
 # a name below the backups and no way out of there: what a journal names is deleted when its change is undone
 Backup = Annotated[str, Field(pattern=r"^\.mlops/backups/\w[\w.-]*$")]
@@ -37,7 +37,10 @@ class Record(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="allow", validate_by_name=True, validate_by_alias=True)
     format: int = Field(
-        FORMAT, ge=1, le=FORMAT, description="of this file; another number means that a field changed its meaning"
+        default=FORMAT,
+        ge=1,
+        le=FORMAT,
+        description="1; fields may be added without another number",
     )
 
     def as_dict(self) -> dict[str, Any]:
@@ -97,8 +100,8 @@ class Entry(Record):
     who: str = ""
     why: str = ""
     overridden: list[str] = []
-    before: State = Field(alias="from")
-    after: State = Field(alias="to")
+    before: State = Field(validation_alias="from", serialization_alias="from")
+    after: State = Field(validation_alias="to", serialization_alias="to")
     backup: Backup | None = None
     production: str = ""
     abandoned: str | None = None
@@ -227,43 +230,46 @@ class Summary(Record):
 
     pipeline: str = Field(description="retrain, evaluate or monitor")
     run_name: str = Field(description="`<pipeline>_<UTC time>`: the name of its MLflow run")
-    run_id: str | None = Field(None, description="the MLflow run's; null where none was opened")
+    run_id: str | None = Field(default=None, description="the MLflow run's; null where none was opened")
     status: Literal["succeeded", "failed"] = Field(
         description="succeeded or failed; a failed run has what its steps had found before"
     )
-    code_version: str = Field("", description="the commit, `-dirty` with local changes, or the package's version")
-    dataset_version: str | None = Field(
-        None, description="md5 of the dataset, as DVC computes it; null where there was none to read"
+    code_version: str = Field(
+        default="", description="the commit, `-dirty` with local changes, or the package's version"
     )
-    seed: int | None = Field(None, description="of training and bootstrap")
+    dataset_version: str | None = Field(
+        default=None, description="md5 of the dataset, as DVC computes it; null where there was none to read"
+    )
+    seed: int | None = Field(default=None, description="of training and bootstrap")
     data: dict[str, Any] | None = Field(
-        None,
+        default=None,
         description="`rows`, `positives`, `extra_columns`, `unseen` (categories by column, with counts), `duplicates`",
     )
     metrics: Models = Field(
-        Models(),
+        default=Models(),
         description="`production` and `candidate`, each null or `rows`, `positives`, the metrics and `confusion`",
     )
-    verdict: str | None = Field(None, description="promote, hold, reject or bootstrap; null but for retrain")
-    reasons: list[str] = Field([], description="of the verdict, one sentence each")
+    verdict: str | None = Field(default=None, description="promote, hold, reject or bootstrap; null but for retrain")
+    reasons: list[str] = Field(default=[], description="of the verdict, one sentence each")
     drift: dict[str, Any] | None = Field(
-        None,
+        default=None,
         description="null but for monitor; `drifted`, `share_drifted`, `self_comparison`, `columns` with each one's "
         "test",
     )
-    drifted_columns: list[str] | None = Field(None, description="the names alone; null but for monitor")
+    drifted_columns: list[str] | None = Field(default=None, description="the names alone; null but for monitor")
     training: dict[str, Any] | None = Field(
-        None,
+        default=None,
         description="null but for retrain; `recipe`, `operating_point` (0..1), `logit_shift` (in the output bias)",
     )
-    candidate_uri: str | None = Field(None, description="where the package is; null where there is none")
-    production_sha256: Sha256s = Field(Sha256s(), description="`before` and `after`: sha256 by file name")
+    candidate_uri: str | None = Field(default=None, description="where the package is; null where there is none")
+    production_sha256: Sha256s = Field(default=Sha256s(), description="`before` and `after`: sha256 by file name")
     promotion: dict[str, Any] | None = Field(
-        None, description="the line of the audit trail, where a policy let the run promote its candidate; else null"
+        default=None,
+        description="the line of the audit trail, of a run that promoted its candidate by policy; else null",
     )
-    error: Failure | None = Field(None, description="null, or `step`, `message` and `exit_code`")
+    error: Failure | None = Field(default=None, description="null, or `step`, `message` and `exit_code`")
     steps: list[dict[str, Any]] = Field(
-        [], description="`step`, `wall_seconds`, `import_seconds` and `peak_mb` of each"
+        default=[], description="`step`, `wall_seconds`, `import_seconds` and `peak_mb` of each"
     )
 
 

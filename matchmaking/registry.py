@@ -10,8 +10,6 @@ from __future__ import annotations
 import os
 import re
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,7 +19,7 @@ from matchmaking.errors import InputError
 from matchmaking.package import Package
 from matchmaking.redact import redact
 from matchmaking.schema import FEATURES, INTEGERS
-from matchmaking.tracking import TAG_LIMIT, TrackingError, client
+from matchmaking.tracking import TAG_LIMIT, client, told
 
 if TYPE_CHECKING:
     from mlflow.entities.model_registry import ModelVersion
@@ -30,6 +28,7 @@ if TYPE_CHECKING:
 MODEL = "lawyer-match"
 CHALLENGER = "challenger"
 CHAMPION = "champion"
+REGISTRY = "can't be asked for the registered models"
 # where a version's files are among the run's artifacts
 FOLDER = "model"
 # tag names, by production file
@@ -69,7 +68,7 @@ def register(package: Package, run_id: str) -> str:
     Raises:
         TrackingError: the server or its artifact store cannot be reached, after the retries.
     """
-    with _told():
+    with told(REGISTRY):
         found = _of_package(package.uri)
         version = found[0] if found else _create(package, run_id)
         if package.eligible:
@@ -87,7 +86,7 @@ def find(version: str) -> Version:
         TrackingError: the server cannot be reached.
     """
     _must_be_available()
-    with _told():
+    with told(REGISTRY):
         if not version:
             found = _alias(CHALLENGER)
             if found is None:
@@ -110,7 +109,7 @@ def versions(most: int = 20) -> list[Version]:
         TrackingError: the server cannot be reached.
     """
     _must_be_available()
-    with _told():
+    with told(REGISTRY):
         if not (found := _search()[:most]):
             return []
         aliases = client().get_registered_model(MODEL).aliases
@@ -137,7 +136,7 @@ def set_champion(model_sha256: str, version: str | None = None) -> str | None:
     Raises:
         TrackingError: the server cannot be reached.
     """
-    with _told():
+    with told(REGISTRY):
         found = _search(f"tags.{SHA256_TAGS[production.MODEL]} = '{model_sha256}'")
         numbers = [str(known.version) for known in found]
         if not numbers:
@@ -194,22 +193,22 @@ def _create(package: Package, run_id: str) -> ModelVersion:
 
 def _tags(package: Package, run_id: str) -> dict[str, str]:
     manifest, decision = package.manifest, package.decision
-    primary = decision["primary"]
+    primary = decision.primary
     tags: dict[str, Any] = {
-        "package": manifest["version"],
+        "package": manifest.version,
         "package_uri": package.uri,
         "run_id": run_id,
-        "dataset_version": manifest["dataset_version"],
-        "code_version": manifest["code_version"],
-        "seed": manifest["seed"],
-        "verdict": decision["verdict"],
-        "reasons": "; ".join(decision["reasons"]),
-        "primary_metric": primary["metric"],
-        "primary_production": primary["production"],
-        "primary_candidate": primary["candidate"],
-        "contract": "passed" if package.contract["passed"] else "failed",
-        "compared_with_sha256": manifest["compared_with"].get(production.MODEL, ""),
-        **{tag: manifest["sha256"][name] for name, tag in SHA256_TAGS.items()},
+        "dataset_version": manifest.dataset_version,
+        "code_version": manifest.code_version,
+        "seed": manifest.seed,
+        "verdict": decision.verdict,
+        "reasons": "; ".join(decision.reasons),
+        "primary_metric": primary.metric,
+        "primary_production": primary.production,
+        "primary_candidate": primary.candidate,
+        "contract": "passed" if package.contract.passed else "failed",
+        "compared_with_sha256": manifest.compared_with.get(production.MODEL, ""),
+        **{tag: manifest.sha256[name] for name, tag in SHA256_TAGS.items()},
     }
     return {name: str(value)[:TAG_LIMIT] for name, value in tags.items() if value is not None}
 
@@ -239,15 +238,3 @@ def _alias(alias: str) -> ModelVersion | None:
         if error.error_code in ("INVALID_PARAMETER_VALUE", "RESOURCE_DOES_NOT_EXIST"):
             return None
         raise
-
-
-@contextmanager
-def _told() -> Iterator[None]:
-    from mlflow.exceptions import MlflowException
-
-    try:
-        yield
-    except (MlflowException, OSError) as error:
-        first = (str(error).splitlines() or [type(error).__name__])[0]
-        uri = redact(os.environ.get("MLFLOW_TRACKING_URI", ""))
-        raise TrackingError(f"the model registry of MLflow at {uri} can't be used: {redact(first)}") from error

@@ -83,7 +83,9 @@ def headline(summary: dict[str, Any]) -> str:
 def _outcome(summary: dict[str, Any]) -> str:
     pipeline = str(summary.get("pipeline") or "pipeline")
     if summary.get("error") or str(summary.get("status", "")).upper() == "FAILED":
-        return f"The {pipeline} run failed: {str(summary.get('error') or 'no reason was recorded').rstrip('.')}."
+        error = summary.get("error") or "no reason was recorded"
+        why = f"in step {error['step']}: {error['message']}" if isinstance(error, dict) else str(error)
+        return f"The {pipeline} run failed{' ' if why.startswith('in step') else ': '}{why.rstrip('.')}."
     if any(str(reason).startswith(NOT_SERVED) for reason in summary.get("reasons") or []):
         return "Production could not serve the candidate: production stays."
     if summary.get("verdict") in VERDICTS:
@@ -299,7 +301,9 @@ def _tone(summary: dict[str, Any]) -> str:
 
 
 def _changed(summary: dict[str, Any]) -> bool:
-    return any(before != after for _, before, after in _production_files(summary))
+    """Whether production changed during a run by anything but the run's own promotion."""
+    promoted = ((summary.get("promotion") or {}).get("to") or {}).get("sha256") or {}
+    return any(after not in (before, promoted.get(name, before)) for name, before, after in _production_files(summary))
 
 
 def _production_files(summary: dict[str, Any]) -> list[tuple[str, str | None, str | None]]:
@@ -401,7 +405,8 @@ def _text_lines(summary: dict[str, Any], evaluation: dict[str, Any] | None) -> I
         yield from _wrap(f"{label}: {value}")
     files = _production_files(summary)
     if files:
-        yield "production files: " + ("CHANGED DURING THE RUN" if _changed(summary) else "unchanged (sha256)")
+        state = "replaced by this run's promotion" if summary.get("promotion") else "unchanged (sha256)"
+        yield "production files: " + ("CHANGED DURING THE RUN" if _changed(summary) else state)
         for name, before, after in files:
             yield from _wrap(f"{before or 'absent'}  {name}", "  ")
             if after != before:

@@ -3,38 +3,22 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from matchmaking import production, storage
 from matchmaking.errors import MlopsError
 from matchmaking.metrics import SCALARS
+from matchmaking.records import Failure, Models, Sha256s, Summary
 from matchmaking.redact import redact
 from matchmaking.settings import code_version
 
 SUMMARY = "summary.json"
 # what a summary holds, as docs/reference.md says it
-FIELDS = {
-    "pipeline": "retrain, evaluate or monitor",
-    "run_name": "`<pipeline>_<UTC time>`: the name of its MLflow run",
-    "run_id": "the MLflow run's",
-    "status": "succeeded or failed",
-    "code_version": "the commit, `-dirty` with local changes, or the package's version",
-    "dataset_version": "md5 of the dataset, as DVC computes it; null where there was none to read",
-    "seed": "of training and bootstrap",
-    "data": "`rows`, `positives`, `extra_columns`, `unseen` (categories by column, with counts), `duplicates`",
-    "metrics": "`production` and `candidate`, each null or `rows`, `positives`, the nine metrics and `confusion`",
-    "verdict": "promote, hold, reject or bootstrap; null but for retrain",
-    "reasons": "of the verdict, one sentence each",
-    "drift": "null but for monitor; `drifted`, `share_drifted`, `self_comparison`, `columns` with each one's test",
-    "drifted_columns": "the names alone; null but for monitor",
-    "training": "null but for retrain; `recipe`, `operating_point` (0..1), `logit_shift` (in the output bias)",
-    "candidate_uri": "where the package is; null where there is none",
-    "production_sha256": "`before` and `after`: sha256 by file name",
-    "error": "null, or `step`, `message` and `exit_code`",
-    "steps": "`step`, `wall_seconds`, `import_seconds` and `peak_mb` of each",
-}
+FIELDS = {name: str(field.description) for name, field in Summary.model_fields.items()}
 
 
 class ProductionChangedError(MlopsError):
@@ -61,6 +45,7 @@ def write_reports(
     drift_page: Path | None,
     page: Path,
     short: Path,
+    last: bool = True,
 ) -> dict[str, Any]:
     """Writes everything a run leaves behind into one folder, and records it in MLflow.
 
@@ -77,6 +62,7 @@ def write_reports(
         candidate: the candidate's bundle.
         drift_page: Evidently's report.
         page, short: files for the HTML and the Markdown that KFP shows.
+        last: whether this ends the run; a promotion that follows ends it otherwise, and may fail.
 
     Returns:
         The summary.
@@ -106,29 +92,22 @@ def write_reports(
             f"{redact(production_uri)} changed while the run went on: its results describe a model that isn't served "
             "any more; run it again"
         )
-    scores = found["evaluation"] or {}
-    summary: dict[str, Any] = {
-        "pipeline": pipeline,
-        "run_name": f"{pipeline}_{timestamp}",
-        "run_id": run_id,
-        "status": "succeeded",
-        "code_version": code_version(),
-        "dataset_version": dataset_version,
-        "seed": seed,
-        "data": found["data"],
-        "metrics": {name: _flat(scores.get(name)) for name in ("production", "candidate")},
-        "verdict": (found["decision"] or {}).get("verdict"),
-        "reasons": (found["decision"] or {}).get("reasons", []),
-        "drift": found["drift"],
-        "drifted_columns": (found["drift"] or {}).get("drifted_columns"),
-        "training": {key: training[key] for key in ("recipe", "operating_point", "logit_shift")} if training else None,
-        "candidate_uri": candidate_uri or None,
-        "production_sha256": {"before": production_before, "after": after},
-        "error": None,
-        "steps": steps,
-    }
+    result = summarise(
+        found,
+        training,
+        pipeline=pipeline,
+        run_name=f"{pipeline}_{timestamp}",
+        run_id=run_id,
+        status="succeeded",
+        dataset_version=dataset_version,
+        seed=seed,
+        candidate_uri=candidate_uri or None,
+        production_sha256=Sha256s(before=production_before, after=after),
+        steps=steps,
+    )
+    summary = result.as_dict()
     history = training["history"] if training else None
-    drawn = plots.save_plots(scores, folder / "plots", history) if evaluation else []
+    drawn = plots.save_plots(found["evaluation"] or {}, folder / "plots", history) if evaluation else []
     if drift_page:
         shutil.copyfile(drift_page, folder / "drift.html")
     for name, content in found.items():
@@ -151,11 +130,99 @@ def write_reports(
             "dataset_version": dataset_version,
         },
         artifacts=folder,
+        close=last,
     )
-    summary["steps"] = [*steps, own_cost("report")]
-    (folder / SUMMARY).write_text(json.dumps(summary, indent=1) + "\n")
+    result = result.model_copy(update={"steps": [*steps, own_cost("report")]})
+    write_summary(folder, result)
+    summary = result.as_dict()
     _tell(summary, found["decision"])
     return summary
+
+
+def summarise(found: Mapping[str, Any], training: Mapping[str, Any] | None, **run: Any) -> Summary:
+    """The summary of a run, from what its steps have written; of a failed run some of that is missing.
+
+    Args:
+        found: by name (data, evaluation, decision, drift), a step's JSON or None.
+        training: the candidate's training record.
+        run: the other fields of `records.Summary`.
+    """
+    scores, decision, drift = (found.get(name) or {} for name in ("evaluation", "decision", "drift"))
+    return Summary(
+        code_version=code_version(),
+        data=found.get("data"),
+        metrics=Models(production=_flat(scores.get("production")), candidate=_flat(scores.get("candidate"))),
+        verdict=decision.get("verdict"),
+        reasons=decision.get("reasons", []),
+        drift=drift or None,
+        drifted_columns=drift.get("drifted_columns"),
+        training={key: training[key] for key in ("recipe", "operating_point", "logit_shift")} if training else None,
+        **run,
+    )
+
+
+def write_summary(folder: Path, summary: Summary) -> None:
+    """Writes `summary.json`."""
+    _write(folder / SUMMARY, summary.as_json(indent=1) + "\n")
+
+
+def write_failed(
+    folder: Path,
+    outputs: Mapping[str, Path],
+    *,
+    known: Mapping[str, Any],
+    failure: Failure,
+    production_after: dict[str, str] | None,
+    steps: list[dict[str, Any]],
+) -> Summary:
+    """Writes the summary of a run that failed, and the reports where it came that far: what it had found, and why.
+
+    Args:
+        folder: the run's folder; `report.html` and `report.txt` in it are written again, with the failure.
+        outputs: by name (data, evaluation, decision, drift, training), JSON files that steps have written.
+        known: fields of the summary that are known: pipeline, run_name, run_id, seed, ...
+        failure: why.
+        production_after: what production holds now, by file name; None for not looked.
+        steps: what the steps cost.
+    """
+    from matchmaking import report
+
+    found = {name: _json(path) for name, path in outputs.items()}
+    before = known.get("production_before")
+    promotion = found.pop("promotion", None)
+    result = summarise(
+        found,
+        found.pop("training", None),
+        **{name: value for name, value in known.items() if name != "production_before"},
+        status="failed",
+        production_sha256=Sha256s(before=before, after=production_after),
+        promotion=promotion or None,
+        error=failure,
+        steps=steps,
+    )
+    if found.get("evaluation") or found.get("drift"):
+        drawn = sorted((folder / "plots").glob("*.png"))
+        summary = result.as_dict()
+        html = report.html_report(summary, found.get("evaluation"), _explained(found.get("decision")), drawn)
+        _write(folder / "report.html", html)
+        _write(folder / "report.txt", report.text_report(summary, found.get("evaluation")))
+    write_summary(folder, result)
+    return result
+
+
+def _write(path: Path, text: str) -> None:
+    """Writes a file beside an older one and puts it in its place: that may be a link to a step's artifact."""
+    temporary = path.with_name(f".{path.name}.new")
+    temporary.write_text(text)
+    os.replace(temporary, path)
+
+
+def _json(path: Path) -> Any:
+    """The content of a step's file; None for one that the step did not come to write, or not to its end."""
+    try:
+        return json.loads(path.read_text())
+    except (OSError, ValueError):
+        return None
 
 
 def _tell(summary: dict[str, Any], decision: dict[str, Any] | None) -> None:
@@ -171,6 +238,8 @@ def _tell(summary: dict[str, Any], decision: dict[str, Any] | None) -> None:
         notify.send("improved", f"{summary['run_name']}: an improved candidate", "\n".join(lines))
     if decision and not decision.get("contract", {"passed": True})["passed"]:
         notify.send("rejected", f"{summary['run_name']}: production could not serve the candidate", "\n".join(lines))
+    elif summary["verdict"] == "reject":
+        notify.send("rejected", f"{summary['run_name']}: the candidate is worse than production", "\n".join(lines))
     if summary["drift"] and summary["drift"]["drifted"]:
         notify.send("drift", f"{summary['run_name']}: the data has drifted", "\n".join(lines))
 

@@ -1,19 +1,25 @@
-"""The MLflow record of a run: opened before the first step, closed by the last one or by the one that fails."""
+"""The MLflow record of a run: opened before the first step, closed by the last one or by the one that fails.
+
+A server that doesn't answer is waited for (by MLflow's client), and so is an SQLite file that another process has
+locked.
+"""
 
 from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
+from urllib.parse import urlsplit
 
 from matchmaking import settings
-from matchmaking.errors import MlopsError
+from matchmaking.errors import InputError, MlopsError
+from matchmaking.redact import redact
 from matchmaking.settings import EXPERIMENT
 
 if TYPE_CHECKING:
@@ -36,10 +42,40 @@ _HTTP_DEFAULTS = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "DO_NOT_TRACK": "true",
 }
+# as long as the waits above add up to; MLflow itself gives up on a locked database after 20 s
+LOCKED_SECONDS = 60.0
+RECORD = "can't record the run"
+DATABASES = ("sqlite", "postgresql", "mysql", "mssql")
 
 
 class TrackingError(MlopsError):
     """The tracking server could not be reached or refused."""
+
+
+def _waiting(call: Callable[..., Any]) -> Callable[..., Any]:
+    """The call, made again while MLflow's SQLite file is locked: a call that met the lock did nothing."""
+
+    def waiting(*args: Any, **kwargs: Any) -> Any:
+        until = time.monotonic() + LOCKED_SECONDS
+        while True:
+            try:
+                return call(*args, **kwargs)
+            except Exception as error:
+                if "database is locked" not in str(error) or time.monotonic() > until:
+                    raise
+                time.sleep(0.2)
+
+    return waiting
+
+
+class _Waiting:
+    """MLflow's client, whose methods wait for a locked SQLite file."""
+
+    def __init__(self, client: MlflowClient) -> None:
+        self._client = client
+
+    def __getattr__(self, name: str) -> Any:
+        return _waiting(getattr(self._client, name))
 
 
 @cache
@@ -47,19 +83,102 @@ def client() -> MlflowClient:
     """The MLflow client for MLFLOW_TRACKING_URI.
 
     Raises:
-        TrackingError: MLFLOW_TRACKING_URI isn't set.
+        TrackingError: MLFLOW_TRACKING_URI isn't set, or what it names can't be used.
+        InputError: it can't name anything.
     """
     for name, value in _HTTP_DEFAULTS.items():
         os.environ.setdefault(name, value)
     if not os.environ.get("MLFLOW_TRACKING_URI"):
         raise TrackingError("MLFLOW_TRACKING_URI isn't set; it says where the run is recorded")
+    check_uri()
     import logging
 
     from mlflow import MlflowClient
 
     for noisy in ("alembic", "mlflow", "urllib3"):
-        logging.getLogger(noisy).setLevel(logging.ERROR)
-    return MlflowClient()
+        logging.getLogger(noisy).setLevel(logging.CRITICAL if noisy == "mlflow" else logging.ERROR)
+    if not os.environ["MLFLOW_TRACKING_URI"].startswith("sqlite:"):
+        return MlflowClient()
+    with told("can't be used"):
+        _must_be_readable(Path(os.environ["MLFLOW_TRACKING_URI"].removeprefix("sqlite:///")))
+        return cast("MlflowClient", _Waiting(_waiting(MlflowClient)()))
+
+
+def check_uri() -> None:
+    """Makes sure that MLFLOW_TRACKING_URI, where it is set, can name a place for records; asks nobody.
+
+    Raises:
+        InputError: it can't.
+    """
+    uri = os.environ.get("MLFLOW_TRACKING_URI", "")
+    scheme = uri.partition(":")[0].partition("+")[0].lower()
+    reason = ""
+    try:
+        if scheme in ("http", "https"):
+            server = urlsplit(uri)
+            # an unusable port is told by looking at it
+            reason = "" if server.hostname and server.port != 0 else "it names no host"
+        elif scheme in DATABASES:
+            from sqlalchemy import make_url
+
+            url = make_url(uri)
+            url.get_dialect().import_dbapi()
+            if scheme == "sqlite" and not url.database:
+                reason = "it names no file"
+        elif uri:
+            reason = "it is neither a server nor a database"
+    except ImportError as error:
+        reason = f"its driver isn't installed ({error})"
+    except Exception as error:
+        # whatever SQLAlchemy and its plugins raise
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+    if reason:
+        raise InputError(
+            f"MLFLOW_TRACKING_URI={redact(uri)} can't be used: {redact(reason)}; give http://HOST:PORT, "
+            "sqlite:///FILE, or another database with its driver (postgresql+psycopg2://...)"
+        )
+
+
+@contextmanager
+def told(what: str) -> Iterator[None]:
+    """Tells in one line what MLflow, its database and its file store raise.
+
+    Args:
+        what: what can't be done, as in "can't record the run".
+
+    Raises:
+        TrackingError: always in their place.
+    """
+    from alembic.util.exc import CommandError
+    from mlflow.exceptions import MlflowException
+    from sqlalchemy.exc import SQLAlchemyError
+
+    try:
+        yield
+    except (MlflowException, SQLAlchemyError, CommandError, OSError) as error:
+        first = (str(error).splitlines() or [type(error).__name__])[0]
+        raise TrackingError(
+            f"MLflow at {redact(os.environ.get('MLFLOW_TRACKING_URI', ''))} {what}: {redact(first)}"
+        ) from error
+
+
+def _must_be_readable(path: Path) -> None:
+    """A file that is no database is told at once: MLflow would try it again and again, for minutes."""
+    import sqlite3
+
+    if not path.exists():
+        return
+    try:
+        with sqlite3.connect(path.absolute().as_uri() + "?mode=ro", uri=True, timeout=0) as database:
+            # reads the header and every table's definition
+            database.execute("select count(*) from sqlite_master").fetchone()
+    except sqlite3.OperationalError as error:
+        if "locked" not in str(error):
+            raise TrackingError(f"{path} can't be used: {error}") from error
+    except sqlite3.DatabaseError as error:
+        raise TrackingError(
+            f"{path} is damaged ({error}): put a copy of it back, or move it away and begin new records"
+        ) from error
 
 
 def now() -> str:
@@ -76,10 +195,7 @@ def start_run(pipeline: str, timestamp: str, job_id: str, params: Mapping[str, A
     Raises:
         TrackingError: the server cannot be reached, after the retries.
     """
-    from mlflow.exceptions import MlflowException
-    from sqlalchemy.exc import SQLAlchemyError
-
-    try:
+    with told(RECORD):
         with _database_lock():
             experiment = _experiment()
         known = _of_job(experiment, job_id)
@@ -94,8 +210,6 @@ def start_run(pipeline: str, timestamp: str, job_id: str, params: Mapping[str, A
         # of a retried step's two time stamps the run has the first
         timestamp = str(run.info.run_name).removeprefix(f"{pipeline}_")
         log_params(run.info.run_id, {**params, "timestamp": timestamp})
-    except (MlflowException, SQLAlchemyError, OSError) as error:
-        raise _unreachable(error) from error
     return str(run.info.run_id), timestamp
 
 
@@ -124,14 +238,10 @@ def log_params(run_id: str, params: Mapping[str, Any]) -> None:
         TrackingError: the server cannot be reached, after the retries.
     """
     from mlflow.entities import Param
-    from mlflow.exceptions import MlflowException
-    from sqlalchemy.exc import SQLAlchemyError
 
     found = [Param(name, str(value)) for name, value in params.items() if value is not None]
-    try:
+    with told(RECORD):
         client().log_batch(run_id, params=found)
-    except (MlflowException, SQLAlchemyError, OSError) as error:
-        raise _unreachable(error) from error
 
 
 def finish_run(
@@ -142,6 +252,7 @@ def finish_run(
     history: Mapping[str, list[float]] | None,
     tags: Mapping[str, str],
     artifacts: Path,
+    close: bool = True,
 ) -> None:
     """Records the results of a run that went well, and closes it.
 
@@ -152,15 +263,15 @@ def finish_run(
         history: training curves: values by epoch, by name.
         tags: words about the run (verdict, candidate).
         artifacts: a folder; everything in it is stored with the run.
+        close: False where another step follows, which closes the run.
 
     Raises:
         TrackingError: the server or its artifact store cannot be reached, after the retries.
     """
     from mlflow.entities import Metric, RunTag
-    from mlflow.exceptions import MlflowException
 
     # one time stamp for all, that of the run: logged again by a retry, a metric is the same row and not a second one
-    try:
+    with told(RECORD):
         stamp = client().get_run(run_id).info.start_time
         rows = [Metric(name, value, stamp, 0) for name, value in metrics.items()]
         for name, values in (history or {}).items():
@@ -170,19 +281,35 @@ def finish_run(
             client().log_batch(run_id, metrics=rows[start : start + 1000])
         client().log_batch(run_id, tags=[RunTag(name, value[:TAG_LIMIT]) for name, value in tags.items()])
         client().log_artifacts(run_id, str(artifacts))
+    if close:
         succeed_run(run_id)
-    except (MlflowException, OSError) as error:
-        raise _unreachable(error) from error
+
+
+def tag_run(run_id: str, tags: Mapping[str, str]) -> None:
+    """Sets tags.
+
+    Raises:
+        TrackingError: the server cannot be reached, after the retries.
+    """
+    from mlflow.entities import RunTag
+
+    with told(RECORD):
+        client().log_batch(run_id, tags=[RunTag(name, value[:TAG_LIMIT]) for name, value in tags.items()])
 
 
 def succeed_run(run_id: str) -> None:
-    """Marks a run FINISHED; what it said of an earlier failure, of an attempt before, is taken away."""
-    tags = client().get_run(run_id).data.tags
-    if REASON_TAG in tags:
-        client().delete_tag(run_id, REASON_TAG)
-    if tags.get(NOTE_TAG, "").startswith((FAILED, KILLED)):
-        client().set_tag(run_id, NOTE_TAG, _page_note(tags.get(KFP_TAG)))
-    client().set_terminated(run_id, "FINISHED")
+    """Marks a run FINISHED; what it said of an earlier failure, of an attempt before, is taken away.
+
+    Raises:
+        TrackingError: the server cannot be reached, after the retries.
+    """
+    with told(RECORD):
+        tags = client().get_run(run_id).data.tags
+        if REASON_TAG in tags:
+            client().delete_tag(run_id, REASON_TAG)
+        if tags.get(NOTE_TAG, "").startswith((FAILED, KILLED)):
+            client().set_tag(run_id, NOTE_TAG, _page_note(tags.get(KFP_TAG)))
+        client().set_terminated(run_id, "FINISHED")
 
 
 def fail_run(run_id: str, reason: str) -> None:
@@ -205,12 +332,8 @@ def _end_run(run_id: str, status: str, reason: str) -> bool:
 
 def failure(run_id: str) -> str | None:
     """Why a run was marked FAILED; None for one that wasn't."""
-    from mlflow.exceptions import MlflowException
-
-    try:
+    with told(RECORD):
         run = client().get_run(run_id)
-    except MlflowException as error:
-        raise _unreachable(error) from error
     return str(run.data.tags.get(REASON_TAG, "no reason")) if run.info.status == "FAILED" else None
 
 
@@ -258,13 +381,6 @@ def _experiment() -> str:
     raise AssertionError("unreachable")
 
 
-def _unreachable(error: Exception) -> TrackingError:
-    from matchmaking.redact import redact
-
-    first = str(error).splitlines()[0] if str(error) else type(error).__name__
-    return TrackingError(f"MLflow at {redact(os.environ['MLFLOW_TRACKING_URI'])} can't record the run: {redact(first)}")
-
-
 @dataclass(frozen=True)
 class OpenRun:
     """A run that is recorded as running.
@@ -293,12 +409,10 @@ def open_runs(job_id: str = "") -> list[OpenRun]:
     Raises:
         TrackingError: the server cannot be reached, after the retries.
     """
-    from mlflow.exceptions import MlflowException
-
     condition = "attributes.status = 'RUNNING'" + (f" and tags.{JOB_TAG} = '{job_id}'" if job_id else "")
     found: list[OpenRun] = []
     token = None
-    try:
+    with told(RECORD):
         experiment = client().get_experiment_by_name(EXPERIMENT)
         while experiment:
             page = client().search_runs(
@@ -307,9 +421,7 @@ def open_runs(job_id: str = "") -> list[OpenRun]:
             found += [_open_run(run) for run in page if JOB_TAG in run.data.tags]
             if not (token := page.token):
                 break
-        return found
-    except (MlflowException, OSError) as error:
-        raise _unreachable(error) from error
+    return found
 
 
 def _open_run(run: Any) -> OpenRun:
@@ -327,22 +439,17 @@ def close_run(run_id: str, reason: str, *, killed: bool = False) -> bool:
     Raises:
         TrackingError: the server cannot be reached, after the retries.
     """
-    from mlflow.exceptions import MlflowException
-
-    try:
+    with told(RECORD):
         return _end_run(run_id, "KILLED" if killed else "FAILED", reason)
-    except (MlflowException, OSError) as error:
-        raise _unreachable(error) from error
 
 
 def links(run_id: str) -> list[str]:
     """Where people find a run, a line each: in MLflow and, if it is one of theirs, in Kubeflow Pipelines."""
-    from mlflow.exceptions import MlflowException
-
     lines = [f"MLflow run {settings.mlflow_run_url(run_id)}"]
     try:
-        page = client().get_run(run_id).data.tags.get(KFP_TAG)
-    except (MlflowException, MlopsError, OSError):
+        with told(RECORD):
+            page = client().get_run(run_id).data.tags.get(KFP_TAG)
+    except MlopsError:
         page = None
     return [*lines, f"Kubeflow Pipelines run {page}"] if page else lines
 
@@ -358,13 +465,9 @@ def fail_named(run_name: str, reason: str) -> None:
 
 
 def _fail_found(condition: str, reason: str) -> bool:
-    from mlflow.exceptions import MlflowException
-
-    try:
+    with told(RECORD):
         found = client().search_runs([_experiment()], condition, max_results=1)
         running = [run.info.run_id for run in found if run.info.status == "RUNNING"]
         for run_id in running:
             fail_run(run_id, reason)
         return bool(running)
-    except MlflowException as error:
-        raise _unreachable(error) from error

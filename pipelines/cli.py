@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import signal
@@ -331,7 +332,7 @@ def _show(outcomes: dict[str, Outcome], work_dir: Path) -> None:
     console = _console(stderr=False)
     for name, outcome in outcomes.items():
         console.print()
-        if outcome.exit_code:
+        if outcome.exit_code and not outcome.summary["verdict"]:
             continue
         if outcome.summary["metrics"]["production"] or outcome.summary["metrics"]["candidate"]:
             console.print(terminal_table(outcome.summary))
@@ -347,8 +348,8 @@ def _show(outcomes: dict[str, Outcome], work_dir: Path) -> None:
                 soft_wrap=True,
             )
             where.add_row(f"{name} log", escape(_shown(outcome.folder / "run.log")))
-            continue
-        where.add_row(f"{name} report", escape(_shown(outcome.folder / "report.html")))
+        if (outcome.folder / "report.html").exists():
+            where.add_row(f"{name} report", escape(_shown(outcome.folder / "report.html")))
         if outcome.summary["candidate_uri"]:
             where.add_row("candidate", escape(_shown(outcome.summary["candidate_uri"])))
     option = "" if work_dir == Path("work") else f" --work-dir {work_dir}"
@@ -385,6 +386,10 @@ def main() -> None:
     verbose = "--verbose" in sys.argv
     # a time-out of cron, systemd or CI ends a run as Ctrl-C does: told, and recorded
     signal.signal(signal.SIGTERM, signal.default_int_handler)
+    for stream in (sys.stdout, sys.stderr):
+        # a name that the terminal's encoding lacks is shown as its number, and is no reason to fail
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     try:
         app()
     except MlopsError as error:

@@ -16,17 +16,28 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from matchmaking.errors import InputError, MlopsError
+from matchmaking.records import Failure, Summary, read_record
 from matchmaking.redact import redact
-from matchmaking.settings import code_version, tracking_uri
+from matchmaking.settings import tracking_uri
 from matchmaking.steps import ERROR_MARK
-from matchmaking.summary import SUMMARY
+from matchmaking.summary import SUMMARY, write_failed, write_summary
 from matchmaking.tracking import now
 
 PIPELINES = ("retrain", "evaluate", "monitor")
 RUNNERS = ("subprocess", "docker")
 LOG = "run.log"
+# where the summary of a failed run finds what its steps had written, by `<step>/<output>`
+OUTPUTS = {
+    "data": "validate/data_report",
+    "evaluation": "evaluate/evaluation",
+    "decision": "compare/decision",
+    "drift": "drift/result",
+    "promotion": "promote/entry",
+}
 
 _STARTED = re.compile(r"Executing task .*?'([\w-]+)'")
+# what kfp adds to the name of a task that is there twice
+_SECOND = re.compile(r"-\d+$")
 _COLOURS = re.compile(r"\x1b\[\d+m")
 
 
@@ -108,9 +119,17 @@ def run_pipeline(
             return _failed(name, timestamp, folder, arguments, failure)
         finally:
             shutil.rmtree(workspace, ignore_errors=True)
-    reports = next((folder / "steps").glob("*/report/reports"))
-    shutil.copytree(reports, folder, dirs_exist_ok=True, copy_function=_link_or_copy)
-    return Outcome(json.loads((folder / SUMMARY).read_text()), folder, 0)
+    steps = _Steps.of(folder)
+    _take_reports(steps, folder)
+    summary = read_record(Summary, (folder / SUMMARY).read_bytes(), str(folder / SUMMARY))
+    if entry := steps.outputs.get("promote/entry"):
+        # the report, which comes before, can't know
+        promoted = json.loads(entry.read_text()) or None
+        after = _production(arguments["production"]) if promoted else None
+        sha256 = summary.production_sha256.model_copy(update={"after": after}) if after else summary.production_sha256
+        summary = summary.model_copy(update={"promotion": promoted, "production_sha256": sha256})
+        write_summary(folder, summary)
+    return Outcome(summary.as_dict(), folder, 0)
 
 
 def check_runner(runner: str, names: Iterable[str]) -> None:
@@ -184,28 +203,67 @@ def _new_folder(work_dir: Path, name: str) -> tuple[str, Path]:
 
 
 def _failed(name: str, timestamp: str, folder: Path, arguments: dict[str, Any], failure: dict[str, Any]) -> Outcome:
-    summary: dict[str, Any] = {
+    """Writes what the steps had found before one of them failed, and why."""
+    from matchmaking.model import TRAINING_RECORD
+
+    steps = _Steps.of(folder)
+    _take_reports(steps, folder)
+    outputs = {key: steps.outputs.get(place, folder / "none") for key, place in OUTPUTS.items()}
+    outputs["training"] = steps.outputs.get("train/candidate", folder) / TRAINING_RECORD
+    packaged = steps.outputs.get("package/packaged")
+    error = Failure(step=failure["step"], message=failure["message"], exit_code=int(failure["exit_code"]))
+    known = {
         "pipeline": name,
         "run_name": f"{name}_{timestamp}",
-        "run_id": None,
-        "status": "failed",
-        "code_version": code_version(),
-        "dataset_version": None,
+        "run_id": steps.values.get("run_id"),
+        "dataset_version": steps.values.get("dataset_version"),
         "seed": arguments.get("seed"),
-        "data": None,
-        "metrics": {"production": None, "candidate": None},
-        "verdict": None,
-        "reasons": [],
-        "drift": None,
-        "drifted_columns": None,
-        "training": None,
-        "candidate_uri": None,
-        "production_sha256": {"before": None, "after": _production(arguments["production"])},
-        "steps": [],
-        "error": {"step": failure["step"], "message": failure["message"]},
+        "candidate_uri": (packaged.read_text() if packaged else "") or None,
+        "production_before": steps.values.get("production_sha256"),
     }
-    (folder / SUMMARY).write_text(json.dumps(summary, indent=1) + "\n")
-    return Outcome(summary, folder, int(failure["exit_code"]))
+    after = _production(arguments["production"])
+    summary = write_failed(folder, outputs, known=known, failure=error, production_after=after, steps=steps.costs)
+    return Outcome(summary.as_dict(), folder, error.exit_code)
+
+
+@dataclass(frozen=True)
+class _Steps:
+    """What the steps of a run have left in its folder.
+
+    Attributes:
+        outputs: files and folders by `<step>/<output>`; of a step that runs twice, those of the later.
+        values: the other outputs by name; of a step that runs twice, those of the earlier.
+        costs: each step's.
+    """
+
+    outputs: dict[str, Path]
+    values: dict[str, Any]
+    costs: list[dict[str, Any]]
+
+    @classmethod
+    def of(cls, folder: Path) -> _Steps:
+        outputs: dict[str, Path] = {}
+        values: dict[str, Any] = {}
+        costs: dict[str, dict[str, Any]] = {}
+        done = sorted((folder / "steps").glob("*/*/executor_output.json"), key=lambda path: path.stat().st_mtime_ns)
+        for record in done:
+            found = json.loads(record.read_text())
+            values = {**found.get("parameterValues", {}), **values}
+            for output in found.get("artifacts", {}).values():
+                for artifact in output["artifacts"]:
+                    for cost in json.loads(artifact.get("metadata", {}).get("steps") or "[]"):
+                        costs.setdefault(cost["step"], cost)
+        # a step that fails has no record, but may have written something
+        for task in sorted((folder / "steps").glob("*/*"), key=lambda path: path.stat().st_mtime_ns):
+            outputs |= {f"{_SECOND.sub('', task.name)}/{path.name}": path for path in task.iterdir()}
+        return cls(outputs, values, list(costs.values()))
+
+
+def _take_reports(steps: _Steps, folder: Path) -> None:
+    """Copies the report step's folder to the run's own, where it was written to its end."""
+    reports = steps.outputs.get("report/reports")
+    if reports and (reports / SUMMARY).exists():
+        shutil.copytree(reports, folder, dirs_exist_ok=True, copy_function=_link_or_copy)
 
 
 def _production(uri: str) -> dict[str, str] | None:

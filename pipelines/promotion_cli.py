@@ -8,14 +8,14 @@ import shutil
 import sys
 import textwrap
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from matchmaking.errors import InputError
 
 if TYPE_CHECKING:
-    from matchmaking.promotion import Change
+    from matchmaking.promotion import Change, History
     from matchmaking.registry import Version
 
 Production = Annotated[str, typer.Option(help="Folder of the production model.", show_default=False)]
@@ -86,22 +86,20 @@ def rollback(
 def history(
     production: Production,
     as_json: Annotated[bool, typer.Option("--json", help="Print the audit trail as JSON and nothing else.")] = False,
-    work_dir: WorkDir = Path("work"),
 ) -> None:
     """Show who put which model into production, when and why."""
-    from dataclasses import asdict
-
     from matchmaking import promotion
 
-    _track(work_dir)
-    found = promotion.history(production, say=_say)
+    found = promotion.history(production)
     if as_json:
-        typer.echo(json.dumps(asdict(found), indent=1))
+        typer.echo(json.dumps(found.as_dict(), indent=1))
         return
-    _show(found.entries)
-    if found.damaged:
-        _say(f"{found.damaged} damaged lines of the audit trail are left out")
+    _show(found)
+    for line in found.unreadable:
+        _say(f"the audit trail: {line}; it is left out")
     typer.echo(f"now: {found.current}")
+    if found.unfinished:
+        typer.echo(f"UNFINISHED: {found.unfinished}")
     if found.foreign:
         typer.echo("FOREIGN: no promotion of ours wrote the model file that is in production now")
 
@@ -134,27 +132,25 @@ def _carry_out(change: Change, yes: bool) -> None:
         _carry_out(promotion.prepare_rollback(change.production_uri, reason=str(error), say=_say), yes=True)
         raise typer.Exit(1) from error
     typer.echo(f"done: production holds {change.after}")
-    if entry["backup"]:
+    if entry.backup:
         to = "" if change.action == "promote" else f" --to {change.before.version or (change.before.model or '')[:12]}"
-        typer.echo(f"backup: {entry['backup']} in the production folder; `mlops rollback{to}` restores it")
+        typer.echo(f"backup: {entry.backup} in the production folder; `mlops rollback{to}` restores it")
 
 
-def _show(entries: list[dict[str, Any]]) -> None:
-    from matchmaking.promotion import State
-
-    for entry in entries:
-        if entry["foreign_before"]:
-            typer.echo(f"FOREIGN: a model file that no promotion of ours wrote (sha256 {entry['foreign_before'][:12]})")
-        what = entry["action"] + (f" of a {entry['abandoned']}" if "abandoned" in entry else "")
-        typer.echo(f"{entry['time']}  {what} by {entry['who']}")
-        typer.echo(f"    from    {State(**entry['from'])}")
-        typer.echo(f"    to      {State(**entry['to'])}")
-        for label, text in (("why", entry["why"]), ("backup", entry["backup"])):
+def _show(found: History) -> None:
+    for entry in found.entries:
+        if foreign := found.foreign_before.get(entry.id):
+            typer.echo(f"FOREIGN: a model file that no promotion of ours wrote (sha256 {foreign[:12]})")
+        what = entry.action + (f" of a {entry.abandoned}" if entry.abandoned else "")
+        typer.echo(f"{entry.time}  {what} by {entry.who}")
+        typer.echo(f"    from    {entry.before}")
+        typer.echo(f"    to      {entry.after}")
+        for label, text in (("why", entry.why), ("backup", entry.backup)):
             if text:
                 _wrapped(label, text)
-        for objection in entry["overridden"]:
+        for objection in entry.overridden:
             _wrapped("FORCED", f"against: {objection}")
-    if not entries:
+    if not found.entries:
         typer.echo("no promotion yet")
 
 

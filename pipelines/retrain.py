@@ -106,6 +106,7 @@ def retrain(
             candidate=candidate,
             packaged=published.outputs["packaged"],
             candidate_uri=published.outputs["Output"],
+            then=decided.outputs["Output"],
         )
         # after the report, which proves that production didn't change until here
         with dsl.If(decided.outputs["Output"] == "automatic", name="auto-promote"):

@@ -102,10 +102,11 @@ def main(template: str, work: str, action: str, package: str) -> None:
 
     def next_command() -> dict[str, Any]:
         said: list[str] = []
-        found = promotion.history(str(folder), say=said.append)
+        promotion.recover(str(folder), say=said.append)
+        found = promotion.history(str(folder))
         return {
             "said": said,
-            "entries": found.entries,
+            "entries": [entry.as_dict() for entry in found.entries],
             "foreign": found.foreign,
             "after": look(folder),
             "registry": registry.find("1").number if registry.available() else None,

@@ -69,7 +69,8 @@ def test_the_command_line_promotes_tells_and_takes_back(
     mlops: Mlops, served: Path, work: Path, registered: Path
 ) -> None:
     before = contents(served)
-    options = ("--production", served, "--work-dir", work)
+    where = ("--production", served)
+    options = (*where, "--work-dir", work)
     listed = mlops("candidates", "--work-dir", work).stdout.splitlines()
     assert [line.split()[:2] for line in listed[-2:]] == [["2", NAMES[1]], ["1", NAMES[0]]]
     assert listed[-2].rstrip().endswith("challenger (waits)")
@@ -94,14 +95,14 @@ def test_the_command_line_promotes_tells_and_takes_back(
     assert len(stale.stderr.splitlines()) == 1
 
     assert "champion (serves)" in mlops("candidates", "--work-dir", work).stdout
-    shown = mlops("history", *options)
+    shown = mlops("history", *where)
     assert f"now: {NAMES[1]}" in shown.stdout
     assert "FOREIGN" not in shown.stdout
 
     back = mlops("rollback", *options, "--yes", "--reason", "it was slow")
     assert back.returncode == 0, back.stderr
     assert contents(served) == before
-    found = json.loads(mlops("history", *options, "--json").stdout)
+    found = json.loads(mlops("history", *where, "--json").stdout)
     assert [entry["action"] for entry in found["entries"]] == ["promote", "rollback"]
     assert found["entries"][1]["why"] == "it was slow"
 
@@ -120,7 +121,7 @@ def test_force_needs_a_reason_and_records_it(
     forced = mlops(*options, "--force", "--reason", "an emergency")
     assert forced.returncode == 0, forced.stderr
     assert "FORCED" in forced.stdout
-    shown = mlops("history", "--production", served, "--work-dir", work).stdout
+    shown = mlops("history", "--production", served).stdout
     assert "an emergency" in shown
     assert "FORCED" in shown
 
@@ -158,7 +159,7 @@ def test_asks_a_person_at_a_terminal(mlops: Mlops, served: Path, work: Path) -> 
     assert code == 1
     assert "no such pod" in seen
     assert contents(served) == before
-    actions = [entry["action"] for entry in promotion.history(str(served), say=lambda text: None).entries]
+    actions = [entry.action for entry in promotion.history(str(served)).entries]
     assert actions[0] == "promote"
     assert "rollback" in actions
 
@@ -207,13 +208,13 @@ def test_the_pipeline_promotes(served: Path, registered: Path, records: Any, tmp
     reason = 'it is "better", they say'
     run_pipeline(tmp_path, production=str(served), reason=reason, timestamp="20260301T000000Z")
     assert contents(served) == contents(registered / "candidates" / NAMES[1])
-    (entry,) = promotion.history(str(served), say=lambda text: None).entries
+    (entry,) = promotion.history(str(served)).entries
     (run,) = records.search_runs(
         [records.get_experiment_by_name("LegalAid_Connect_Matchmaking").experiment_id],
         "attributes.run_name = 'promote_20260301T000000Z'",
     )
     assert run.info.status == "FINISHED"
-    assert entry["who"] == f"pipeline run {run.info.run_id}"
+    assert entry.who == f"pipeline run {run.info.run_id}"
     assert run.data.tags["promoted"] == NAMES[1]
     assert run.data.params.items() >= {"version": "", "reason": reason}.items()
     assert records.get_model_version_by_alias("lawyer-match", "champion").version == 2
@@ -236,6 +237,8 @@ def test_the_pipeline_refuses_as_the_command_does(served: Path, registered: Path
 
 def test_a_policy_lets_retrain_go_on_to_the_promotion(mlops: Mlops, tmp_path: Path) -> None:
     """Into an empty folder, so that the verdict is sure."""
+    from mlflow import MlflowClient
+
     generate_file(tmp_path / "pairs.csv", 1_500, seed=3)
     (tmp_path / "production").mkdir()
     # one epoch gives a model that the default limits of production would not let in by itself
@@ -250,8 +253,55 @@ def test_a_policy_lets_retrain_go_on_to_the_promotion(mlops: Mlops, tmp_path: Pa
     summary = json.loads(done.stdout)
     assert summary["verdict"] == "bootstrap"
     assert contents(tmp_path / "production") == contents(Path(summary["candidate_uri"]))
-    (entry,) = promotion.history(str(tmp_path / "production"), say=lambda text: None).entries
-    assert entry["who"] == f"pipeline run {summary['run_id']}"
+    (entry,) = promotion.history(str(tmp_path / "production")).entries
+    assert entry.who == f"pipeline run {summary['run_id']}"
+    assert summary["promotion"] == entry.as_dict()
+    assert summary["production_sha256"] == {"before": {}, "after": production.hashes(tmp_path / "production")}
+    run = MlflowClient(f"sqlite:///{tmp_path / 'work' / 'mlflow.db'}").get_run(summary["run_id"])
+    assert (run.info.status, run.data.tags["promoted"]) == ("FINISHED", entry.after.version)
+
+
+def test_what_a_run_did_before_its_promotion_failed_is_told(mlops: Mlops, tmp_path: Path) -> None:
+    """The service doesn't restart: production holds the candidate, and the run is failed with all that it found."""
+    from mlflow import MlflowClient
+
+    generate_file(tmp_path / "pairs.csv", 1_500, seed=3)
+    (tmp_path / "production").mkdir()
+    (tmp_path / "policy.yaml").write_text("auto_promote: true\n")
+    done = mlops(
+        *("run", "retrain", "--data", tmp_path / "pairs.csv", "--production", tmp_path / "production"),
+        *("--work-dir", tmp_path / "work", "--algorithm", "dense", "--epochs", 1),
+        *("--policy", tmp_path / "policy.yaml"),
+        MLOPS_RESTART_COMMAND="sh -c 'echo no such pod; exit 1'",
+    )
+    assert done.returncode == 1
+    (line,) = [line for line in done.stderr.splitlines() if "failed" in line]
+    assert "in step promote" in line
+    assert "no such pod" in line
+    (folder,) = (tmp_path / "work" / "runs").iterdir()
+    summary = json.loads((folder / "summary.json").read_text())
+    assert summary["status"] == "failed"
+    assert summary["error"]["step"] == "promote"
+    assert summary["error"]["exit_code"] == 1
+    assert "no such pod" in summary["error"]["message"]
+    assert summary["verdict"] == "bootstrap"
+    assert summary["reasons"]
+    assert 0 < summary["metrics"]["candidate"]["average_precision"] <= 1
+    assert summary["training"]["recipe"]["epochs"] == 1
+    assert summary["dataset_version"]
+    assert contents(Path(summary["candidate_uri"])) == contents(tmp_path / "production")
+    assert summary["promotion"]["to"]["sha256"] == summary["production_sha256"]["after"]
+    assert {"train", "package", "report"} <= {step["step"] for step in summary["steps"]}
+    # the report is there, and says that the run failed
+    for name in ("report.html", "report.txt"):
+        assert "no such pod" in (folder / name).read_text()
+    assert (folder / "evaluation.json").exists()
+    run = MlflowClient(f"sqlite:///{tmp_path / 'work' / 'mlflow.db'}").get_run(summary["run_id"])
+    assert run.info.status == "FAILED"
+    assert "no such pod" in run.data.tags["failure_reason"]
+    assert run.data.tags["promoted"] == Path(summary["candidate_uri"]).name
+    assert run.data.tags["verdict"] == "bootstrap"
+    assert "candidate_average_precision" in run.data.metrics
 
 
 def test_promote_is_compiled(tmp_path: Path) -> None:

@@ -110,7 +110,8 @@ def run_summary(**changes: Any) -> dict[str, Any]:
         ({"verdict": "promote", "candidate_uri": "/c/v1"}, {}, "improved"),
         ({"verdict": "bootstrap", "candidate_uri": "/c/v1"}, {}, "improved"),
         ({"verdict": "reject"}, {"contract": {"passed": False}}, "rejected"),
-        ({"verdict": "reject"}, {"contract": {"passed": True}}, None),
+        # of harm
+        ({"verdict": "reject"}, {"contract": {"passed": True}}, "rejected"),
         ({"verdict": "hold"}, {}, None),
         ({"verdict": None, "drift": {"drifted": True, "drifted_columns": ["city"]}}, None, "drift"),
         ({"verdict": None, "drift": {"drifted": False, "drifted_columns": []}}, None, None),
