@@ -58,6 +58,20 @@ MINIKUBE_CPUS = 4
 REMEMBERED = "cluster"
 IMAGE_IDS = "legalaid-mlops/image-ids"
 KUBECTL = (1, 27)
+# parts of KFP that aren't installed (manifests/kfp/upstream), where an earlier install left them; the webhook first, as
+# it asks for one of the others
+LEFT_OUT = (
+    "mutatingwebhookconfiguration/cache-webhook-kubeflow",
+    "deployment/cache-deployer-deployment",
+    "deployment/cache-server",
+    "deployment/metadata-writer",
+    "deployment/ml-pipeline-viewer-crd",
+    "deployment/ml-pipeline-visualizationserver",
+    "service/cache-server",
+    "service/ml-pipeline-visualizationserver",
+    "clusterrolebinding/kubeflow-pipelines-cache-deployer-clusterrolebinding",
+    "clusterrole/kubeflow-pipelines-cache-deployer-clusterrole",
+)
 # what is opened: namespace, Service, its port, ours
 DOORS = {
     "Kubeflow Pipelines": (KFP, "ml-pipeline-ui", 80, 8080),
@@ -111,6 +125,7 @@ def up(
     build: Annotated[bool, typer.Option(help="Build the images and bring them to the cluster.")] = True,
 ) -> None:
     """Make the cluster if it isn't there, install or update everything, and say what to open."""
+    told = bool(overlay)
     overlay = overlay or f"overlays/{cluster.value}"
     if not (MANIFESTS / overlay / "kustomization.yaml").is_file():
         raise InputError(f"{MANIFESTS / overlay} is no overlay; run this in the repository, with one of its folders")
@@ -118,6 +133,12 @@ def up(
     begin = time.monotonic()
     with _step("cluster"):
         kubectl = _cluster(cluster)
+        if not told and _is_foreign(kubectl):
+            raise InputError(
+                f"{kubectl.context} has a Kubeflow Pipelines that this didn't install. OVERLAY=overlays/shared leaves "
+                "it open to its users, and to every pod of the cluster, which may start runs as the promotion; "
+                f"OVERLAY={overlay} closes it to all but these pipelines, and deletes its parts that they don't use"
+            )
         _remembered().parent.mkdir(parents=True, exist_ok=True)
         _remembered().write_text(f"{cluster.value}\n")
     if build:
@@ -138,6 +159,10 @@ def up(
         there = {found["metadata"]["name"] for found in objects if found["kind"] == "Deployment"}
         for deployment in [name for name in stale if name in there]:
             kubectl("rollout", "restart", f"deployment/{deployment}", "--namespace", KFP)
+        closed = any(found["kind"] == "NetworkPolicy" and _place(found) == (KFP, "default-deny") for found in objects)
+        # where others use Kubeflow Pipelines, too, they may use these
+        if closed:
+            kubectl("delete", *LEFT_OUT, "--namespace", KFP, "--ignore-not-found", tries=TRIES)
     with _step("ready") as say:
         _wait(kubectl, [found for found in objects if not _is_last(found)], time.monotonic() + timeout, say)
     with _step("sample data and a first model, where there are none") as say:
@@ -148,6 +173,12 @@ def up(
         _upload(f"http://localhost:{local}")
     typer.echo(f"\nAll is ready, after {time.monotonic() - begin:.0f} s. The CronJobs submit the pipelines.")
     _tell_doors(kubectl)
+    if not closed:
+        typer.echo(
+            f"Note: the namespace {KFP} is open: any pod reaches Kubeflow Pipelines, which has no users, "
+            "and may start a run as the promotion. Overlays other than shared close it.",
+            err=True,
+        )
 
 
 @app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
@@ -357,6 +388,16 @@ def _context_name(cluster: Kind) -> str:
 def _is_last(found: Mapping[str, Any]) -> bool:
     """Whether it works with all the rest, and so comes after it."""
     return (found["kind"], found["metadata"]["name"]) in LAST
+
+
+def _place(found: Mapping[str, Any]) -> tuple[str | None, str]:
+    return found["metadata"].get("namespace"), found["metadata"]["name"]
+
+
+def _is_foreign(kubectl: Kubectl) -> bool:
+    """Whether there is a Kubeflow Pipelines without what steps are given here."""
+    names = {found["metadata"]["name"] for found in kubectl.items("deployments", KFP)}
+    return "ml-pipeline" in names and "mlops-pipeline" not in _secrets(kubectl, KFP)
 
 
 def _remembered() -> Path:

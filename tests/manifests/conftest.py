@@ -20,7 +20,8 @@ import yaml
 
 ROOT = Path(__file__).parents[2]
 FACTS = Path(__file__).with_name("kfp-2.17.0.yaml")
-OVERLAYS = ("overlays/kind", "overlays/minikube", "overlays/existing", "object-store/seaweedfs")
+OVERLAYS = ("overlays/kind", "overlays/minikube", "overlays/existing", "object-store/seaweedfs", "overlays/shared")
+CLOSED = OVERLAYS[:4]
 REMOTE = re.compile(r"https://github.com/kubeflow/pipelines/manifests/kustomize/(\S+?)\?\S+")
 ARGO = re.compile(r"https://github.com/argoproj/argo-workflows/(manifests/\S+?)\?\S+")
 

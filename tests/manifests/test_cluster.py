@@ -24,7 +24,7 @@ import yaml
 from matchmaking.settings import image
 from pipelines import cluster
 from tests.kfp_server import FakeKfp, kfp_server
-from tests.manifests.conftest import ROOT, Build
+from tests.manifests.conftest import OVERLAYS, ROOT, Build, standin
 
 PROGRAMS = ("kubectl", "kind", "minikube", "docker", "make", "k3d")
 CRDS = [
@@ -60,7 +60,7 @@ class Machine:
         for tool in ("git", "sh", "sleep"):
             (self.bin / tool).symlink_to(str(shutil.which(tool)))
         built = {}
-        for name in ("overlays/kind", "overlays/minikube", "overlays/existing", "object-store/seaweedfs"):
+        for name in OVERLAYS:
             built[f"manifests/{name}"] = self._file(name, build(name))
         built["manifests/kfp/cluster-scoped"] = self._file("crds", CRDS)
         address = urlsplit(kfp.url)
@@ -293,6 +293,64 @@ def test_the_cluster_that_was_brought_up_is_remembered(machine: Machine) -> None
     assert meant("CLUSTER=minikube") == "minikube"
     assert machine("down", "--cluster", "existing", "--yes").returncode == 0
     assert meant() == "kind"
+
+
+def foreign(machine: Machine) -> None:
+    """A Kubeflow Pipelines as its own manifests install it."""
+    objects = {
+        f"Deployment/kubeflow/{name}": {
+            "kind": "Deployment",
+            "metadata": {"name": name, "namespace": "kubeflow"},
+            "spec": {},
+        }
+        for name in ("ml-pipeline", "cache-server")
+    }
+    (machine.folder / "objects.json").write_text(json.dumps(objects))
+
+
+def test_somebody_elses_kubeflow_is_not_closed_unasked(machine: Machine) -> None:
+    foreign(machine)
+    done = machine("up", "--cluster", "existing", "--no-build")
+    assert done.returncode == 2, done.stdout
+    assert "that this didn't install. OVERLAY=overlays/shared leaves it open" in done.stderr
+    assert not [call for call in machine.calls if re.search("apply|delete", call)]
+    # theirs: told what that means, and nothing of theirs is gone
+    done = machine("up", "--cluster", "existing", "--no-build", "--overlay", "overlays/shared")
+    assert done.returncode == 0, done.stderr
+    assert "Note: the namespace kubeflow is open: any pod of the cluster" in done.stderr
+    assert not [call for call in machine.calls if "cache-server" in call]
+    assert not [
+        each
+        for each in machine.applied()
+        if each["kind"] == "NetworkPolicy" and each["metadata"]["namespace"] == "kubeflow"
+    ]
+
+
+@pytest.mark.parametrize(
+    "options", [("--cluster", "existing", "--overlay", "overlays/existing"), ("--cluster", "kind")]
+)
+def test_a_kubeflow_of_ones_own_loses_what_isnt_used(machine: Machine, options: tuple[str, ...]) -> None:
+    if "existing" in options:
+        foreign(machine)
+    done = machine("up", *options, "--no-build")
+    assert done.returncode == 0, done.stderr
+    assert "is open" not in done.stderr
+    gone = " ".join(cluster.LEFT_OUT)
+    assert [call for call in machine.calls if call.endswith(f"delete {gone} --namespace kubeflow --ignore-not-found")]
+    # once it is there, it is one's own
+    assert machine("up", *options[:2], "--no-build").returncode == 0
+
+
+def test_what_is_deleted_is_what_isnt_installed(build: Build) -> None:
+    left_out = {tuple(each.split("/")) for each in cluster.LEFT_OUT}
+    kinds = ("Deployment", "Service", "ClusterRole", "ClusterRoleBinding")
+    upstream, ours = (
+        {(each["kind"].lower(), each["metadata"]["name"]) for each in objects if each["kind"] in kinds}
+        for objects in ([*standin(), *standin("cluster")], [*build("kfp/upstream"), *build("kfp/cluster-scoped")])
+    )
+    # which its deployer makes
+    assert left_out - upstream == {("mutatingwebhookconfiguration", "cache-webhook-kubeflow")}
+    assert left_out & upstream == upstream - ours
 
 
 def test_an_alias_is_no_door(machine: Machine) -> None:

@@ -19,6 +19,7 @@ from pipelines import cluster, cluster_cli, in_cluster, schedule
 from pipelines import pods as step_pods
 from pipelines.cluster import KFP, PLATFORM, quantity
 from tests.manifests.conftest import (
+    CLOSED,
     OVERLAYS,
     ROOT,
     Build,
@@ -301,7 +302,7 @@ def selects(selector: Object, pod: Object) -> bool:
 
 
 def test_nothing_is_left_of_seaweedfs_but_its_name(build: Build) -> None:
-    for overlay in OVERLAYS[:3]:
+    for overlay in (*OVERLAYS[:3], "overlays/shared"):
         objects = build(overlay)
         left = {(each["kind"], each["metadata"]["name"]) for each in objects if "seaweed" in each["metadata"]["name"]}
         assert left == {("Service", "seaweedfs")}
@@ -406,9 +407,6 @@ def test_cronjobs_follow_the_schedule_file(objects: list[Object]) -> None:
         assert spec["successfulJobsHistoryLimit"] and spec["failedJobsHistoryLimit"]
         # a pod that takes over follows the run that the first one started
         assert "MLOPS_RUN_NAME" in {each["name"] for each in container["env"]}
-    host = named(objects, "ConfigMap", "mlops-client")["data"]["MLOPS_KFP_HOST"]
-    service, namespace = host.removeprefix("http://").split(".")[:2]
-    assert named(objects, "Service", service, namespace)["spec"]["ports"][0]["port"] == 80
 
 
 def test_links_begin_with_what_make_open_gives(objects: list[Object]) -> None:
@@ -623,7 +621,8 @@ class Network:
     """Who may talk to whom: NetworkPolicies, evaluated as their API says (no ipBlock, no endPort: none here)."""
 
     def __init__(self, objects: list[Object]) -> None:
-        self.policies = [each for each in objects if each["kind"] == "NetworkPolicy"]
+        # of upstream's policies the stand-in knows the names
+        self.policies = [each for each in objects if each["kind"] == "NetworkPolicy" and each.get("spec")]
 
     @staticmethod
     def chosen(selector: Object | None, labels: dict[str, str]) -> bool:
@@ -695,45 +694,131 @@ def test_network_policies_allow_what_is_needed_and_no_more(build: Build) -> None
     assert reachable(objects, "minio", 9000) - {"seaweedfs"} == {"mlflow", "setup-store", "seed", "legalaid-ml", *KFPS}
     assert reachable(objects, "minio", 9001) == set()
     assert reachable(objects, "dns", 53) >= set(OURS)
-    inside = {"step", "mlops-reconcile", "ml-pipeline", "workflow-controller", "mysql", "seaweedfs", "stranger", "dns"}
-    assert reachable(objects, "ml-pipeline-ui", 3000) - inside == {"mlops-client"}
-    assert reachable(objects, "mysql", 3306) & set(OURS) == set()
     assert reachable(objects, "legalaid-ml", 8000) & set(OURS) == set()
     assert reachable(objects, "stranger", 443) & set(OURS) == set()
 
 
 def test_network_policies_with_seaweedfs(build: Build) -> None:
-    if build.kind == "stand-in":  # type: ignore[attr-defined]
-        # of upstream's policies the stand-in knows the names
-        objects = [
-            each for each in build("object-store/seaweedfs") if each.get("spec") or each["kind"] != "NetworkPolicy"
-        ]
-    else:
-        objects = build("object-store/seaweedfs")
-    assert reachable(objects, "seaweedfs", 8333) - {*KFPS, "dns", "stranger"} == {"mlflow", "seed", "legalaid-ml"}
+    objects = build("object-store/seaweedfs")
+    assert reachable(objects, "seaweedfs", 8333) - set(KFPS) == {"mlflow", "seed", "legalaid-ml"}
     for port in (9333, 19333, 8888, 18888):
         assert "setup-store" in reachable(objects, "seaweedfs", port)
         assert "mlflow" not in reachable(objects, "seaweedfs", port)
     assert "stranger" not in reachable(objects, "seaweedfs", 8333)
 
 
+# who has to reach what in KFP's namespace, by Deployment and port; from elsewhere nobody reaches anything
+FLOWS = {
+    # the UI and its API; the API server's clients; KFP's driver and launcher in the pods of runs; the CronJobs
+    ("ml-pipeline", 8888): {"ml-pipeline-ui", "ml-pipeline-persistenceagent"},
+    ("ml-pipeline", 8887): {"ml-pipeline-persistenceagent", "ml-pipeline-scheduledworkflow", "step"},
+    ("mysql", 3306): {"ml-pipeline", "metadata-grpc-deployment"},
+    ("metadata-grpc-deployment", 8080): {"ml-pipeline", "metadata-envoy-deployment", "step"},
+    ("metadata-envoy-deployment", 9090): {"ml-pipeline-ui"},
+}
+CLIENTS = {"ml-pipeline-ui", "ml-pipeline-persistenceagent", "ml-pipeline-scheduledworkflow", "step"}
+
+
+def peers(objects: list[Object]) -> dict[str, tuple[str, dict[str, str]]]:
+    """Every pod that is installed, by its workload; those of a run; and such as are labelled like them elsewhere."""
+    found = {
+        name.split()[1] if name.startswith("Deployment") else name: (place, _labels(pod))
+        for place, name, pod in pods(objects)
+    }
+    found["step"] = PEERS["step"]
+    elsewhere = {f"{name} in default": ("default", labels) for name, (_, labels) in found.items()}
+    return {**found, **elsewhere, "anything in default": ("default", {}), "anything": ("kube-system", {})}
+
+
+@pytest.mark.parametrize("overlay", CLOSED)
+def test_kubeflow_is_closed_but_for_what_it_needs(build: Build, overlay: str) -> None:
+    """From any pod that reaches KFP's API a run may be started under any of its Secrets: it has no users."""
+    objects = build(overlay)
+    network, around = Network(objects), peers(objects)
+    clients = {name for name, (place, _) in around.items() if name.startswith("CronJob ") and place != "default"}
+    assert len(clients) >= 4
+    for place, name, pod in pods(objects):
+        target = name.split()[1]
+        if place != KFP or target == "seaweedfs":  # which has a test of its own
+            continue
+        for port in {port for each in containers(pod) for port in _ports(each).values()} | {1, 22}:
+            reach = {
+                who for who, peer in around.items() if who != target and network.allows(peer, (KFP, _labels(pod)), port)
+            }
+            assert FLOWS.get((target, port), set()) <= reach, f"{target}:{port}"
+            if target == "ml-pipeline" and port in (8887, 8888):
+                assert reach <= CLIENTS | clients
+                assert port != 8888 or clients <= reach
+            else:
+                assert reach == FLOWS.get((target, port), set()), f"{target}:{port}"
+    assert not [who for who, peer in around.items() if network.allows(peer, PEERS["step"], 8080) and who != "step"]
+
+
+def test_a_shared_kubeflow_stays_as_open_as_it_was(build: Build) -> None:
+    objects = build("overlays/shared")
+    ours = [each for each in objects if each["kind"] == "NetworkPolicy" and each["metadata"]["namespace"] == KFP]
+    assert [each["metadata"]["name"] for each in ours] == []
+    assert "stranger" in reachable(objects, "ml-pipeline", 8888)
+    closed = {_key(each) for each in build("overlays/existing")} - {_key(each) for each in objects}
+    assert {kind for kind, *_ in closed} == {"NetworkPolicy"}
+
+
+def test_cronjobs_reach_the_api_they_are_told(build: Build, overlay: str) -> None:
+    objects = build(overlay)
+    client = named(objects, "ConfigMap", "mlops-client")["data"]
+    network = Network(objects)
+    crons = [(there, name, pod) for there, name, pod in pods(objects) if name.startswith("CronJob")]
+    assert len(crons) >= 4
+    for there, name, pod in crons:
+        (container,) = pod["spec"]["containers"]
+        own = {each["name"]: each.get("value") for each in container.get("env", [])}
+        host = own.get("MLOPS_KFP_HOST") or client["MLOPS_KFP_HOST"]
+        service, place, port = re.fullmatch(  # type: ignore[union-attr]
+            r"http://([\w-]+)(?:\.([\w-]+)\.svc\.cluster\.local)?:(\d+)", host
+        ).groups()
+        found = named(objects, "Service", service, place or there)["spec"]
+        (to,) = [each.get("targetPort", each["port"]) for each in found["ports"] if each["port"] == int(port)]
+        target = next(
+            pod for where, _, pod in pods(objects) if where == (place or there) and selects(found["selector"], pod)
+        )
+        known = {key: value for each in containers(target) for key, value in _ports(each).items()}
+        where = ((there, _labels(pod)), (place or there, _labels(target)))
+        assert network.allows(*where, known.get(to, to)), f"{name}: {host}"
+
+
+def _chosen_labels(part: Any) -> Iterator[tuple[str, str]]:
+    """Every label that a policy asks of pods."""
+    if isinstance(part, list):
+        for each in part:
+            yield from _chosen_labels(each)
+    elif isinstance(part, dict):
+        yield from part.get("matchLabels", {}).items()
+        for rule in part.get("matchExpressions", []):
+            yield from ((rule["key"], value) for value in rule["values"])
+        for key, each in part.items():
+            if key not in ("matchLabels", "matchExpressions", "namespaceSelector"):
+                yield from _chosen_labels(each)
+
+
 def test_policies_select_pods_that_there_are(build: Build) -> None:
     """A label that is written wrong selects nothing, and denies or allows in silence."""
-    for objects in (with_serving(build), build("object-store/seaweedfs")):
-        labels = {(place, pod["metadata"]["labels"].get("app")) for place, _, pod in pods(objects)}
-        for policy in (each for each in objects if each["kind"] == "NetworkPolicy" and each.get("spec")):
-            for place, name in re.findall(r'(app)": "([\w-]+)"', json.dumps(policy["spec"])):
-                assert place == "app" and name in {label for _, label in labels}, policy["metadata"]["name"]
+    everything = [with_serving(build), build("object-store/seaweedfs")]
+    there = {pair for objects in everything for _, _, pod in pods(objects) for pair in _labels(pod).items()}
+    there |= set(PEERS["step"][1].items())
+    checked = 0
+    for policy in (each for objects in everything for each in objects if each["kind"] == "NetworkPolicy"):
+        for pair in _chosen_labels(policy.get("spec", {})):
+            assert pair in there, f"{policy['metadata']['name']}: {pair}"
+            checked += 1
+    assert checked > 40
 
 
 def test_policies_open_ports_that_pods_have(build: Build) -> None:
     objects = with_serving(build)
     for policy in (each for each in objects if each["kind"] == "NetworkPolicy"):
-        if policy["metadata"]["namespace"] != PLATFORM:
-            continue
-        selector = policy["spec"]["podSelector"]
+        namespace, selector = policy["metadata"]["namespace"], policy["spec"]["podSelector"]
         chosen = [
-            pod for place, _, pod in pods(objects) if place == PLATFORM and Network.chosen(selector, _labels(pod))
+            pod for place, _, pod in pods(objects) if place == namespace and Network.chosen(selector, _labels(pod))
         ]
         there = {port for pod in chosen for each in containers(pod) for port in _ports(each).values()}
         for rule in policy["spec"].get("ingress", []):
