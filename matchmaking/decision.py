@@ -33,8 +33,9 @@ SliceColumn = Literal["location", "preferred_language", "case_type"]
 Floats = npt.NDArray[np.float64]
 
 DEFAULT_POLICY = Path(__file__).with_name("policy.yaml")
-# weights held at once, but no fewer resamples than fill a cache line: the memory grows no faster than the rows
-_CELLS = 1_000_000
+# weights held at once: what a processor's cache holds, but no fewer resamples than fill a line of it; the memory grows
+# no faster than the rows
+_CELLS = 200_000
 _BLOCK = 8
 _TINY, _EPSILON = np.finfo(np.float64).tiny, np.finfo(np.float64).eps
 # values of a slice column with too few matches that are shown, those with the most; the others are counted
