@@ -27,10 +27,17 @@ NOMINAL = (*CATEGORICAL, "availability", TARGET)
 # nominal: Jensen-Shannon distance, natural logarithm, in [0, 0.833]. Evidently's defaults above 1,000 rows.
 METHODS = {"numeric": "wasserstein", "nominal": "jensenshannon"}
 THRESHOLDS = {"numeric": 0.1, "nominal": 0.1, TARGET: 0.05}  # 0.05: matches from 11.6 % to 16.5 % or 7.5 %
-# Two samples of the same data differ too, by a distance that falls as 1/sqrt(n), where n = n1 n2 / (n1 + n2).
-# No threshold is below this many 1/sqrt(n): at 0.1 alone, two of three samples of 300 pairs had a "drifted"
-# column, with this one of twenty.
-NOISE = {"numeric": 3.0, "nominal": 2.0, TARGET: 1.0}
+# Two samples of the same data differ too, by a distance that falls as 1/sqrt(n), where n = n1 n2 / (n1 + n2), and grows
+# with the number of categories. No threshold is below what chance gives: of a numeric column this many 1/sqrt(n); of a
+# nominal one the distance that two samples drawn without replacement from both together reach once in a thousand (a
+# permutation test: exact for any number of categories, where the chi-squared limit fails once they are rare).
+NUMERIC_NOISE = 3.0
+FALSE_ALARMS = 0.001
+# the second largest of 1,999 is reached with probability 2/2,000
+RESAMPLES = 1_999
+# A column of which chance alone gives more than this is too small to tell of: a standard deviation, and half of the
+# largest Jensen-Shannon distance there is, sqrt(ln 2).
+MOST_NOISE = {"numeric": 1.0, "nominal": 0.5 * float(np.sqrt(np.log(2)))}
 
 # drifted as a whole: half of the features, or the target, or the scores
 SHARE_THRESHOLD = 0.5
@@ -76,10 +83,11 @@ def detect_drift(
 
     Returns:
         What `drift.json` holds. A column is drifted when its `statistic` reaches its `threshold`; one
-        that is empty in only one frame is drifted without a statistic.
+        that is empty in only one frame is drifted without a statistic; one of which chance alone
+        gives more than a drift that matters, and that shows none, has `too_few` rows to tell.
 
     Raises:
-        InputError: no rows, or a feature column is missing.
+        InputError: no rows, a feature column is missing, or the rows are too few to tell of half of the features.
     """
     frames = {"reference": reference, "current": current}
     for name, frame in frames.items():
@@ -94,8 +102,11 @@ def detect_drift(
         having = [name for name, frame in frames.items() if column in frame]
         if len(having) == 2:
             columns.append(column)
-        elif having:
-            notes.append(f"{what} drift not measured: only the {having[0]} data has `{column}`")
+        else:
+            why = f"only the {having[0]} data has `{column}`" if having else f"no data has `{column}`"
+            if column == SCORE and not having:
+                why = "there is no production model to score the pairs"
+            notes.append(f"{what} drift not measured: {why}")
 
     used = {name: _prepare(frame, columns, max_rows, seed) for name, frame in frames.items()}
     if any(len(frame) > max_rows for frame in frames.values()):
@@ -105,11 +116,15 @@ def detect_drift(
     if not any(column in full.index for column in FEATURES):
         raise InputError("no feature has values in both the reference and the current data")
     effective = full.prod(axis=1) / full.sum(axis=1)
-    thresholds = {
-        column: max(THRESHOLDS[_measure(column)], NOISE[_measure(column)] / float(np.sqrt(effective[column])))
-        for column in columns
-        if column in effective
-    }
+    noise = {c: _noise(used["reference"][c], used["current"][c], _type(c), seed) for c in columns if c in effective}
+    thresholds = {column: max(THRESHOLDS[_measure(column)], value) for column, value in noise.items()}
+    few = [column for column, value in noise.items() if value > MOST_NOISE[_type(column)]]
+    needed = {column: _rows_needed(noise[column], effective[column], used, column) for column in few}
+    if sum(column in FEATURES for column in few) > len(FEATURES) / 2:
+        raise InputError(
+            f"{len(used['current']):,} current against {len(used['reference']):,} reference rows are too few to tell "
+            f"whether anything has drifted; it takes about {max(needed.values()):,} rows of each"
+        )
     raised = [column for column, value in thresholds.items() if value > THRESHOLDS[_measure(column)]]
     if raised:
         notes.append(
@@ -123,6 +138,7 @@ def detect_drift(
     for column in columns:
         measured = column in statistics
         drifted = statistics[column] >= thresholds[column] if measured else bool(counts.loc[column].any())
+        too_few = column in few and not drifted
         rows.append(
             {
                 "column": column,
@@ -131,8 +147,11 @@ def detect_drift(
                 "statistic": statistics.get(column),
                 "threshold": thresholds.get(column),
                 "drifted": drifted,
+                "too_few": too_few,
             }
         )
+        if too_few:
+            notes.append(f"`{column}` has too few rows to tell; it takes about {needed[column]:,} of each")
         if not measured:
             empty = " and ".join(name for name in frames if counts.loc[column, name] == 0)
             notes.append(f"`{column}` is empty in the {empty} data")
@@ -163,6 +182,61 @@ def _type(column: str) -> str:
 
 def _measure(column: str) -> str:
     return TARGET if column == TARGET else _type(column)
+
+
+def _noise(reference: pd.Series, current: pd.Series, kind: str, seed: int) -> float:
+    """The distance between two samples of the same data, this large, that chance exceeds once in `1 / FALSE_ALARMS`."""
+    rows = reference.count(), current.count()
+    if kind == "numeric":
+        return NUMERIC_NOISE / float(np.sqrt(rows[0] * rows[1] / sum(rows)))
+    return permuted_noise(pd.concat([reference, current]).value_counts().sort_index().to_numpy(), rows[1], seed)
+
+
+def permuted_noise(counts: np.ndarray, rows: int, seed: int) -> float:
+    """The distance of a nominal column that chance reaches with probability `FALSE_ALARMS`.
+
+    Args:
+        counts: of each category in both samples together, int of shape (categories,).
+        rows: of one of the samples.
+        seed: of the drawing.
+    """
+    rng = np.random.default_rng(seed)
+    drawn = rng.multivariate_hypergeometric(counts, rows, size=RESAMPLES, method="marginals")
+    distances = jensen_shannon((counts - drawn) / (counts.sum() - rows), drawn / rows)
+    return float(np.partition(distances, -2)[-2])
+
+
+def jensen_shannon(p: np.ndarray, q: np.ndarray) -> np.ndarray:
+    """The Jensen-Shannon distance with the natural logarithm, in [0, 0.833] (Endres & Schindelin, 2003).
+
+    Args:
+        p: probabilities, shape (..., categories).
+        q: the same.
+
+    Returns:
+        Shape (...).
+    """
+    from scipy.special import rel_entr
+
+    middle = (p + q) / 2
+    return np.sqrt(np.maximum((rel_entr(p, middle) + rel_entr(q, middle)).sum(axis=-1) / 2, 0))
+
+
+def _rows_needed(noise: float, effective: float, used: dict[str, pd.DataFrame], column: str) -> int:
+    """About how many rows of each frame make a column's noise bearable, rounded up to tens.
+
+    The noise falls as 1/sqrt(n); where it is as large as a distance can be it says too little, and the limit for
+    many rows, by which 8 n times the squared distance is chi-squared, says how many at least.
+    """
+    from scipy.stats import chi2
+
+    kind = _type(column)
+    needed = effective * (noise / MOST_NOISE[kind]) ** 2
+    if kind == "nominal":
+        categories = pd.concat([frame[column] for frame in used.values()]).nunique()
+        needed = max(needed, chi2.ppf(1 - FALSE_ALARMS, max(categories - 1, 1)) / (8 * MOST_NOISE[kind] ** 2))
+    # n = n1 n2 / (n1 + n2) of two equal samples is half of one
+    return int(np.ceil(2 * needed / 10) * 10)
 
 
 def _prepare(frame: pd.DataFrame, columns: list[str], max_rows: int, seed: int) -> pd.DataFrame:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import pandas as pd
 import pytest
 from scipy.stats import wasserstein_distance
 
-from matchmaking.drift import detect_drift, drift_files, halves
+from matchmaking.drift import _noise, detect_drift, drift_files, halves, jensen_shannon
 from matchmaking.errors import InputError
 from matchmaking.schema import CATEGORICAL, FEATURES
 
@@ -175,3 +176,81 @@ def test_files_give_what_the_frames_give(tmp_path: Path) -> None:
     itself = compare(True)
     assert itself["self_comparison"] and itself["rows"] == {"reference": 200, "current": 200}
     assert (tmp_path / "page.html").stat().st_size > 1_000_000
+
+
+def test_the_distance_is_evidently_s(tmp_path: Path) -> None:
+    reference, current = make_pairs(900), make_pairs(700, 1)
+    rows = by_column(detect_drift(reference, current, tmp_path))
+    for column in (*CATEGORICAL, "availability", "match"):
+        shares = [frame[column].value_counts(normalize=True).sort_index() for frame in (reference, current)]
+        assert rows[column]["statistic"] == pytest.approx(float(jensen_shannon(*(s.to_numpy() for s in shares))))
+
+
+def categories(rng: np.random.Generator, weights: np.ndarray, rows: int) -> pd.Series:
+    return pd.Series(rng.choice(len(weights), rows, p=weights / weights.sum()).astype(str))
+
+
+@pytest.mark.parametrize(
+    ("number", "rows", "shape"),
+    [
+        (7, (12_000, 100), "even"),
+        (40, (12_000, 500), "even"),
+        (100, (1_000, 1_000), "zipf"),
+        (100, (12_000, 100), "even"),
+    ],
+)
+def test_many_categories_are_no_false_alarm(number: int, rows: tuple[int, int], shape: str) -> None:
+    """Once in a thousand by construction: of 50 pairs of samples of the same data, more than one is a sign."""
+    rng = np.random.default_rng(number)
+    weights = np.ones(number) if shape == "even" else 1 / np.arange(1, number + 1)
+    alarms = 0
+    for _ in range(50):
+        reference, current = (categories(rng, weights, size) for size in rows)
+        shares = pd.DataFrame({"p": reference.value_counts(), "q": current.value_counts()}).fillna(0)
+        distance = jensen_shannon(shares["p"].to_numpy() / rows[0], shares["q"].to_numpy() / rows[1])
+        alarms += distance >= max(0.1, _noise(reference, current, "nominal", 0))
+    assert alarms <= 1
+
+
+def test_many_categories_hide_no_drift(tmp_path: Path) -> None:
+    """A fifth of the rows moved to one of 100 categories; the same rows as they were show nothing."""
+    rng = np.random.default_rng(1)
+    reference, current = make_pairs(12_000), make_pairs(500, 1)
+    for frame in (reference, current):
+        frame["city"] = categories(rng, np.ones(100), len(frame))
+    assert detect_drift(reference, current, tmp_path)["drifted_columns"] == []
+    current.loc[:99, "city"] = "7"
+    assert detect_drift(reference, current, tmp_path)["drifted_columns"] == ["city"]
+
+
+def test_too_few_rows_are_told_not_passed(tmp_path: Path) -> None:
+    reference, current = make_pairs(2_000), make_pairs(1, 1)
+    with pytest.raises(
+        InputError, match=r"1 current against 2,000 reference rows are too few.* about (\d+) rows"
+    ) as told:
+        detect_drift(reference, current, tmp_path)
+    needed = int(re.search(r"about (\d+)", str(told.value)).group(1))  # type: ignore[union-attr]
+    result = detect_drift(reference, make_pairs(needed, 1), tmp_path)
+    assert not any(row["too_few"] for row in result["columns"])
+    # and that many are enough to see what is gross
+    current = make_pairs(needed, 1).assign(city="a", budget=1e6)
+    assert detect_drift(reference, current, tmp_path)["drifted_columns"] == ["budget", "city"]
+
+
+def test_a_column_with_too_few_rows_for_its_categories_is_told(tmp_path: Path) -> None:
+    rng = np.random.default_rng(2)
+    reference, current = make_pairs(2_000), make_pairs(60, 1)
+    for frame in (reference, current):
+        frame["city"] = categories(rng, np.ones(300), len(frame))
+    result = detect_drift(reference, current, tmp_path)
+    assert [row["column"] for row in result["columns"] if row["too_few"]] == ["city"]
+    assert any("`city` has too few rows to tell; it takes about" in note for note in result["notes"])
+    assert "city" not in result["drifted_columns"]
+
+
+def test_scores_without_a_model_are_said_to_be_missing(tmp_path: Path) -> None:
+    frames = [make_pairs(300, seed).drop(columns=["score", "match"]) for seed in (0, 1)]
+    assert detect_drift(*frames, tmp_path)["notes"][:2] == [
+        "target drift not measured: no data has `match`",
+        "score drift not measured: there is no production model to score the pairs",
+    ]
