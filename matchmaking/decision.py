@@ -679,18 +679,18 @@ def explain(decision: dict[str, Any]) -> str:
         "Improvements are signed so that positive is better. `p` is that of no improvement for the primary "
         "metric, and that of no harm (Holm-adjusted) for a guardrail. A slice that is `inconclusive` or has "
         "`too few` matches is reported and does not block. `calibration` is the distance of the mean probability from "
-        "the match rate.",
+        "the match rate. Repeated pairs count as one match.",
         "",
         "| test | matches | production | candidate | improvement | interval | required | p | result |",
         "|---|---:|---:|---:|---:|---:|---:|---:|---|",
         _row(
             f"**{primary['metric']}** (primary)",
-            d["positives"],
+            d["distinct"]["positives"],
             primary,
             f">= {primary['min_effect']:g}",
             primary["p_value"],
         ),
-        *(_row(t["name"], t["positives"], t, f"> -{t['margin']:g}", t["p_harm_holm"]) for t in d["guardrails"]),
+        *(_row(t["name"], t["distinct"], t, f"> -{t['margin']:g}", t["p_harm_holm"]) for t in d["guardrails"]),
         "",
         *(
             f"{more:,} more values of {c} have too few matches and are not listed.\n"
