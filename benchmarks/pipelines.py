@@ -1,5 +1,7 @@
 """How long each pipeline takes, how much of it is importing libraries, and how much memory its steps need.
 
+The memory is compared with what `pipelines.memory` has, by which runs in a cluster ask for it.
+
     python -m benchmarks.pipelines [--rows 12000 --rows 120000 ...] [--data FILE --production DIR] [--json FILE]
 
 Without --data it generates its data and bootstraps a production model. Each pipeline runs as users run it.
@@ -20,6 +22,7 @@ from rich.table import Table
 from matchmaking import production as bundles
 from matchmaking.sample import generate_file
 from pipelines.local import run_pipeline
+from pipelines.memory import NEEDS, ROW_BYTES
 
 console = Console()
 
@@ -55,23 +58,25 @@ def main(
     results = []
     with tempfile.TemporaryDirectory() as folder:
         base = Path(folder)
-        sets: list[tuple[str, Path, Path]] = []
+        sets: list[tuple[str, int, Path, Path]] = []
         if data and production:
-            sets.append((data.name, data, production))
+            sets.append((data.name, sum(1 for _ in data.open("rb")) - 1, data, production))
         else:
             served = _bootstrap(base)
             for count in rows or [12_000, 120_000, 1_200_000]:
                 path = base / f"{count}.csv"
                 generate_file(path, count, seed=0)
-                sets.append((f"{count:,} rows", path, served))
+                sets.append((f"{count:,} rows", count, path, served))
         # opening MLflow's database for the first time is paid once per work folder, not once per run
         console.print("first run, not counted (it creates MLflow's database)")
-        measure("evaluate", sets[0][1], sets[0][2], base / "work")
-        for label, path, served in sets:
+        measure("evaluate", sets[0][2], sets[0][3], base / "work")
+        for label, count, path, served in sets:
+            console.print(f"{label}: {path.stat().st_size / count:.1f} bytes a row; {ROW_BYTES:g} are reckoned with")
             for name in pipeline or ["retrain", "evaluate", "monitor"]:
                 console.print(f"{name} on {label} ...")
-                results.append({"data": label, **measure(name, path, served, base / "work")})
+                results.append({"data": label, "rows": count, **measure(name, path, served, base / "work")})
     _show(results)
+    _show_needs(results)
     if out:
         out.write_text(json.dumps(results, indent=1))
 
@@ -92,7 +97,7 @@ def _bootstrap(base: Path) -> Path:
 def _show(results: list[dict[str, Any]]) -> None:
     for result in results:
         table = Table(title=f"{result['pipeline']}, {result['data']}", title_justify="left")
-        for column in ("step", "wall s", "share", "imports s", "peak MB"):
+        for column in ("step", "wall s", "share", "imports s", "peak MB", "expected MB"):
             table.add_column(column, justify="left" if column == "step" else "right")
         for step in result["steps"]:
             table.add_row(
@@ -101,12 +106,37 @@ def _show(results: list[dict[str, Any]]) -> None:
                 f"{step['wall_seconds'] / result['wall_seconds']:.0%}",
                 f"{step['import_seconds']:.1f}",
                 f"{step['peak_mb']:.0f}",
+                _expected(step["step"], result["rows"]),
             )
         table.add_section()
         total = sum(step["import_seconds"] for step in result["steps"])
         share = f"{total:.1f} ({result['import_share']:.0%})"
         table.add_row("whole run", f"{result['wall_seconds']:.1f}", "100%", share, f"{result['peak_mb']:.0f}")
         console.print(table)
+
+
+def _expected(step: str, rows: int) -> str:
+    return f"{NEEDS[step].at(rows):.0f}" if step in NEEDS else ""
+
+
+def _show_needs(results: list[dict[str, Any]]) -> None:
+    """Each step's line through its peaks, beside the one by which runs in a cluster are sized."""
+    table = Table(title="memory by rows: measured, and as in pipelines.memory", title_justify="left")
+    for column in ("step", "fixed MB", "kB a row", "fixed MB there", "kB a row there", ""):
+        table.add_column(column, justify="left" if column == "step" else "right")
+    for name, need in NEEDS.items():
+        peaks = [
+            (result["rows"], step["peak_mb"]) for result in results for step in result["steps"] if step["step"] == name
+        ]
+        if not peaks:
+            continue
+        (least, _), (most, highest) = min(peaks), max(peaks)
+        slope = (highest - max(peak for rows, peak in peaks if rows == least)) / (most - least) if most > least else 0.0
+        fixed = max(peak - slope * rows for rows, peak in peaks)
+        over = max(peak - need.at(rows) for rows, peak in peaks)
+        row = (name, f"{fixed:.0f}", f"{slope * 1000:.2f}", f"{need.fixed:.0f}", f"{need.per_row:.2f}")
+        table.add_row(*row, f"{over:.0f} MB more than expected" if over > 0 else "")
+    console.print(table)
 
 
 if __name__ == "__main__":

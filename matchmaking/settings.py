@@ -101,6 +101,10 @@ VARIABLES = {
         "what `make open` and `make ui` give, http://localhost:5001",
     ),
     "MLOPS_RUN_NAME": ("name of the run that `mlops submit` starts, or follows where it is there", "a new one"),
+    "MLOPS_NODE_MEMORY": (
+        "what the largest node of the cluster has for pods, as in 16Gi: `mlops submit` refuses what asks for more",
+        "not known; `make submit` and the CronJobs are told",
+    ),
     "MLOPS_CURRENT": (
         "the data of now that `mlops submit monitor` and `mlops schedule apply` compare the dataset with",
         "none: a sample of the dataset with the rest of it",

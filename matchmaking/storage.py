@@ -177,6 +177,21 @@ def read_bytes(uri: str) -> tuple[bytes, str] | None:
         return copy.read_bytes(), token
 
 
+def size(uri: str) -> int:
+    """How many bytes a file or object has, without reading it; asked once, as nothing depends on it but a guess.
+
+    Raises:
+        InputError: it isn't there, or may not be read.
+        StorageError: it can't be reached.
+    """
+    try:
+        return _open(uri).size()
+    except _Missing:
+        raise InputError(f"{redact(uri)} isn't there") from None
+    except _Outage as error:
+        raise StorageError(f"{redact(uri)} can't be reached: {redact(str(error))}") from None
+
+
 def replace_bytes(uri: str, data: bytes, expected_token: str | None) -> str:
     """Writes a small file if it still is what was read: of all writers that hold the same token, one wins.
 
@@ -309,6 +324,10 @@ class _Store:
         """The object's token and who wrote it; None where there is none."""
         self._cannot()
 
+    def size(self) -> int:
+        """The object's bytes."""
+        self._cannot()
+
     def names(self) -> list[str]:
         """What is in the folder."""
         self._cannot()
@@ -363,6 +382,11 @@ class _Local(_Store):
         except OSError as error:
             raise cannot_write(self.uri, error) from error
 
+    def size(self) -> int:
+        if not self.path.is_file():
+            raise _Missing
+        return self.path.stat().st_size
+
     def names(self) -> list[str]:
         found = (path.relative_to(self.path) for path in self.path.rglob("*") if path.is_file())
         return [path.as_posix() for path in found if not any(part.startswith(".") for part in path.parts)]
@@ -385,6 +409,19 @@ class _Web(_Store):
             for chunk in answer.iter_content(_CHUNK):
                 file.write(chunk)
             return str(answer.headers.get("ETag", ""))
+
+    def size(self) -> int:
+        import requests
+
+        # of a GET, whose body isn't read: not every server answers a HEAD
+        headers = {"Accept-Encoding": "identity"}
+        with _http_errors(self.uri), requests.Session() as session, self._answer(session, headers) as answer:
+            if not answer.ok:
+                _refused(self.uri, answer.status_code, answer.reason)
+            length = answer.headers.get("Content-Length", "")
+        if not length.isdigit():
+            raise StorageError(f"{redact(self.uri)}: its server doesn't tell how large it is")
+        return int(length)
 
     def _answer(self, session: requests.Session, headers: dict[str, str]) -> requests.Response:
         """What the URI leads to. Its host is the user's choice; an address that it sends us to must be a public one.
@@ -485,6 +522,11 @@ class _S3(_Bucket):
             return None
         return str(found["ETag"]), found["Metadata"].get("writer", "")
 
+    def size(self) -> int:
+        self._check_key()
+        with self._errors():
+            return int(self.client.head_object(Bucket=self.bucket, Key=self.key)["ContentLength"])
+
     def names(self) -> list[str]:
         with self._errors():
             pages = self.client.get_paginator("list_objects_v2").paginate(Bucket=self.bucket, Prefix=self.prefix)
@@ -569,6 +611,14 @@ class _GS(_Bucket):
         with self._errors():
             found = self.blobs.get_blob(self.key, **self.options)
         return (str(found.generation), (found.metadata or {}).get("writer", "")) if found else None
+
+    def size(self) -> int:
+        self._check_key()
+        with self._errors():
+            found = self.blobs.get_blob(self.key, **self.options)
+        if not found:
+            raise _Missing
+        return int(found.size)
 
     def names(self) -> list[str]:
         try:

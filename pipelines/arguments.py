@@ -10,6 +10,7 @@ from typing import Any
 import yaml
 
 from matchmaking.errors import InputError
+from pipelines.memory import in_bytes
 
 # KFP's word for a parameter's type: what a file may give for it, and ours
 _TYPES: dict[str, tuple[tuple[type, ...], str]] = {
@@ -67,6 +68,8 @@ def parse_arguments(pipeline: str, text: str, source: str) -> dict[str, Any]:
         if name == "policy":
             found[name] = _policy(value, source)
             continue
+        if name == "memory":
+            in_bytes(str(value), f"{source}: {name}")
         types, meant = _TYPES[known[name]]
         if not isinstance(value, types) or (isinstance(value, bool) and bool not in types):
             raise InputError(f"{source}: {name} is {meant}, not {value!r}")

@@ -155,6 +155,7 @@ def up(
     with _step("objects"):
         # a Job can't be changed, and these make right what differs
         kubectl("delete", "job", *JOBS, "--namespace", PLATFORM, "--ignore-not-found", "--wait", tries=TRIES)
+        _tell_node_memory(objects, kubectl)
         kubectl.apply(_with_images(found for found in objects if not _is_last(found)))
         there = {found["metadata"]["name"] for found in objects if found["kind"] == "Deployment"}
         for deployment in [name for name in stale if name in there]:
@@ -184,13 +185,15 @@ def up(
 @app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
 def submit(context: typer.Context, cluster: Cluster = Kind.kind) -> None:
     """Run `mlops submit` on the cluster, with all that follows; forwards a port for as long as it takes."""
-    raise typer.Exit(_mlops(cluster, "submit", *context.args))
+    kubectl = _context(cluster)
+    with _sizes(kubectl) as env:
+        raise typer.Exit(_mlops(kubectl, "submit", *context.args, env=env))
 
 
 @app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
 def schedule(context: typer.Context, cluster: Cluster = Kind.kind) -> None:
     """Run `mlops schedule` on the cluster: apply, list or remove."""
-    raise typer.Exit(_mlops(cluster, "schedule", *context.args))
+    raise typer.Exit(_mlops(_context(cluster), "schedule", *context.args))
 
 
 @app.command("open")
@@ -329,6 +332,19 @@ def _small_cluster(kubectl: Kubectl) -> None:
         raise InputError(
             f"the cluster has {cpus:.1f} CPUs and {gib:.1f} GiB for pods; {CPUS:g} and {MEMORY_GIB - 0.5:g} are needed"
         )
+
+
+def _node_memory(kubectl: Kubectl) -> int:
+    """The bytes that the largest node has for pods."""
+    nodes = json.loads(kubectl("get", "nodes", "--output=json", tries=TRIES))["items"]
+    return int(max(quantity(node["status"]["allocatable"]["memory"]) for node in nodes))
+
+
+def _tell_node_memory(objects: Iterable[dict[str, Any]], kubectl: Kubectl) -> None:
+    """Lets the CronJobs refuse at once what no node could hold."""
+    for found in objects:
+        if (found["kind"], found["metadata"]["name"]) == ("ConfigMap", "mlops-client"):
+            found["data"]["MLOPS_NODE_MEMORY"] = str(_node_memory(kubectl))
 
 
 def quantity(text: str) -> float:
@@ -657,11 +673,42 @@ def _upload(host: str) -> None:
             time.sleep(WAIT_SECONDS)
 
 
-def _mlops(cluster: Kind, *arguments: str) -> int:
+def _mlops(kubectl: Kubectl, *arguments: str, env: Mapping[str, str] | None = None) -> int:
     """The exit code of a command of `mlops` that talks to the cluster's KFP."""
-    with _kfp(_context(cluster)) as host:
+    with _kfp(kubectl) as host:
         command = [str(Path(sys.executable).with_name("mlops")), *arguments]
-        return subprocess.run(command, env={**os.environ, "MLOPS_KFP_HOST": host}, check=False).returncode
+        variables = {**os.environ, **(env or {}), "MLOPS_KFP_HOST": host}
+        return subprocess.run(command, env=variables, check=False).returncode
+
+
+@contextlib.contextmanager
+def _sizes(kubectl: Kubectl) -> Iterator[dict[str, str]]:
+    """What `mlops submit` sizes a run's steps by: the nodes, and the store, to be asked how large the data is.
+
+    Where somebody's own credentials for a store are set, that one is asked. What can't be found out is left out: the
+    steps get their default then.
+    """
+    env: dict[str, str] = {}
+    with contextlib.suppress(MlopsError):
+        env["MLOPS_NODE_MEMORY"] = os.environ.get("MLOPS_NODE_MEMORY") or str(_node_memory(kubectl))
+    with contextlib.ExitStack() as stack:
+        if not any(os.environ.get(name) for name in ("AWS_ENDPOINT_URL", "AWS_ACCESS_KEY_ID", "AWS_PROFILE")):
+            with contextlib.suppress(MlopsError):
+                env |= _store_of(kubectl, stack)
+        yield env
+
+
+def _store_of(kubectl: Kubectl, stack: contextlib.ExitStack) -> dict[str, str]:
+    """The cluster's MinIO, forwarded for now, for one who reads datasets; empty where it has none."""
+    door, names = "MinIO, for S3", ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")
+    namespace, service, port, _ = DOORS[door]
+    secret = kubectl("get", "secret", "identity-pipeline", "--namespace", namespace, "--output=json")
+    keys = json.loads(secret).get("data") or {}
+    if door not in _doors(kubectl) or not set(names) <= set(keys):
+        return {}
+    stack.enter_context(_forward(kubectl, namespace, service, port, local := _free_port()))
+    found = {name: base64.b64decode(keys[name]).decode() for name in names}
+    return {**found, "AWS_ENDPOINT_URL": f"http://localhost:{local}", "AWS_DEFAULT_REGION": "us-east-1"}
 
 
 @contextlib.contextmanager

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
 
 schedule_app = typer.Typer(no_args_is_help=True, help="Recurring runs on Kubeflow Pipelines, instead of CronJobs.")
 
+# what names data whose size counts
+DATA_ARGUMENTS = ("data", "current")
 Host = Annotated[str, typer.Option(help="Kubeflow Pipelines.", show_default="MLOPS_KFP_HOST, or http://localhost:8080")]
 Data = Annotated[str, typer.Option(help="The dataset, as the cluster sees it.")]
 Production = Annotated[str, typer.Option(help="The production model's place, as the cluster sees it.")]
@@ -51,6 +54,12 @@ def submit(
     learning_rate: Annotated[float | None, typer.Option(min=1e-6, max=1, help="retrain: the first one.")] = None,
     split: Annotated[Literal["stratified", "hash"], typer.Option(help="How held-out pairs are chosen.")] = "stratified",
     policy: Annotated[Path | None, typer.Option(help="retrain: a promotion policy (YAML).")] = None,
+    memory: Annotated[
+        str,
+        typer.Option(
+            help="Of each step that holds the data, as in 6Gi.", show_default="by the size of the data, or else 2Gi"
+        ),
+    ] = "",
     arguments: Annotated[
         Path | None, typer.Option(help="YAML: parameters of the pipeline; what options give goes before.")
     ] = None,
@@ -104,6 +113,8 @@ def submit(
     if passed.get("force") and not passed["reason"]:
         raise InputError("--force needs --reason: it is kept in the audit trail")
     console = _console()
+    if pipeline != "promote":
+        passed["memory"] = _memory(pipeline, {**passed, **({"memory": memory} if memory else {})}, console)
     server = _server(host)
     from pipelines import submit as cluster
 
@@ -334,6 +345,21 @@ def _promoted(entry: dict[str, Any]) -> str:
         return "production held it already; nothing was changed."
     backup = f"; backup {entry['backup']}" if entry["backup"] else ""
     return f"production holds {State(**entry['to'])}{backup}."
+
+
+def _memory(pipeline: str, arguments: Mapping[str, Any], console: Console) -> str:
+    """What the steps of a run get: what is asked for, or what its data's size asks for, if a node could hold it."""
+    from rich.markup import escape
+
+    from pipelines.memory import check_fits, choose
+
+    chosen = arguments.get("memory")
+    if not chosen:
+        uris = [arguments[name] for name in DATA_ARGUMENTS if arguments.get(name)]
+        chosen, why = choose(pipeline, uris)
+        console.print(f"[dim]memory {chosen}: {escape(why)}[/dim]", soft_wrap=True)
+    check_fits(str(chosen), os.environ.get("MLOPS_NODE_MEMORY", ""))
+    return str(chosen)
 
 
 def _chosen(arguments: dict[str, Any], source: str) -> dict[str, Any]:

@@ -9,11 +9,14 @@ from components.report import report
 from components.split import split as split_pairs
 from components.start import start
 from components.validate import validate
+from pipelines.memory import DEFAULT
 from pipelines.pods import equip
 
 
 @dsl.pipeline(name="evaluate", description="Measure production on the held-out pairs.")
-def evaluate(data: str, production: str, seed: int = 0, split: str = "stratified", timestamp: str = ""):
+def evaluate(
+    data: str, production: str, seed: int = 0, split: str = "stratified", timestamp: str = "", memory: str = DEFAULT
+):
     """Measures production on the held-out pairs.
 
     Args:
@@ -22,6 +25,7 @@ def evaluate(data: str, production: str, seed: int = 0, split: str = "stratified
         seed: recorded with the run; nothing here is drawn by chance.
         split: "stratified" or "hash".
         timestamp: UTC; empty for now.
+        memory: request and limit of each step that holds the data, as in "6Gi"; see docs/cluster.md.
     """
     job = dsl.PIPELINE_JOB_ID_PLACEHOLDER
     with dsl.ExitHandler(close(job_id=job)):
@@ -44,4 +48,4 @@ def evaluate(data: str, production: str, seed: int = 0, split: str = "stratified
             data_report=valid.outputs["data_report"],
             evaluation=measured.outputs["evaluation"],
         )
-    equip()
+    equip(memory)

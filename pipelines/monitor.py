@@ -9,6 +9,7 @@ from components.report import report
 from components.score import score
 from components.start import start
 from components.validate import validate
+from pipelines.memory import DEFAULT
 from pipelines.pods import equip
 
 
@@ -20,6 +21,7 @@ def monitor(
     self_comparison: bool = True,
     seed: int = 0,
     timestamp: str = "",
+    memory: str = DEFAULT,
 ):
     """Compares current data with the reference.
 
@@ -30,6 +32,7 @@ def monitor(
         self_comparison: there is no current dataset: a sample of the reference is compared with the rest of it.
         seed: of that sample.
         timestamp: UTC; empty for now.
+        memory: request and limit of each step that holds the data, as in "6Gi"; see docs/cluster.md.
     """
     job = dsl.PIPELINE_JOB_ID_PLACEHOLDER
     with dsl.ExitHandler(close(job_id=job)):
@@ -80,4 +83,4 @@ def monitor(
             drift=found.outputs["result"],
             drift_page=found.outputs["page"],
         )
-    equip()
+    equip(memory)

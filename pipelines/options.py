@@ -11,6 +11,7 @@ PIPELINES_OF = {
     "data": ("retrain", "evaluate", "monitor"),
     "data_rev": ("retrain", "evaluate", "monitor"),
     "seed": ("retrain", "evaluate", "monitor"),
+    "memory": ("retrain", "evaluate", "monitor"),
     "split": ("retrain", "evaluate"),
     "candidates": ("retrain",),
     "algorithm": ("retrain",),

@@ -22,10 +22,13 @@ work, within one run.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+import re
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
+
+from pipelines.memory import DEFAULT, NEEDS
 
 SETTINGS = "mlops-settings"
 PIPELINE_SECRET = "mlops-pipeline"
@@ -59,8 +62,9 @@ class Pod:
         title: what people read in the UI.
         storage: whether it reads or writes datasets, candidates or production.
         pure: whether its outputs depend on its inputs alone.
-        cpu, memory: the request; enough for the 12,000 rows that `make bench` measures first.
-        cpu_limit, memory_limit: enough for its 1.2 million rows.
+        cpu, cpu_limit: the request, and the limit.
+        memory, memory_limit: the same, of a step that doesn't grow with the data (see `pipelines.memory` for those that
+            do).
         seconds: the time it may take, from the start of its pod.
     """
 
@@ -74,43 +78,51 @@ class Pod:
     seconds: int = 1800
 
 
-# by component; peaks in MB at 12 k / 120 k / 1.2 M rows, to which KFP's launcher adds some 60
+# by component; those without growth peak at 108 to 260 MB, to which KFP's launcher adds some 60
 PODS = {
-    "start": Pod("Open the run in MLflow"),  # 220
-    "ingest": Pod("Fetch dataset and production", storage=True),  # 176 / 178 / 178
-    "validate": Pod("Check the dataset", pure=True, memory_limit="1Gi"),  # 217 / 282 / 676
-    "split": Pod("Split off held-out pairs", pure=True, memory_limit="1280Mi"),  # 229 / 299 / 879
-    "train": Pod(
-        "Train a candidate", pure=True, cpu="1", cpu_limit="2", memory="1Gi", memory_limit="3Gi", seconds=7200
-    ),  # 795 / 936 / 2140
-    "evaluate": Pod(
-        "Measure on held-out pairs", pure=True, cpu="500m", cpu_limit="2", memory="1Gi", memory_limit="2Gi"
-    ),  # 714 / 810 / 1205
-    "compare": Pod("Decide whether it is better", pure=True),  # 202 / 242 / 492
-    "package": Pod("Package and register it", storage=True),  # 108 / 224 / 223
-    "score": Pod(
-        "Score with production", pure=True, cpu="500m", cpu_limit="2", memory="1Gi", memory_limit="3Gi"
-    ),  # 725 / 884 / 2206
-    "drift": Pod("Look for drift", pure=True, cpu="500m", memory="512Mi", memory_limit="1280Mi"),  # 348 / 433 / 831
-    "report": Pod("Write the report", storage=True),  # 257 / 258 / 257
+    "start": Pod("Open the run in MLflow"),
+    "ingest": Pod("Fetch dataset and production", storage=True),
+    "validate": Pod("Check the dataset", pure=True),
+    "split": Pod("Split off held-out pairs", pure=True),
+    "train": Pod("Train a candidate", pure=True, cpu="1", cpu_limit="2", seconds=7200),
+    "evaluate": Pod("Measure on held-out pairs", pure=True, cpu="500m", cpu_limit="2"),
+    "compare": Pod("Decide whether it is better", pure=True),
+    "package": Pod("Package and register it", storage=True),
+    "score": Pod("Score with production", pure=True, cpu="500m", cpu_limit="2"),
+    "drift": Pod("Look for drift", pure=True, cpu="500m"),
+    "report": Pod("Write the report", storage=True),
     "check": Pod("Check the package's evidence", storage=True),
     "promote": Pod("Put it into production", storage=True),
     "close": Pod("Close the run"),
 }
 
 
-def equip() -> None:
-    """Gives every task of the pipeline that is being defined what its step carries; the pipeline's last line."""
+def equip(memory: Any = None) -> None:
+    """Gives every task of the pipeline that is being defined what its step carries; the pipeline's last line.
+
+    Args:
+        memory: the pipeline's parameter for the memory of the steps that grow with the data; None where it has none.
+    """
     from kfp.dsl.pipeline_context import Pipeline
 
     for task in Pipeline.get_default_pipeline().tasks.values():
-        _equip(task, task.component_spec.name)
+        _equip(task, task.component_spec.name, memory)
 
 
-def _equip(task: Any, component: str) -> None:
+def memory_limit(task: str, arguments: Mapping[str, Any]) -> str:
+    """The memory limit of a step in a run with these arguments; empty for a task that is none of ours."""
+    component = re.sub(r"-\d+$", "", task)
+    if component not in PODS:
+        return ""
+    return str(arguments.get("memory") or DEFAULT) if component in NEEDS else PODS[component].memory_limit
+
+
+def _equip(task: Any, component: str, memory: Any) -> None:
     from kfp import kubernetes
 
     pod = PODS[component]
+    # request and limit are the same: what was found out to be needed is there, whatever else is on the node
+    request, limit = (memory, memory) if component in NEEDS else (pod.memory, pod.memory_limit)
     secret = PROMOTION_SECRET if component == "promote" else PIPELINE_SECRET
     kubernetes.use_config_map_as_env(task, SETTINGS, _same([*TRACKING_SETTINGS, *(STORAGE_SETTINGS * pod.storage)]))
     kubernetes.use_config_map_as_env(task, SETTINGS, _same(LINK_SETTINGS), optional=True)
@@ -122,7 +134,7 @@ def _equip(task: Any, component: str) -> None:
     kubernetes.set_security_context(task, run_as_user=USER, run_as_group=USER, run_as_non_root=True)
     kubernetes.set_timeout(task, pod.seconds)
     task.set_cpu_request(pod.cpu).set_cpu_limit(pod.cpu_limit)
-    task.set_memory_request(pod.memory).set_memory_limit(pod.memory_limit)
+    task.set_memory_request(request).set_memory_limit(limit)
     task.set_caching_options(pod.pure)
     if not task._task_spec.display_name:
         task.set_display_name(pod.title)

@@ -14,6 +14,7 @@ from components.start import start
 from components.train import train
 from components.validate import validate
 from matchmaking.model import Recipe
+from pipelines.memory import DEFAULT
 from pipelines.pods import equip
 
 DEFAULTS = Recipe()
@@ -32,6 +33,7 @@ def retrain(
     split: str = "stratified",
     policy: str = "",
     timestamp: str = "",
+    memory: str = DEFAULT,
 ):
     """Trains a candidate and decides on evidence whether it is better.
 
@@ -47,6 +49,7 @@ def retrain(
         split: "stratified" or "hash".
         policy: the promotion policy as YAML; empty for the default one.
         timestamp: UTC; empty for now.
+        memory: request and limit of each step that holds the data, as in "6Gi"; see docs/cluster.md.
     """
     job = dsl.PIPELINE_JOB_ID_PLACEHOLDER
     with dsl.ExitHandler(close(job_id=job)):
@@ -118,4 +121,4 @@ def retrain(
                 force=False,
                 reason="",
             ).after(reported)
-    equip()
+    equip(memory)

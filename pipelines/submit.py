@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import secrets
 import tempfile
 import time
@@ -21,10 +22,13 @@ from matchmaking.steps import ERROR_MARK, SUMMARY_MARK
 from matchmaking.tracking import now
 from pipelines.compile import PIPELINES, compile_pipeline
 from pipelines.kfp_api import Server, ServerError, UnsureError
-from pipelines.pods import PROMOTION_ACCOUNT
+from pipelines.memory import killed
+from pipelines.pods import PROMOTION_ACCOUNT, memory_limit
 
 ENDED = frozenset({"SUCCEEDED", "SKIPPED", "FAILED", "CANCELED"})
 STATELESS = (None, "RUNTIME_STATE_UNSPECIFIED")
+# what KFP's launcher and Argo say of a process that was ended by SIGKILL, at the end of a log
+_KILLED, KILLED_LINES = re.compile(r"exit status 137|exit code 137|signal: killed|OOMKilled"), 10
 FIRST_POLL, LONGEST_POLL = 0.5, 5.0
 ATTEMPTS = 3
 # KFP's own plugin looks for an MLflow of its own and fails beside each run; our steps record their runs themselves
@@ -224,7 +228,7 @@ def follow(
                 on_step(step)
                 poll = FIRST_POLL
         if found.state in ENDED:
-            return _ended(server, run, _end_state(found), details)
+            return _ended(server, run, _end_state(found), details, _parameters(found))
         if seconds is not None and time.monotonic() - begin > seconds:
             state = (found.state or "PENDING").lower()
             raise MlopsError(f"the run is still {state} after {seconds:.0f} s; it goes on: {run.url}")
@@ -242,7 +246,7 @@ def ended(server: Server, run_id: str) -> Ended | None:
     if found.state not in ENDED:
         return None
     run = Run(run_id, found.display_name, kfp_run_url(run_id, server.host), True, _titles_of(server, found))
-    return _ended(server, run, _end_state(found), _details(found))
+    return _ended(server, run, _end_state(found), _details(found), _parameters(found))
 
 
 def terminate(server: Server, run: Run) -> None:
@@ -357,16 +361,16 @@ def _since(node: Any) -> float:
     return node.start_time.timestamp() if node.start_time and node.start_time.year > 1970 else float("inf")
 
 
-def _ended(server: Server, run: Run, state: str, details: Mapping[str, Any]) -> Ended:
+def _ended(server: Server, run: Run, state: str, details: Mapping[str, Any], arguments: Mapping[str, Any]) -> Ended:
     if state == "CANCELED":
         return Ended(state, error={"step": None, "exit_code": 1, "message": f"the run was cancelled: {run.url}"})
     if state == "FAILED":
-        return Ended(state, error=_failure(server, run, details))
+        return Ended(state, error=_failure(server, run, details, arguments))
     outcome = {task: _marked(_logs(server, run, details.get(task)), SUMMARY_MARK) for task in ("report", "promote")}
     return Ended(state, outcome["report"], (outcome["promote"] or {}).get("entry"))
 
 
-def _failure(server: Server, run: Run, details: Mapping[str, Any]) -> dict[str, Any]:
+def _failure(server: Server, run: Run, details: Mapping[str, Any], arguments: Mapping[str, Any]) -> dict[str, Any]:
     """Why a run failed: what the step that failed first has said, or the end of what it has printed."""
     failed = [name for name, node in details.items() if node.state == "FAILED" and _task(name) in run.titles]
     for name in sorted(failed, key=lambda name: (_since(details[name]), name)):
@@ -374,10 +378,17 @@ def _failure(server: Server, run: Run, details: Mapping[str, Any]) -> dict[str, 
         if error := _marked(logs, ERROR_MARK):
             return error
         lines = [line.strip() for log in logs for line in log.splitlines() if line.strip()]
+        if any(_KILLED.search(line) for line in lines[-KILLED_LINES:]):
+            limit = memory_limit(_task(name), arguments)
+            return {"step": _task(name), "exit_code": 1, "message": killed(_task(name), limit, arguments)}
         last = f"its last line: {lines[-1][:200]}" if lines else "no log of it could be read"
         message = f"it ended without telling why (out of memory, evicted, too slow, no image?); {last}"
         return {"step": name, "exit_code": 1, "message": message}
     return {"step": None, "exit_code": 1, "message": "no step has said why; the Kubeflow Pipelines UI shows more"}
+
+
+def _parameters(run: Any) -> dict[str, Any]:
+    return dict((run.runtime_config.parameters if run.runtime_config else None) or {})
 
 
 def _logs(server: Server, run: Run, node: Any) -> list[str]:

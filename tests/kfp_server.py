@@ -70,6 +70,7 @@ class Plan:
         entry: what the promotion's does.
         failing: the task that fails.
         error: what it says; None: it dies without a word.
+        last_words: what its launcher says then.
         ends: whether a run ends at all.
     """
 
@@ -78,6 +79,7 @@ class Plan:
     entry: dict[str, Any] | None = None
     failing: str | None = None
     error: dict[str, Any] | None = None
+    last_words: str = "Killed"
     ends: bool = True
 
 
@@ -280,7 +282,7 @@ class FakeKfp:
     def _log(self, plan: Plan, task: str) -> str:
         lines = ["time=x level=info msg=capturing logs", f"{task} says something"]
         if task == plan.failing:
-            lines += [ERROR_MARK + json.dumps(plan.error)] if plan.error else ["Killed"]
+            lines += [ERROR_MARK + json.dumps(plan.error)] if plan.error else [plan.last_words]
         elif task == "report" and plan.summary:
             lines.append(SUMMARY_MARK + json.dumps(plan.summary))
         elif task == "promote" and plan.entry is not None:

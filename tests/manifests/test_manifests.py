@@ -16,6 +16,7 @@ import yaml
 
 from matchmaking.settings import CANDIDATES_URI, DATA_URI, EXPERIMENT, PRODUCTION_URI
 from pipelines import cluster, cluster_cli, in_cluster, schedule
+from pipelines import memory as step_memory
 from pipelines import pods as step_pods
 from pipelines.cluster import KFP, PLATFORM, quantity
 from tests.manifests.conftest import (
@@ -691,7 +692,14 @@ def test_network_policies_allow_what_is_needed_and_no_more(build: Build) -> None
     named(objects, "NetworkPolicy", "default-deny", PLATFORM)
     assert reachable(objects, "postgres", 5432) == {"mlflow"}
     assert reachable(objects, "mlflow", 5000) == {"step", "mlops-reconcile", "setup-mlflow", "seed"}
-    assert reachable(objects, "minio", 9000) - {"seaweedfs"} == {"mlflow", "setup-store", "seed", "legalaid-ml", *KFPS}
+    assert reachable(objects, "minio", 9000) - {"seaweedfs"} == {
+        "mlflow",
+        "setup-store",
+        "seed",
+        "mlops-client",
+        "legalaid-ml",
+        *KFPS,
+    }
     assert reachable(objects, "minio", 9001) == set()
     assert reachable(objects, "dns", 53) >= set(OURS)
     assert reachable(objects, "legalaid-ml", 8000) & set(OURS) == set()
@@ -700,7 +708,7 @@ def test_network_policies_allow_what_is_needed_and_no_more(build: Build) -> None
 
 def test_network_policies_with_seaweedfs(build: Build) -> None:
     objects = build("object-store/seaweedfs")
-    assert reachable(objects, "seaweedfs", 8333) - set(KFPS) == {"mlflow", "seed", "legalaid-ml"}
+    assert reachable(objects, "seaweedfs", 8333) - set(KFPS) == {"mlflow", "seed", "mlops-client", "legalaid-ml"}
     for port in (9333, 19333, 8888, 18888):
         assert "setup-store" in reachable(objects, "seaweedfs", port)
         assert "mlflow" not in reachable(objects, "seaweedfs", port)
@@ -988,13 +996,16 @@ def test_it_fits_four_cpus_and_eight_gib(build: Build, overlay: str, capsys: pyt
     objects = build(overlay)
     running = [(place, name, pod) for place, name, pod in pods(objects) if name.startswith("Deployment")]
     submit = next(pod for _, name, pod in pods(objects) if name == "CronJob retrain")
-    largest = max(step_pods.PODS.values(), key=lambda pod: quantity(pod.memory) + quantity(pod.cpu))
+    largest = {
+        "cpu": max(quantity(pod.cpu) for pod in step_pods.PODS.values()),
+        "memory": float(step_memory.in_bytes(step_memory.of_rows("retrain", in_cluster.ROWS))),
+    }
     rows = {
         "Kubernetes' own pods": SYSTEM,
         "Kubeflow Pipelines": totals(pod for place, _, pod in running if place == KFP),
         "the platform": totals(pod for place, _, pod in running if place == PLATFORM),
         "the pod that submits": totals(iter([submit])),
-        "the largest step": {"cpu": quantity(largest.cpu), "memory": quantity(largest.memory)},
+        "the largest step": largest,
         # KFP's own requests for one that is about to start the next step
         "its driver": {"cpu": 0.1, "memory": 64 * 2**20},
     }

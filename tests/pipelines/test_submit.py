@@ -20,7 +20,7 @@ import yaml
 
 from matchmaking import data_versions
 from matchmaking.settings import EXPERIMENT, package_version
-from pipelines import kfp_api, submit
+from pipelines import kfp_api, memory, submit
 from pipelines.arguments import parameters
 from pipelines.cli import main
 from pipelines.compile import PIPELINES
@@ -134,6 +134,7 @@ def test_a_run_from_its_upload_to_the_table(kfp: FakeKfp, mlops: Mlops) -> None:
         "epochs": 3,
         "split": "stratified",
         "policy": "",
+        "memory": memory.DEFAULT,
     }
     assert "service_account" not in run.to_dict() or run.service_account is None
     for title in ("Open the run in MLflow", "Train a candidate", "Write the report"):
@@ -187,6 +188,60 @@ def test_a_step_that_dies_without_a_word(kfp: FakeKfp) -> None:
     assert ended.error and ended.error["step"] == "evaluate"
     assert "without telling why" in ended.error["message"]
     assert "launcher_v2.go] done" in ended.error["message"]
+
+
+@pytest.mark.parametrize(
+    ("task", "words"),
+    [
+        (
+            "evaluate",
+            "its limit of 1Gi; with `--memory 2Gi` (`memory: 2Gi` in schedules.yaml, `memory` in the UI) it gets",
+        ),
+        ("ingest", "its limit of 768Mi"),
+    ],
+)
+def test_a_step_that_was_killed_says_what_to_set(kfp: FakeKfp, here: Here, task: str, words: str) -> None:
+    plan = kfp.plans["evaluate"]
+    plan.failing, plan.last_words = task, "F1123 main.go:60] failed to execute component: exit status 137"
+    done = here("submit", "evaluate", "--memory", "1Gi", "--host", kfp.url)
+    assert done.returncode == 1
+    told = " ".join(done.stderr.split())
+    assert f"evaluate failed in step {task}: it was killed, most likely as it needed more memory than" in told
+    assert words in told
+    assert ("--memory" in told) == (task == "evaluate")
+
+
+def test_memory_goes_by_the_size_of_the_data(kfp: FakeKfp, here: Here, tmp_path: Path) -> None:
+    def asked(*args: str, **env: str) -> str:
+        done = here("submit", *args, "--host", kfp.url, "--no-wait", **env)
+        assert done.returncode == 0, done.stderr
+        return str(kfp.runs[done.stdout.strip()].runtime_config["parameters"]["memory"])
+
+    small, large = tmp_path / "small.csv", tmp_path / "large.csv"
+    for path, rows in ((small, 12_000), (large, 3_000_000)):
+        with path.open("wb") as file:
+            file.truncate(int(rows * memory.ROW_BYTES))
+    assert asked("evaluate", "--data", str(small)) == memory.of_rows("evaluate", 12_000)
+    assert asked("evaluate", "--data", str(large)) == memory.of_rows("evaluate", 3_000_000)
+    assert asked("monitor", "--data", str(small), "--current", str(large)) == memory.of_rows("monitor", 3_000_000)
+    # where it isn't known from here, the default; and what somebody says is taken
+    assert asked("evaluate", "--data", str(tmp_path / "nowhere.csv")) == memory.DEFAULT
+    assert asked("evaluate", "--data", str(large), "--memory", "10Gi") == "10Gi"
+    file = tmp_path / "arguments.yaml"
+    file.write_text("memory: 5Gi\n")
+    assert asked("evaluate", "--data", str(large), "--arguments", str(file)) == "5Gi"
+    assert asked("evaluate", "--data", str(large), "--arguments", str(file), "--memory", "6Gi") == "6Gi"
+    asked_before = len(kfp.requests)
+    for args, words in (
+        (["--memory", "9Gi"], "no node could hold a step of 9Gi, as the largest has 8.0 GiB for pods"),
+        (["--memory", "much"], "'much' is no amount of memory"),
+        (["--data", str(large)], ""),
+    ):
+        node = "8Gi" if words else "1Gi"
+        done = here("submit", "evaluate", *args, "--host", kfp.url, MLOPS_NODE_MEMORY=node)
+        assert done.returncode == 2
+        assert words in done.stderr
+    assert len(kfp.requests) == asked_before
 
 
 def test_a_log_that_is_gone_is_no_failure(kfp: FakeKfp, here: Here) -> None:
@@ -260,7 +315,12 @@ def test_every_parameter_can_come_from_a_file(kfp: FakeKfp, here: Here, tmp_path
         wanted = {name: samples[kind] for name, kind in parameters(pipeline).items()}
         wanted |= {
             name: value
-            for name, value in {"split": "hash", "algorithm": "dense", "policy": "auto_promote: true\n"}.items()
+            for name, value in {
+                "split": "hash",
+                "algorithm": "dense",
+                "policy": "auto_promote: true\n",
+                "memory": "3Gi",
+            }.items()
             if name in wanted
         }
         file.write_text(yaml.safe_dump(wanted))

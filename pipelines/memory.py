@@ -1,0 +1,143 @@
+"""The memory of the steps that hold the data: what they need by the data's size, and what a run asks for.
+
+A pipeline in a cluster has one parameter of it, `memory`: request and limit of each of its steps that grow with the
+data. `mlops submit` chooses it from the size of the data's file; the KFP UI and recurring runs have the default, where
+nobody says more. (One for all of them: the largest has to fit on a node anyway, and the others run before and after
+it.) Steps that hold no rows have what `pipelines.pods` says.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from math import ceil
+from typing import Any
+
+from matchmaking.errors import InputError, MlopsError
+
+MB, MIB = 10**6, 2**20
+
+
+@dataclass(frozen=True)
+class Need:
+    """What a step's process takes at its peak.
+
+    Attributes:
+        fixed: MB, of its libraries, whatever the data.
+        per_row: kB, of each row of the dataset.
+    """
+
+    fixed: float
+    per_row: float
+
+    def at(self, rows: float) -> float:
+        """MB at so many rows."""
+        return self.fixed + self.per_row * rows / 1000
+
+
+# by component; `make bench` measures it, and says where it is more
+NEEDS = {
+    "validate": Need(fixed=236, per_row=0.37),
+    "split": Need(fixed=240, per_row=0.54),
+    "train": Need(fixed=805, per_row=1.12),
+    "evaluate": Need(fixed=770, per_row=0.37),
+    "compare": Need(fixed=215, per_row=0.24),
+    "score": Need(fixed=740, per_row=1.23),
+    "drift": Need(fixed=390, per_row=0.37),
+}
+STEPS = {
+    "retrain": ("validate", "split", "train", "evaluate", "compare"),
+    "evaluate": ("validate", "split", "evaluate"),
+    "monitor": ("validate", "score", "drift"),
+}
+# bytes of a row of generated pairs as a CSV, plain and gzip; rows of more bytes take no more memory
+ROW_BYTES, ROW_BYTES_GZIP = 81.0, 24.0
+# KFP's launcher is in the same container
+LAUNCHER_MB = 60
+# on top: other data, other machines, and what the kernel counts with the process
+HEADROOM = 1.25
+UNIT_MIB = 128
+DEFAULT = "2Gi"
+# as KFP's SDK has them
+_UNITS = {"": 1, **{f"{unit}i": 2 ** (10 * n) for n, unit in enumerate("KMGTPE", 1)}}
+_UNITS |= {unit: 10 ** (3 * n) for n, unit in enumerate("KMGTPE", 1)}
+
+
+def in_bytes(text: str, source: str = "--memory") -> int:
+    """A Kubernetes quantity of memory.
+
+    Raises:
+        InputError: it isn't one.
+    """
+    found = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?)([KMGTPE]i?)?", text)
+    if not found or float(found[1]) == 0:
+        raise InputError(f"{source}: '{text}' is no amount of memory; give it as 6Gi or 6000Mi")
+    return int(float(found[1]) * _UNITS[found[2] or ""])
+
+
+def of_rows(pipeline: str, rows: float) -> str:
+    """What a pipeline's largest step needs for so many rows, with headroom, as a Kubernetes quantity."""
+    peak = max(NEEDS[step].at(rows) for step in STEPS[pipeline])
+    mib = ceil((peak + LAUNCHER_MB) * HEADROOM * MB / MIB / UNIT_MIB) * UNIT_MIB
+    return f"{mib // 1024}Gi" if mib % 1024 == 0 else f"{mib}Mi"
+
+
+def rows_within(pipeline: str, memory: str) -> int:
+    """How many rows a pipeline has room for in so much memory; the other way round."""
+    megabytes = in_bytes(memory) / MB / HEADROOM - LAUNCHER_MB
+    return max(0, int(min((megabytes - NEEDS[step].fixed) / NEEDS[step].per_row for step in STEPS[pipeline]) * 1000))
+
+
+def choose(pipeline: str, uris: Iterable[str]) -> tuple[str, str]:
+    """The memory for a run on these files, and why, in a line.
+
+    Args:
+        pipeline: whose run.
+        uris: of the datasets, as the cluster sees them. They are only asked for their size; where that isn't known
+            from here (another network, no credentials), it is the default.
+    """
+    rows = 0.0
+    for uri in uris:
+        try:
+            size = _size(uri)
+        except MlopsError as error:
+            room = rows_within(pipeline, DEFAULT)
+            return DEFAULT, f"enough for {room:,} rows; how many there are isn't known here: {error}"
+        rows = max(rows, size / (ROW_BYTES_GZIP if uri.endswith(".gz") else ROW_BYTES))
+    return of_rows(pipeline, rows), f"for {rows:,.0f} rows, by the size of the data"
+
+
+def check_fits(memory: str, largest_node: str, source: str = "--memory") -> None:
+    """Makes sure that a node could hold such a step.
+
+    Args:
+        memory: what it asks for.
+        largest_node: what the largest node has for pods; empty where that isn't known.
+        source: where `memory` is from, for messages.
+
+    Raises:
+        InputError: no node could, or it isn't an amount of memory.
+    """
+    asked = in_bytes(memory, source)
+    if largest_node and asked > in_bytes(largest_node, "MLOPS_NODE_MEMORY"):
+        gib = in_bytes(largest_node) / 2**30
+        raise InputError(
+            f"{source}: no node could hold a step of {memory}, as the largest has {gib:.1f} GiB for pods; add a larger "
+            "one, use less data, or give less with --memory and see whether it is enough"
+        )
+
+
+def killed(task: str, limit: str, arguments: Mapping[str, Any]) -> str:
+    """What to say of a step that was killed, and what to set."""
+    said = f"it was killed, most likely as it needed more memory than its limit of {limit}"
+    if re.sub(r"-\d+$", "", task) not in NEEDS or "memory" not in arguments:
+        return said
+    more = f"{ceil(in_bytes(limit) * 2 / 2**30)}Gi"
+    return f"{said}; with `--memory {more}` (`memory: {more}` in schedules.yaml, `memory` in the UI) it gets more"
+
+
+def _size(uri: str) -> int:
+    from matchmaking.storage import size
+
+    return size(uri)
