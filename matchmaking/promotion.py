@@ -38,6 +38,8 @@ BACKUPS = f"{STATE}/backups"
 ORDER = (production.ENCODER, production.SCALER, production.MODEL)
 # the audit trail also has "abandoned" and "restart failed"
 ACTIONS = ("promote", "rollback")
+# who it was, where it was no person; followed by MLflow's id
+BY_RUN = "pipeline run "
 
 Say = Callable[[str], None]
 
@@ -320,7 +322,7 @@ def promote_in_run(
         if change.before.sha256 != dict(expected_before):
             raise RefusedError(f"{redact(production_uri)} changed since this promotion was checked; nothing was done")
         try:
-            entry = apply(change, who=f"pipeline run {run_id}")
+            entry = apply(change, who=f"{BY_RUN}{run_id}")
         except RestartError as error:
             # production holds the candidate all the same
             if error.entry:
@@ -603,6 +605,9 @@ def _tell(entry: Entry, restart_error: str | None) -> None:
         body.append(f"FORCED, against: {'; '.join(entry.overridden)}")
     if restart_error:
         body.append(restart_error)
+    if entry.who.startswith(BY_RUN):
+        # whose page leads on to Kubeflow Pipelines; asked for it, MLflow might have to be waited for
+        body.append(f"MLflow run {settings.mlflow_run_url(entry.who.removeprefix(BY_RUN))}")
     done = "Promoted" if entry.action == "promote" else "Rolled back to"
     notify.send(
         "promotion" if entry.action == "promote" else "rollback",

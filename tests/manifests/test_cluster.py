@@ -464,6 +464,11 @@ def test_submit_follows_a_run_through_a_forwarded_port(machine: Machine) -> None
     assert len(machine.kfp.runs) == 2
     assert [call for call in machine.calls if "port-forward service/ml-pipeline-ui" in call]
     assert "--nonsense" in machine("submit", "--cluster", "existing", "evaluate", "--nonsense").stderr
+    # its node has 7.6 GiB
+    done = machine("submit", "--cluster", "existing", "evaluate", "--memory", "20Gi", MLOPS_KFP_HOST=machine.kfp.url)
+    assert done.returncode == 2
+    assert "no node could hold a step of 20Gi, as the largest has 7.6 GiB for pods" in done.stderr
+    assert len(machine.kfp.runs) == 2
     listed = machine("schedule", "--cluster", "existing", "list", MLOPS_KFP_HOST=machine.kfp.url)
     assert listed.returncode == 0 and "no recurring run of ours" in listed.stdout
 

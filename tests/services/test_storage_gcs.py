@@ -43,6 +43,13 @@ def test_download(gs: Any, tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["new"]
 
 
+def test_size(gs: Any) -> None:
+    put(gs, **{"year/pairs.csv": b"x" * 1234})
+    assert storage.size(f"gs://{gs.name}/year/pairs.csv") == 1234
+    with pytest.raises(InputError, match="isn't there"):
+        storage.size(f"gs://{gs.name}/none.csv")
+
+
 def test_bundle(gs: Any, tmp_path: Path) -> None:
     live = f"gs://{gs.name}/live"
     assert storage.download_bundle(f"gs://{gs.name}", FILES, tmp_path) is False

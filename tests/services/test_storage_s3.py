@@ -30,6 +30,14 @@ def test_download(s3: S3, tmp_path: Path) -> None:
     assert [path.name for path in (tmp_path / "new").iterdir()] == ["raw.csv"]
 
 
+def test_size(s3: S3) -> None:
+    s3.put("data", **{"year/pairs.csv": b"x" * 1234})
+    assert storage.size("s3://data/year/pairs.csv") == 1234
+    for uri in ("s3://data/year/none.csv", "s3://data/year/"):
+        with pytest.raises(InputError, match="isn't there"):
+            storage.size(uri)
+
+
 @pytest.mark.parametrize(
     ("uri", "message"),
     [

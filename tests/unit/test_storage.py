@@ -346,6 +346,16 @@ def test_download_web(site: str, tmp_path: Path) -> None:
     assert not (tmp_path / "other.csv").exists()
 
 
+def test_size(site: str, tmp_path: Path) -> None:
+    (tmp_path / "site" / "pairs.csv").write_bytes(b"x" * 1234)
+    Site.moved["/moved.csv"] = "/pairs.csv"
+    for uri in (str(tmp_path / "site" / "pairs.csv"), f"{site}/pairs.csv", f"{site}/moved.csv"):
+        assert storage.size(uri) == 1234
+    for uri in (str(tmp_path / "none.csv"), f"{site}/none.csv"):
+        with pytest.raises(InputError, match="isn't there"):
+            storage.size(uri)
+
+
 def test_bundle_web(site: str, tmp_path: Path) -> None:
     for name in FILES:
         (tmp_path / "site" / name).write_bytes(name.encode())
