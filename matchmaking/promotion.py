@@ -496,11 +496,13 @@ def _recover(store: Store, say: Say) -> Journal | None:
         say(f"{what} was cut off before it had replaced the model; undone: production holds {before}, as before")
         cut_off = journal.entry(action="abandoned", abandoned=journal.action, backup=None)
     else:
+        kept = journal.backup if _is_whole(store, journal) else None
         say(
             f"{what} was cut off, and production now holds a model that is neither the one before nor the one after "
-            f"(sha256 {(model or 'none')[:SHORT]}); it was left as it is, with a backup of {before}"
+            f"(sha256 {(model or 'none')[:SHORT]}); it was left as it is, "
+            + (f"with a backup of {before}" if kept else f"before {before} was backed up")
         )
-        cut_off = journal.entry(action="abandoned", abandoned=journal.action)
+        cut_off = journal.entry(action="abandoned", abandoned=journal.action, backup=kept)
     store.append(AUDIT, cut_off.as_json())
     store.delete(JOURNAL)
     return None
@@ -662,6 +664,14 @@ def _backup(store: Store, folder: str, name: str, sha256: str) -> bytes:
     if found is None or hashlib.sha256(found.data).hexdigest() != sha256:
         raise RefusedError(f"the backup {folder}/{name} is missing or damaged (sha256); nothing was changed")
     return found.data
+
+
+def _is_whole(store: Store, journal: Journal) -> bool:
+    """Whether a change that was cut off had come to the end of its backup."""
+    try:
+        return bool([_backup(store, journal.backup or "", *file) for file in journal.before.sha256.items()])
+    except RefusedError:
+        return False
 
 
 def _put_journal(store: Store, journal: Journal) -> None:

@@ -21,6 +21,8 @@ from typing import Any, Protocol
 
 # how the command line finds the reason of a failed step in its output
 ERROR_MARK = "MLOPS-ERROR "
+# how it finds out that the MLflow run is recorded as running still
+UNMARKED = "MLOPS-UNMARKED could not mark as FAILED the MLflow run"
 # and the outcome of a run in a cluster, in the output of its last step
 SUMMARY_MARK = "MLOPS-SUMMARY "
 
@@ -173,7 +175,7 @@ def _mark_failed(run_id: str, reason: str) -> bool:
         return True
     except Exception as error:
         # the step's own failure is what must be told; this one only in the log
-        print(f"the MLflow run {run_id} could not be marked FAILED: {error}", flush=True)
+        print(f"{UNMARKED} {run_id}: {' '.join(str(error).split())}", flush=True)
         return False
 
 

@@ -19,7 +19,7 @@ from matchmaking.errors import InputError, MlopsError
 from matchmaking.records import Failure, Summary, read_record
 from matchmaking.redact import redact
 from matchmaking.settings import tracking_uri
-from matchmaking.steps import ERROR_MARK
+from matchmaking.steps import ERROR_MARK, UNMARKED
 from matchmaking.summary import SUMMARY, write_failed, write_summary
 from matchmaking.tracking import now
 
@@ -116,6 +116,8 @@ def run_pipeline(
                 "exit_code": 1,
                 "message": _COLOURS.sub("", str(error)),
             }
+            if watcher.unmarked and not _fail(folder, f"{failure['step']}: {failure['message']}"):
+                failure = {**failure, "message": f"{failure['message']}; MLflow could not be told that the run failed"}
             return _failed(name, timestamp, folder, arguments, failure)
         finally:
             shutil.rmtree(workspace, ignore_errors=True)
@@ -151,6 +153,7 @@ class _Watcher(io.TextIOBase):
         self.log, self.on_step, self.echo = log, on_step, echo
         self.failure: dict[str, Any] | None = None
         self.step = self.line = ""
+        self.unmarked = False
 
     def write(self, text: str) -> int:
         *lines, self.line = (self.line + text).split("\n")
@@ -166,6 +169,8 @@ class _Watcher(io.TextIOBase):
                 self.on_step(self.step)
             elif plain.startswith(ERROR_MARK) and self.failure is None:
                 self.failure = json.loads(plain.removeprefix(ERROR_MARK))
+            elif plain.startswith(UNMARKED):
+                self.unmarked = True
         return len(text)
 
     def flush(self) -> None:
@@ -286,15 +291,16 @@ def _end_children() -> None:
         child.kill()
 
 
-def _fail(folder: Path, reason: str) -> None:
-    """Marks the MLflow run of an interrupted pipeline; its steps can't any more."""
+def _fail(folder: Path, reason: str) -> bool:
+    """Marks the MLflow run of a pipeline whose steps can't, or could not; whether that could be done."""
     from matchmaking import tracking
 
     run_name = folder.name
     try:
         tracking.fail_named(run_name, reason)
     except MlopsError:
-        return
+        return False
+    return True
 
 
 def _link_or_copy(source: str, target: str) -> str:

@@ -126,6 +126,64 @@ def test_force_needs_a_reason_and_records_it(
     assert "FORCED" in shown
 
 
+def test_names_that_a_terminal_cannot_show_are_no_failure(mlops: Mlops, served: Path, registered: Path) -> None:
+    """A latin-1 terminal, as in many a container."""
+    change = promotion.prepare_promotion(
+        str(registered / "candidates" / NAMES[0]), str(served), reason="東京 asked", say=lambda text: None
+    )
+    promotion.apply(change, who="Łukasz@host", say=lambda text: None)
+    for encoding in ("latin-1", "ascii"):
+        shown = mlops("history", "--production", served, PYTHONIOENCODING=encoding)
+        assert shown.returncode == 0, shown.stderr
+        assert "promote by \\u0141ukasz@host" in shown.stdout
+        assert "\\u6771\\u4eac asked" in shown.stdout
+
+
+def test_an_unusable_tracking_uri_is_told_before_anything(mlops: Mlops, served: Path, work: Path) -> None:
+    before = contents(served)
+    where = ("--production", served, "--work-dir", work, "--yes")
+    for command in (("promote", "1"), ("rollback",)):
+        done = mlops(*command, *where, MLFLOW_TRACKING_URI="postgresql://user:secret-pw@host/db")
+        assert done.returncode == 2
+        (line,) = done.stderr.splitlines()
+        assert "MLFLOW_TRACKING_URI=postgresql://***@host/db can't be used" in line
+    assert contents(served) == before
+    assert not (served / ".mlops").exists()
+
+
+def test_production_that_changes_during_a_run_fails_it(
+    mlops: Mlops, sample_csv: Path, served: Path, tmp_path: Path
+) -> None:
+    """What was measured is of a model that isn't served any more."""
+    import threading
+
+    def change() -> None:
+        deadline = time.monotonic() + 300
+        while time.monotonic() < deadline:
+            for log in tmp_path.glob("work/runs/*/run.log"):
+                if "Executing task 'evaluate'" in log.read_text():
+                    with (served / production.MODEL).open("ab") as file:
+                        file.write(b" ")
+                    return
+            time.sleep(0.05)
+
+    before = production.hashes(served)
+    changing = threading.Thread(target=change)
+    changing.start()
+    done = mlops("run", "evaluate", "--data", sample_csv, "--production", served, "--work-dir", tmp_path / "work")
+    changing.join()
+    assert done.returncode == 1
+    (line,) = [line for line in done.stderr.splitlines() if "failed" in line]
+    assert "changed while the run went on" in line
+    (folder,) = (tmp_path / "work" / "runs").iterdir()
+    summary = json.loads((folder / "summary.json").read_text())
+    assert summary["production_sha256"]["before"] == before
+    assert summary["production_sha256"]["after"] == production.hashes(served) != before
+    # what it had found is told all the same
+    assert summary["metrics"]["production"]["rows"] == 2400
+    assert "CHANGED DURING THE RUN" in (folder / "report.txt").read_text()
+
+
 def test_asks_a_person_at_a_terminal(mlops: Mlops, served: Path, work: Path) -> None:
     """`no` leaves everything; a failed restart offers the way back."""
     import pty

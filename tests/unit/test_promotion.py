@@ -405,6 +405,288 @@ def test_a_folder_that_cannot_be_written_is_told(served: Path, packages: list[st
         promote(packages[0], served)
 
 
+# --- what must not be taken on trust -------------------------------------------------------------------
+
+
+def test_production_that_changed_between_check_and_promotion_is_left_alone(
+    served: Path, packages: list[str], tmp_path: Path
+) -> None:
+    """The promote pipeline: what its check saw travels with it, also where the change was prepared after that."""
+    seen = production.hashes(served)
+    promote(packages[1], served)
+    change_evidence(packages[0], CONTRACT)
+    before = contents(served)
+    with refused("changed since this promotion was checked"):
+        promotion.promote_in_run(
+            packages[0],
+            str(served),
+            run_id="run",
+            expected_before=seen,
+            force=True,
+            reason="known to be fine",
+            entry_path=tmp_path / "entry",
+        )
+    assert contents(served) == before
+    assert len(promotion.history(str(served)).entries) == 1
+
+
+def test_what_was_written_is_read_back(served: Path, packages: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """A disk that keeps something else than it was given."""
+    change = promotion.prepare_promotion(packages[0], str(served), say=quiet)
+    before = contents(served)
+    write = LocalStore._write
+
+    def damaged(self: LocalStore, path: Path, data: bytes, like: Any) -> None:
+        write(self, path, data[:-1] + b"?" if path == served / production.MODEL else data, like)
+
+    monkeypatch.setattr(LocalStore, "_write", damaged)
+    said: list[str] = []
+    with pytest.raises(MlopsError, match="doesn't hold what was written"):
+        promotion.apply(change, say=said.append)
+    assert "neither the one before nor the one after" in said[-1]
+    (entry,) = promotion.history(str(served)).entries
+    assert (entry.action, entry.abandoned) == ("abandoned", "promote")
+    # what was there is in the backup that the entry names, and can be had back
+    assert entry.backup
+    assert contents(served / entry.backup) == before
+
+
+def test_a_backup_that_is_not_what_production_held_stops_the_promotion(
+    served: Path, packages: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    change = promotion.prepare_promotion(packages[0], str(served), say=quiet)
+    before = contents(served)
+    put = LocalStore.put
+
+    def damaged(self: LocalStore, name: str, data: bytes) -> None:
+        put(self, name, data[:-1] if name.startswith(f"{promotion.BACKUPS}/") and name.endswith(".h5") else data)
+
+    monkeypatch.setattr(LocalStore, "put", damaged)
+    with refused("backup", "missing or damaged"):
+        promotion.apply(change, say=quiet)
+    assert contents(served) == before
+
+
+def test_every_file_is_on_the_disk_before_it_has_its_name(
+    served: Path, packages: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After a power failure, too, there is the old file or the new one: content, then name, then the folder."""
+    change = promotion.prepare_promotion(packages[0], str(served), say=quiet)
+    done: list[tuple[str, int]] = []
+    renamed: list[tuple[int, int, str]] = []
+    fsync, replace = os.fsync, os.replace
+
+    def synced(descriptor: int) -> None:
+        done.append(("fsync", os.fstat(descriptor).st_ino))
+        fsync(descriptor)
+
+    def named(source: Path, target: Path) -> None:
+        renamed.append((len(done), source.stat().st_ino, str(target)))
+        done.append(("name", source.stat().st_ino))
+        replace(source, target)
+
+    monkeypatch.setattr(os, "fsync", synced)
+    monkeypatch.setattr(os, "replace", named)
+    entry = promotion.apply(change, say=quiet)
+    places = {target for _, _, target in renamed}
+    assert {str(served / entry.backup / name) for name in production.FILES} | {
+        str(served / production.MODEL),
+        str(served / promotion.JOURNAL),
+    } <= places
+    for at, inode, target in renamed:
+        assert ("fsync", inode) in done[:at], target
+        assert ("fsync", Path(target).parent.stat().st_ino) in done[at:] or "backups" in target, target
+    # a backup's folder is there before production is changed
+    at = next(at for at, _, target in renamed if target == str(served / production.MODEL))
+    for folder in (served / entry.backup, served / promotion.BACKUPS, served / ".mlops"):
+        assert ("fsync", folder.stat().st_ino) in done[:at], folder
+    assert ("fsync", (served / promotion.AUDIT).stat().st_ino) in done[at:]
+
+
+def cut_off(change: promotion.Change, folder: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Makes a change whose process dies before it writes the model into a folder of this name."""
+
+    class Killed(BaseException):
+        pass
+
+    real = LocalStore._write
+
+    def die(self: LocalStore, path: Path, data: bytes, like: Any) -> None:
+        if path.name == production.MODEL and folder in (path.parent.name, path.parent.parent.name):
+            raise Killed
+        real(self, path, data, like)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(LocalStore, "_write", die)
+        patch.setattr(promotion, "_recover", lambda store, say: None)
+        with pytest.raises(Killed):
+            promotion.apply(change, say=quiet)
+
+
+@pytest.mark.parametrize("at", ["production", "backups"])
+def test_recovery_leaves_what_somebody_else_put_there(
+    served: Path, packages: list[str], incumbent: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at: str
+) -> None:
+    before = contents(served)
+    cut_off(promotion.prepare_promotion(packages[0], str(served), say=quiet), at, monkeypatch)
+    by_hand = variant(incumbent, tmp_path / "by hand", "by hand")
+    shutil.copyfile(by_hand / production.MODEL, served / production.MODEL)
+    said: list[str] = []
+    promotion.recover(str(served), say=said.append)
+    assert "neither the one before nor the one after" in said[0]
+    assert contents(served) == contents(by_hand)
+    found = promotion.history(str(served))
+    assert found.foreign
+    assert not found.unfinished
+    (entry,) = found.entries
+    assert (entry.action, entry.abandoned) == ("abandoned", "promote")
+    if at == "production":
+        assert "with a backup of" in said[0]
+        assert contents(served / str(entry.backup)) == before
+    else:
+        # it names no backup that isn't whole
+        assert "before a model from elsewhere" in said[0]
+        assert entry.backup is None
+
+
+def test_recovery_of_a_change_that_is_recorded_leaves_what_came_after(
+    served: Path, packages: list[str], incumbent: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Killed between the audit line and the journal's end; then somebody else changes production."""
+    restart = promotion._restart
+
+    class Killed(BaseException):
+        pass
+
+    def die(say: Any) -> None:
+        raise Killed
+
+    change = promotion.prepare_promotion(packages[0], str(served), say=quiet)
+    monkeypatch.setattr(promotion, "_restart", die)
+    with pytest.raises(Killed):
+        promotion.apply(change, say=quiet)
+    monkeypatch.setattr(promotion, "_restart", restart)
+    by_hand = variant(incumbent, tmp_path / "by hand", "by hand")
+    shutil.copyfile(by_hand / production.MODEL, served / production.MODEL)
+    said: list[str] = []
+    promotion.recover(str(served), say=said.append)
+    assert "is done; somebody else has changed production since" in said[0]
+    assert contents(served) == contents(by_hand)
+    assert [entry.action for entry in promotion.history(str(served)).entries] == ["promote"]
+    assert not (served / promotion.JOURNAL).exists()
+
+
+def test_a_rollback_with_other_encoders_is_refused(served: Path, packages: list[str]) -> None:
+    promote(packages[0], served)
+    with (served / production.SCALER).open("ab") as file:
+        file.write(b" ")
+    before = contents(served)
+    with refused("no promotion to take back"):
+        rollback(served)
+    (entry,) = promotion.history(str(served)).entries
+    with refused("scaler.pkl changed since that backup", "model file alone"):
+        rollback(served, to=str(entry.before.model)[:12])
+    assert contents(served) == before
+
+
+# --- records that can't be read ------------------------------------------------------------------------
+
+
+def test_lines_that_are_no_entries_are_passed_over(served: Path, packages: list[str]) -> None:
+    promote(packages[0], served)
+    trail = served / promotion.AUDIT
+    junk = ["17", "[]", '{"id": "x"}', json.dumps({"format": 2, "verb": "promoted"}), "[" * 100_000, ""]
+    trail.write_text("\n".join([*junk, trail.read_text()]))
+    found = promotion.history(str(served))
+    assert [entry.action for entry in found.entries] == ["promote"]
+    assert len(found.unreadable) == len(junk)
+    assert "newer version" in found.unreadable[3]
+    assert found.as_dict()["damaged"] == len(junk)
+    said: list[str] = []
+    change = promotion.prepare_rollback(str(served), say=said.append)
+    assert len([text for text in said if text.startswith("the audit trail: line")]) == len(junk)
+    promotion.apply(change, say=quiet)
+    promote(packages[1], served)
+    # what can't be read stays where it is
+    assert trail.read_text().splitlines()[: len(junk)] == junk
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", '{"id": 1}', '{"backup": "."}', "[" * 100_000])
+def test_a_damaged_journal_is_set_aside(served: Path, packages: list[str], text: str) -> None:
+    promote(packages[0], served)
+    before = contents(served)
+    (served / promotion.JOURNAL).write_text(text)
+    assert "damaged" in promotion.history(str(served)).unfinished
+    assert (served / promotion.JOURNAL).read_text() == text
+    said: list[str] = []
+    change = promotion.prepare_rollback(str(served), say=said.append)
+    assert "its record is damaged" in said[0]
+    assert contents(served) == before
+    (aside,) = (served / ".mlops").glob("journal-damaged-*")
+    assert aside.read_text() == text
+    promotion.apply(change, say=quiet)
+    assert not promotion.history(str(served)).unfinished
+
+
+def test_a_newer_version_s_journal_is_left_to_it(served: Path, packages: list[str]) -> None:
+    promote(packages[0], served)
+    journal = json.dumps({"format": 2, "steps": ["one"]})
+    (served / promotion.JOURNAL).write_text(journal)
+    before = contents(served)
+    for change in (lambda: rollback(served), lambda: promote(packages[1], served, force=True, reason="x")):
+        with refused("newer version of mlops"):
+            change()
+    assert "newer version" in promotion.history(str(served)).unfinished
+    assert (served / promotion.JOURNAL).read_text() == journal
+    assert contents(served) == before
+
+
+def test_history_only_reads(served: Path, packages: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    cut_off(promotion.prepare_promotion(packages[0], str(served), say=quiet), "production", monkeypatch)
+    before = {path: path.read_bytes() for path in served.rglob("*") if path.is_file()}
+    with open_store(str(served)).lock({"by": "ada"}):
+        during = {path: path.read_bytes() for path in served.rglob("*") if path.is_file()}
+        assert "isn't finished" in promotion.history(str(served)).unfinished
+        assert {path: path.read_bytes() for path in served.rglob("*") if path.is_file()} == during
+    assert set(before) == set(during)
+
+
+# --- places --------------------------------------------------------------------------------------------
+
+
+def test_a_file_uri_is_a_place_like_another(served: Path, packages: list[str], tmp_path: Path) -> None:
+    folder = served.rename(tmp_path / "my production")
+    uri = f"file://{str(folder).replace(' ', '%20')}"
+    promotion.apply(promotion.prepare_promotion(packages[0], uri, say=quiet), say=quiet)
+    assert contents(folder) == contents(Path(packages[0]))
+    assert len(promotion.history(uri).entries) == 1
+    with pytest.raises(InputError, match="file:///path"):
+        promotion.history("file://host/production")
+
+
+@pytest.mark.parametrize("limit", [100, 50_000])
+def test_a_full_disk_fails_in_one_line_and_leaves_production(served: Path, packages: list[str], limit: int) -> None:
+    """A limit on the size of files stands for a full disk: it lets the record be written, or not even that."""
+    import resource
+
+    change = promotion.prepare_promotion(packages[0], str(served), say=quiet)
+    before = contents(served)
+    assert limit < len(change.contents[production.MODEL])
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, hard))
+    try:
+        with pytest.raises(MlopsError, match=r"can't be written: File too large") as told:
+            promotion.apply(change, say=quiet)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert told.value.exit_code == 1
+    assert "\n" not in str(told.value)
+    assert contents(served) == before
+    # and it can be done again
+    promote(packages[0], served)
+    assert not list(served.rglob(".*tmp"))
+
+
 # --- killed at any point -------------------------------------------------------------------------------
 
 

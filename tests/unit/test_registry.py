@@ -10,7 +10,7 @@ import sys
 import time
 import urllib.request
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -199,3 +199,100 @@ def test_an_outage_delays_the_alias_and_nothing_else(
     assert alias("champion") == number
     assert len(promotion.history(str(served)).entries) == 1
     assert not (served / promotion.JOURNAL).exists()
+
+
+# --- an SQLite file that stands in the way -------------------------------------------------------------
+
+
+@contextmanager
+def locked(path: Path, seconds: float = 600) -> Iterator[subprocess.Popen[str]]:
+    """Another process that holds the database."""
+    code = (
+        "import sqlite3, sys, time\n"
+        "held = sqlite3.connect(sys.argv[1], isolation_level=None)\n"
+        "held.execute('begin exclusive')\n"
+        "print('locked', flush=True)\n"
+        "time.sleep(float(sys.argv[2]))\n"
+    )
+    command = [sys.executable, "-c", code, str(path), str(seconds)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout
+        assert process.stdout.readline() == "locked\n"
+        yield process
+        process.kill()
+
+
+@pytest.fixture
+def database(tracking_uri: str) -> Path:
+    if not tracking_uri.startswith("sqlite"):
+        pytest.skip("for SQLite")
+    return Path(tracking_uri.removeprefix("sqlite:///"))
+
+
+@pytest.mark.parametrize("fault", ["locked", "no database", "cut short"])
+@pytest.mark.parametrize("new_process", [False, True])
+def test_a_database_that_cannot_be_used_delays_the_alias_and_nothing_else(
+    incumbent: Path,
+    served: Path,
+    tmp_path: Path,
+    database: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    fault: str,
+    new_process: bool,
+) -> None:
+    """Of a promotion by its package, and of a rollback: files, audit line and restart are done."""
+    made = make(incumbent, tmp_path, "v20260101T000000Z")
+    number = registry.register(made, run("one"))
+    monkeypatch.setattr(tracking, "LOCKED_SECONDS", 1.0)
+    monkeypatch.setenv("MLOPS_RESTART_COMMAND", f"touch {tmp_path}/restarted")
+    before = production.hashes(served)
+    good = database.read_bytes()
+    said: list[str] = []
+    with ExitStack() as stack:
+        if fault == "locked":
+            stack.enter_context(locked(database))
+        elif fault == "no database":
+            database.write_bytes(b"not a database at all" * 1000)
+        else:
+            database.write_bytes(good[: len(good) // 3])
+        if new_process:
+            tracking.client.cache_clear()
+        promotion.apply(promotion.prepare_promotion(made.uri, str(served), say=said.append), say=said.append)
+        assert production.hashes(served) == made.manifest.sha256
+        assert (tmp_path / "restarted").exists()
+        (tmp_path / "restarted").unlink()
+        assert "alias champion is moved by the next promote or rollback" in " ".join(said)
+        assert not any("\n" in text for text in said), said
+        promotion.apply(promotion.prepare_rollback(str(served), say=said.append), say=said.append)
+        assert production.hashes(served) == before
+        assert (tmp_path / "restarted").exists()
+        assert [entry.action for entry in promotion.history(str(served)).entries] == ["promote", "rollback"]
+    if fault != "locked":
+        database.write_bytes(good)
+    tracking.client.cache_clear()
+    # with the records back, the alias follows
+    promotion.apply(promotion.prepare_rollback(str(served), to="v20260101T000000Z", say=said.append), say=said.append)
+    assert alias("champion") == number
+
+
+def test_a_locked_database_is_waited_for(
+    incumbent: Path, tmp_path: Path, database: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Longer than MLflow's own 20 s."""
+    run_id = run("waits")
+    begun = time.monotonic()
+    with locked(database, seconds=25):
+        tracking.log_params(run_id, {"after": "the lock"})
+    assert time.monotonic() - begun > 20
+    assert tracking.client().get_run(run_id).data.params["after"] == "the lock"
+
+
+def test_a_database_that_stays_locked_is_told_in_one_line(database: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tracking, "LOCKED_SECONDS", 1.0)
+    with locked(database):
+        for clear in (False, True):
+            if clear:
+                tracking.client.cache_clear()
+            with pytest.raises(tracking.TrackingError, match="database is locked") as told:
+                registry.find("1")
+            assert "\n" not in str(told.value)
