@@ -141,6 +141,20 @@ def test_resources_fit_what_was_measured(steps: Any) -> None:
         assert large + 60 <= limit, name
 
 
+@pytest.mark.parametrize("pipeline", PIPELINES)
+def test_what_a_task_takes_of_its_group_is_there(pipeline: str) -> None:
+    spec = next(yaml.safe_load_all(compiled(pipeline)))
+    for group in (spec["root"], *spec["components"].values()):
+        there = set(group.get("inputDefinitions", {}).get("parameters", {}))
+        for task in group.get("dag", {}).get("tasks", {}).values():
+            taken = {
+                value["componentInputParameter"]
+                for value in task.get("inputs", {}).get("parameters", {}).values()
+                if "componentInputParameter" in value
+            }
+            assert taken <= there
+
+
 @pytest.mark.parametrize("pipeline", memory.STEPS)
 def test_memory_by_rows(pipeline: str, steps: Any) -> None:
     tasks = {step["component"] for (own, _), step in steps.items() if own == pipeline}
