@@ -135,8 +135,9 @@ def _equip(task: Any, component: str, memory: Any) -> None:
     kubernetes.set_timeout(task, pod.seconds)
     task.set_cpu_request(pod.cpu).set_cpu_limit(pod.cpu_limit)
     task.set_memory_request(request).set_memory_limit(limit)
-    # else KFP's compiler doesn't hand it into a group of tasks; a run would end at its first step
-    task._channel_inputs += [memory] * (component in NEEDS and memory not in task._channel_inputs)
+    if component in NEEDS:
+        # else KFP's compiler doesn't hand it into a group of tasks, and a run would end at its first step
+        task._channel_inputs.append(memory)
     task.set_caching_options(pod.pure)
     if not task._task_spec.display_name:
         task.set_display_name(pod.title)
