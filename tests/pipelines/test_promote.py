@@ -325,7 +325,8 @@ def test_what_a_run_did_before_its_promotion_failed_is_told(mlops: Mlops, tmp_pa
 
     generate_file(tmp_path / "pairs.csv", 1_500, seed=3)
     (tmp_path / "production").mkdir()
-    (tmp_path / "policy.yaml").write_text("auto_promote: true\n")
+    limits = "limits: {production: {roc_auc: 0, average_precision: 0, brier: 1}}\n"
+    (tmp_path / "policy.yaml").write_text("auto_promote: true\n" + limits)
     done = mlops(
         *("run", "retrain", "--data", tmp_path / "pairs.csv", "--production", tmp_path / "production"),
         *("--work-dir", tmp_path / "work", "--algorithm", "dense", "--epochs", 1),
