@@ -172,14 +172,17 @@ def summary(
     markdown: Annotated[bool, typer.Option("--markdown", help="As Markdown, for a page of CI, say.")] = False,
 ) -> None:
     """Show what came of earlier runs, from their summary.json."""
+    from matchmaking.records import RecordError, Summary, read_record
     from matchmaking.report import markdown_report, text_report
 
     for file in files:
         try:
-            found = json.loads(file.read_text(encoding="utf-8"))
+            found = read_record(Summary, file.read_bytes(), str(file)).as_dict()
             shown = markdown_report(found) if markdown else text_report(found)
         except OSError as error:
             raise InputError(f"{file} can't be read: {error.strerror}") from error
+        except RecordError as error:
+            raise InputError(str(error)) from error
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise InputError(f"{file} is not the summary.json of a run: {error}") from error
         typer.echo(shown)

@@ -15,6 +15,7 @@ import pytest
 
 from matchmaking import storage
 from matchmaking.errors import InputError
+from matchmaking.production_store import LOCK, open_store
 
 from .conftest import free_ports, race
 
@@ -153,3 +154,26 @@ def test_nobody_listens(
             "list": lambda: storage.list_names("gs://data/v1"),
         }[action]()
     assert time.monotonic() - start < 4
+
+
+@conditions
+def test_a_promotion_s_lock_is_held_by_one(gs: Any) -> None:
+    store = open_store(f"gs://{gs.name}/live")
+    with store.lock({"by": "ada", "pid": os.getpid()}):
+        (held,) = content(gs)
+        assert held == f"live/{LOCK}"
+        store.put(".mlops/note", b"1")
+        store.append(".mlops/note", "2")
+        store.append(".mlops/note", "3")
+    assert content(gs) == {"live/.mlops/note": b"1\n2\n3\n"}
+
+
+@pytest.mark.parametrize("gs", ["gcp-storage-emulator"], indirect=True)
+def test_a_store_that_passes_over_conditions_gets_no_promotion(gs: Any) -> None:
+    store = open_store(f"gs://{gs.name}/live")
+    with (
+        pytest.raises(InputError, match="passes over the conditions of a write"),
+        store.lock({"by": "ada", "pid": os.getpid()}),
+    ):
+        pytest.fail("the lock was given")
+    assert content(gs) == {}
