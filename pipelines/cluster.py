@@ -13,8 +13,8 @@ import json
 import os
 import re
 import secrets
+import select
 import shutil
-import signal
 import socket
 import subprocess
 import sys
@@ -79,6 +79,8 @@ DOORS = {
     "MinIO console": (PLATFORM, "minio", 9001, 9001),
     "MinIO, for S3": (PLATFORM, "minio", 9000, 9002),
 }
+# kubectl in a loop, until stdin ends; then the whole group does
+FORWARD = 'while :; do "$@" >/dev/null 2>&1; sleep 1; done & read -r _; kill -s TERM 0'
 # a namespace that was just made, a webhook that starts, a registry's hiccup: gone by the next try
 TRIES, WAIT_SECONDS = 4, 5.0
 POLL_SECONDS = 3.0
@@ -203,14 +205,18 @@ def open_doors(cluster: Cluster = Kind.kind) -> None:
     doors = _doors(kubectl)
     if taken := [f"{port} ({name})" for name, (*_, port) in doors.items() if not _free(port)]:
         raise MlopsError(f"in use already: port {', '.join(taken)}; another `make open`, perhaps")
+    # `make`, or the terminal, may go, which this process isn't told in every case; a hang-up is polled for unasked
+    parent, terminal = os.getppid(), select.poll()
+    if sys.stdin.isatty():
+        terminal.register(sys.stdin, 0)
     with contextlib.ExitStack() as stack:
         for namespace, service, port, local in doors.values():
             stack.enter_context(_forward(kubectl, namespace, service, port, local))
         _tell_doors(kubectl)
         typer.echo("Ctrl-C ends it")
         with contextlib.suppress(KeyboardInterrupt):
-            while True:
-                time.sleep(3600)
+            while os.getppid() == parent and not terminal.poll(1000 * POLL_SECONDS):
+                pass
 
 
 @app.command()
@@ -735,9 +741,9 @@ def _kfp(kubectl: Kubectl) -> Iterator[str]:
 def _forward(kubectl: Kubectl, namespace: str, service: str, port: int, local: int) -> Iterator[None]:
     """A forwarded port, begun again when it breaks, as it does when its pod is replaced."""
     target = ["port-forward", f"service/{service}", f"{local}:{port}", "--namespace", namespace]
-    loop = 'while :; do "$@" >/dev/null 2>&1; sleep 1; done'
-    command = ["sh", "-c", loop, "sh", "kubectl", "--context", kubectl.context, *target]
-    process = subprocess.Popen(command, stdin=subprocess.DEVNULL, start_new_session=True)
+    command = ["sh", "-c", FORWARD, "sh", "kubectl", "--context", kubectl.context, *target]
+    # of its own session, as Ctrl-C ends this process in its own time; its stdin ends when this process has, in any way
+    process = subprocess.Popen(command, stdin=subprocess.PIPE, start_new_session=True)
     try:
         deadline = time.monotonic() + 60
         while _free(local):
@@ -746,7 +752,8 @@ def _forward(kubectl: Kubectl, namespace: str, service: str, port: int, local: i
             time.sleep(0.2)
         yield
     finally:
-        os.killpg(process.pid, signal.SIGTERM)
+        if process.stdin:
+            process.stdin.close()
         process.wait()
 
 

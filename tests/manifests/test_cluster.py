@@ -6,12 +6,17 @@ input, and what is said when one is missing or fails. Kubeflow Pipelines is the 
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import json
 import os
+import pty
 import re
 import shutil
+import signal
 import subprocess
 import sys
+import termios
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -25,6 +30,7 @@ from matchmaking.settings import image
 from pipelines import cluster
 from tests.kfp_server import FakeKfp, kfp_server
 from tests.manifests.conftest import OVERLAYS, ROOT, Build, standin
+from tests.services.conftest import free_ports
 
 PROGRAMS = ("kubectl", "kind", "minikube", "docker", "make", "k3d")
 CRDS = [
@@ -521,3 +527,98 @@ def test_makefile_has_the_targets() -> None:
         command = ["make", "--dry-run", "CLUSTER=minikube", *target.split()]
         done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=env, check=False)
         assert re.search(words, done.stdout), done.stdout + done.stderr
+
+
+# ---------------------------------------------------------------------------------------------- what ends `make open`
+
+
+DRIVER = """
+import json, os, sys
+from pipelines import cluster
+ports = json.loads(os.environ["PORTS"])
+cluster.DOORS = {name: (*door[:3], port) for (name, door), port in zip(cluster.DOORS.items(), ports)}
+sys.argv = ["cluster", *sys.argv[sys.argv.index("pipelines.cluster") + 1 :]]
+cluster.main()
+"""
+
+
+def started(folder: Path) -> dict[int, str]:
+    """The processes that have this folder in their environment, however they came to be whose child they are."""
+    found = {}
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            if str(folder).encode() in (process / "environ").read_bytes():
+                found[int(process.name)] = (process / "cmdline").read_bytes().replace(b"\0", b" ").decode()[:150]
+        except OSError:
+            continue
+    return found
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="looks for what is left in /proc")
+@pytest.mark.parametrize(
+    ("way", "by_make"),
+    [
+        (signal.SIGINT, False),
+        (signal.SIGTERM, False),
+        (signal.SIGHUP, False),
+        (signal.SIGKILL, False),
+        (signal.SIGTERM, True),
+        (signal.SIGKILL, True),
+        ("closed terminal", True),
+    ],
+    ids=str,
+)
+def test_whatever_ends_open_ends_its_port_forwards(machine: Machine, way: signal.Signals | str, by_make: bool) -> None:
+    ports = free_ports(len(cluster.DOORS))
+    driver = machine.folder / "driver.py"
+    driver.write_text(DRIVER)
+    _, env = machine.command(PORTS=json.dumps(ports), PYTHONPATH=str(ROOT))
+    command = [sys.executable, str(driver), "-m", "pipelines.cluster", "open", "--cluster", "existing"]
+    if by_make:
+        python = machine.bin / "python"
+        python.write_text(f'#!/bin/sh\nexec {sys.executable} {driver} "$@"\n')
+        python.chmod(0o755)
+        make = str(shutil.which("make"))
+        command = [make, "--old-file=setup", "open", "CLUSTER=existing", f"BIN={machine.bin}", f"WORK={machine.folder}"]
+    ours, theirs = pty.openpty()
+    with (machine.folder / "said").open("wb") as said:
+        # a session of its own whose terminal is the other end: closed, it hangs up
+        process = subprocess.Popen(
+            command,
+            env=env,
+            cwd=ROOT,
+            stdin=theirs,
+            stdout=said,
+            stderr=said,
+            start_new_session=True,
+            preexec_fn=_control,
+        )
+    os.close(theirs)
+    try:
+        deadline = time.monotonic() + 90
+        while any(map(cluster._free, ports)):
+            assert process.poll() is None and time.monotonic() < deadline, (machine.folder / "said").read_text()
+            time.sleep(0.2)
+        assert sum("port-forward" in line for line in started(machine.folder).values()) >= len(ports)
+        if isinstance(way, signal.Signals):
+            os.kill(process.pid, way)
+        else:
+            os.close(ours)
+        process.wait(30)
+        deadline = time.monotonic() + 20
+        while (left := started(machine.folder)) and time.monotonic() < deadline:
+            time.sleep(0.2)
+        assert left == {}
+        assert all(map(cluster._free, ports))
+    finally:
+        with contextlib.suppress(OSError):
+            os.close(ours)
+        for pid in started(machine.folder):
+            with contextlib.suppress(OSError):
+                os.kill(pid, signal.SIGKILL)
+        process.wait()
+
+
+def _control() -> None:
+    """Makes the terminal at stdin that of the session."""
+    fcntl.ioctl(0, termios.TIOCSCTTY, 0)
