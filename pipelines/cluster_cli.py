@@ -165,6 +165,7 @@ def schedule_apply(
     """Make the recurring runs be those of the file; run again, it changes what differs."""
     from pipelines import schedule
     from pipelines.arguments import laid_over
+    from pipelines.memory import check_fits
 
     schedules = schedule.read_file(file)
     arguments: dict[str, dict[str, Any]] = {
@@ -174,6 +175,10 @@ def schedule_apply(
         "promote": {"production": production},
     }
     for name, found in schedule.read_arguments(file).items():
+        if "memory" in found:
+            check_fits(
+                found["memory"], os.environ.get("MLOPS_NODE_MEMORY", ""), f"--file {file}: {name}.arguments: memory"
+            )
         arguments[name] = laid_over(arguments[name], given(context), _chosen(found, f"--file {file}: {name}.arguments"))
     for name, done in schedule.apply(_server(host), schedules, arguments).items():
         typer.echo(f"{name:<10}{schedules[name]:<16}{done}")

@@ -378,11 +378,15 @@ def _failure(server: Server, run: Run, details: Mapping[str, Any], arguments: Ma
         if error := _marked(logs, ERROR_MARK):
             return error
         lines = [line.strip() for log in logs for line in log.splitlines() if line.strip()]
+        task = _task(name)
+        limit = memory_limit(task, arguments)
         if any(_KILLED.search(line) for line in lines[-KILLED_LINES:]):
-            limit = memory_limit(_task(name), arguments)
-            return {"step": _task(name), "exit_code": 1, "message": killed(_task(name), limit, arguments)}
+            return {"step": task, "exit_code": 1, "message": killed(task, limit, arguments)}
         last = f"its last line: {lines[-1][:200]}" if lines else "no log of it could be read"
-        message = f"it ended without telling why (out of memory, evicted, too slow, no image?); {last}"
+        # where the launcher is killed with it, nobody says so
+        memory = f"out of memory, of which it may have {limit}" if name == task else "out of memory"
+        why = f"{memory}; evicted, too slow, no image"
+        message = f"it ended without telling why ({why}?); {last}"
         return {"step": name, "exit_code": 1, "message": message}
     return {"step": None, "exit_code": 1, "message": "no step has said why; the Kubeflow Pipelines UI shows more"}
 

@@ -94,6 +94,7 @@ def test_runs_are_given_what_the_file_says(kfp: FakeKfp, file: Path, mlops: Mlop
         + """  retrain.arguments: |
     seed: 3
     split: hash
+    memory: 3Gi
     data: s3://datasets/file.csv
     policy:
       auto_promote: true
@@ -109,13 +110,19 @@ def test_runs_are_given_what_the_file_says(kfp: FakeKfp, file: Path, mlops: Mlop
         "candidates": "s3://candidates",
         "seed": 3,
         "split": "hash",
+        "memory": "3Gi",
         "policy": "auto_promote: true\n",
     }
     assert "seed" not in found["evaluate"]
-    file.write_text(lines.replace("seed: 3", "sed: 3"))
-    done = mlops("schedule", "apply", "--file", file, "--host", kfp.url)
-    assert done.returncode == 2
-    assert "retrain.arguments: sed is no parameter of retrain" in " ".join(done.stderr.split())
+    for wrong, words in (
+        (lines.replace("seed: 3", "sed: 3"), "retrain.arguments: sed is no parameter of retrain"),
+        (lines.replace("3Gi", "3 Gi"), "retrain.arguments: memory: '3 Gi' is no amount of memory"),
+        (lines.replace("3Gi", "30Gi"), "no node could hold a step of 30Gi, as the largest has 16.0 GiB for pods"),
+    ):
+        file.write_text(wrong)
+        done = mlops("schedule", "apply", "--file", file, "--host", kfp.url, MLOPS_NODE_MEMORY="16Gi")
+        assert done.returncode == 2
+        assert words in " ".join(done.stderr.split())
 
 
 def test_cut_off_between_new_and_old_it_is_made_good(kfp: FakeKfp, file: Path) -> None:
