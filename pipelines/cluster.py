@@ -18,6 +18,7 @@ import shutil
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -84,6 +85,8 @@ FORWARD = 'while :; do "$@" >/dev/null 2>&1; sleep 1; done & read -r _; kill -s 
 # a namespace that was just made, a webhook that starts, a registry's hiccup: gone by the next try
 TRIES, WAIT_SECONDS = 4, 5.0
 POLL_SECONDS = 3.0
+# without a terminal, how often a step that takes long says that it goes on
+BEAT_SECONDS = 30.0
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
 
@@ -599,8 +602,8 @@ def _put(kubectl: Kubectl, namespace: str, values: Mapping[str, Mapping[str, str
         kubectl.apply(objects)
 
 
-def _wait(kubectl: Kubectl, objects: list[dict[str, Any]], deadline: float, say: Callable[[str], None]) -> None:
-    """Waits until every Deployment is available and every Job of ours has succeeded."""
+def _wait(kubectl: Kubectl, objects: list[dict[str, Any]], deadline: float, say: Callable[..., None]) -> None:
+    """Waits until every Deployment is available and every Job of ours has succeeded; says what isn't, and why."""
     wanted = {
         (found["kind"], found["metadata"]["namespace"], found["metadata"]["name"])
         for found in objects
@@ -608,7 +611,9 @@ def _wait(kubectl: Kubectl, objects: list[dict[str, Any]], deadline: float, say:
     }
     while True:
         done = set()
+        troubles: dict[str, str] = {}
         for namespace in NAMESPACES:
+            troubles |= _troubles(kubectl, namespace)
             for found in kubectl.items("deployments", namespace):
                 if _available(found):
                     done.add(("Deployment", namespace, found["metadata"]["name"]))
@@ -622,18 +627,24 @@ def _wait(kubectl: Kubectl, objects: list[dict[str, Any]], deadline: float, say:
                     raise MlopsError(f"the Job {name} failed; `make logs STEP={name}` shows more:\n{last}")
                 if _job_state(found) == "done":
                     done.add(("Job", namespace, name))
+                elif (failed := found.get("status", {}).get("failed", 0)) and name in JOBS:
+                    troubles[f"job {name}"] = f"failed ({failed}), and is tried again; `make logs STEP={name}` has why"
         missing = sorted(name for _, _, name in wanted - done)
         if not missing:
             return
-        troubles = {pod: why for namespace in NAMESPACES for pod, why in _troubles(kubectl, namespace).items()}
         if time.monotonic() > deadline:
             for pod, why in troubles.items():
                 typer.echo(f"  {pod}: {why}", err=True)
             raise MlopsError(
                 f"not ready in time: {', '.join(missing)}; `make status` and `make logs STEP=...` show more"
             )
-        blocked = next((f"; {pod}: {why}" for pod, why in troubles.items()), "")
-        say(f"{len(wanted) - len(missing)} of {len(wanted)}, waiting for {', '.join(missing[:3])}{blocked}")
+        blocked = "".join(f"; {what}: {why}" for what, why in sorted(troubles.items())[:3])
+        # that an image is pulled in vain, and then waited for, over and over, is nothing new
+        say(
+            f"{len(wanted) - len(missing)} of {len(wanted)}, waiting for {', '.join(missing[:3])}{blocked}",
+            missing,
+            sorted(troubles),
+        )
         time.sleep(POLL_SECONDS)
 
 
@@ -792,13 +803,42 @@ def _tell_doors(kubectl: Kubectl) -> None:
 
 
 @contextlib.contextmanager
-def _step(name: str) -> Iterator[Callable[[str], None]]:
-    """A line when it has ended, with its time; a spinner that says where it is, on a terminal."""
+def _step(name: str) -> Iterator[Callable[..., None]]:
+    """A line when it has ended, with its time, and a spinner that says where it is.
+
+    Without a terminal, a line each time that something else is waited for, and every half a minute. What it gives is
+    called with what is to be said, and with what has to differ for that to be something else.
+    """
     from rich.console import Console
 
-    console, begin = Console(stderr=True, highlight=False), time.monotonic()
-    with console.status(f"  {name}") as spinner:
-        yield lambda text: spinner.update(f"  {name}: {text}")
+    console, begin = Console(stderr=True, highlight=False, soft_wrap=True), time.monotonic()
+    if console.is_terminal:
+        with console.status(f"  {name}") as spinner:
+            yield lambda text, *_: spinner.update(f"  {name}: {text}")
+    else:
+        state: dict[str, Any] = {"text": "", "about": None}
+        ended = threading.Event()
+
+        def line() -> None:
+            now = f"{time.monotonic() - begin:.0f} s"
+            console.print(f"  {name}, {now}: {state['text']}" if state["text"] else f"  {name}, {now}", markup=False)
+
+        def say(text: str, *about: object) -> None:
+            changed, state["text"], state["about"] = state["about"] != (about or text), text, about or text
+            if changed:
+                line()
+
+        def beat() -> None:
+            while not ended.wait(BEAT_SECONDS):
+                line()
+
+        thread = threading.Thread(target=beat, daemon=True)
+        thread.start()
+        try:
+            yield say
+        finally:
+            ended.set()
+            thread.join()
     console.print(f"  {name:<18}{time.monotonic() - begin:6.1f} s")
 
 

@@ -459,6 +459,70 @@ def test_what_isnt_ready_in_time_is_named_with_its_reason(machine: Machine, monk
         cluster._wait(kubectl, objects, time.monotonic() - 1, print)
 
 
+class Scripted:
+    """A kubectl that shows states one after the other: a pod's reason, a Job's failures, whether all is ready."""
+
+    def __init__(self, *states: tuple[str, int, bool]) -> None:
+        self.states = [states[0], *states]
+
+    def items(self, kind: str, namespace: str) -> list[dict[str, Any]]:
+        if namespace != cluster.PLATFORM:
+            return []
+        if kind == "pods":  # which are looked at first
+            self.states.pop(0)
+        reason, failed, ready = self.states[0]
+        waiting = [{"state": {"waiting": {"reason": reason, "message": "manifest unknown"}}}] if reason else [{}]
+        counts = {"replicas": 1, "updatedReplicas": 1, "availableReplicas": int(ready)}
+        conditions = [{"type": "Complete", "status": "True"}] if ready else []
+        found = {
+            "pods": {"metadata": {"name": "mlflow-7d9"}, "status": {"containerStatuses": waiting}},
+            "deployments": {"metadata": {"name": "mlflow"}, "spec": {}, "status": counts},
+            "jobs": {"metadata": {"name": "setup-store"}, "status": {"failed": failed, "conditions": conditions}},
+        }
+        return [found[kind]]
+
+
+WAITED_FOR = [
+    {"kind": kind, "metadata": {"name": name, "namespace": cluster.PLATFORM}}
+    for kind, name in (("Deployment", "mlflow"), ("Job", "setup-store"))
+]
+
+
+def test_without_a_terminal_a_line_when_what_is_waited_for_changes(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(cluster, "POLL_SECONDS", 0.01)
+    # an image that can't be pulled is tried again and again, and a Job, too
+    pulls = [("ErrImagePull", 0, False), ("ImagePullBackOff", 0, False)] * 3
+    kubectl = Scripted(("", 0, False), *pulls, ("ImagePullBackOff", 1, False), ("", 1, False), ("", 1, True))
+    with cluster._step("ready") as say:
+        cluster._wait(kubectl, WAITED_FOR, time.monotonic() + 60, say)  # type: ignore[arg-type]
+    lines = [line.strip() for line in capsys.readouterr().err.splitlines()]
+    pulled, tried = (f"mlflow-7d9: {reason} manifest unknown" for reason in ("ErrImagePull", "ImagePullBackOff"))
+    failing = "job setup-store: failed (1), and is tried again; `make logs STEP=setup-store` has why"
+    assert lines[:-1] == [
+        "ready, 0 s: 0 of 2, waiting for mlflow, setup-store",
+        f"ready, 0 s: 0 of 2, waiting for mlflow, setup-store; {pulled}",
+        f"ready, 0 s: 0 of 2, waiting for mlflow, setup-store; {failing}; {tried}",
+        f"ready, 0 s: 0 of 2, waiting for mlflow, setup-store; {failing}",
+    ]
+    assert re.fullmatch(r"ready +0\.\d s", lines[-1])
+
+
+def test_without_a_terminal_a_step_that_takes_long_is_heard_of(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cluster.BEAT_SECONDS == 30
+    monkeypatch.setattr(cluster, "BEAT_SECONDS", 0.1)
+    with cluster._step("build images"):
+        time.sleep(0.35)
+    with cluster._step("ready") as say:
+        say("1 of 2", 1)
+        time.sleep(0.35)
+    said = capsys.readouterr().err
+    assert said.count("  build images, 0 s\n") >= 2 and said.count("  ready, 0 s: 1 of 2\n") >= 3
+
+
 def test_submit_follows_a_run_through_a_forwarded_port(machine: Machine) -> None:
     # what `make open` has open is used as it is
     done = machine("submit", "--cluster", "existing", "evaluate", "--no-wait", MLOPS_KFP_HOST=machine.kfp.url)
