@@ -7,8 +7,6 @@ second time, from its documentation and not from `features`, so that an error in
 from __future__ import annotations
 
 import json
-import shutil
-import tempfile
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -64,14 +62,10 @@ class Service:
         """
         from matchmaking.model import prepare_tensorflow
 
-        # a look without running anything of it comes first
-        production.check_model_file(bundle / production.MODEL)
         prepare_tensorflow()
         import keras
 
-        with tempfile.TemporaryDirectory() as folder:
-            alone = Path(folder) / production.MODEL
-            shutil.copyfile(bundle / production.MODEL, alone)
+        with production.checked_copy(bundle / production.MODEL) as alone:
             try:
                 model = keras.models.load_model(alone)
             except (ValueError, TypeError, OSError) as error:

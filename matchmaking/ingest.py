@@ -63,5 +63,6 @@ def validate_file(raw: Path, production_dir: Path, target: Path, *, source: str,
     report = describe(pairs, extra, known)
     if labelled:
         check_known(report, known, source)
+    versions = production.version_notes(production_dir) if known else []
     pairs.to_parquet(target, index=False)
-    return report.as_dict()
+    return {**report.as_dict(), "warnings": [*report.warnings, *versions]}

@@ -167,16 +167,20 @@ def predict(model_path: Path, inputs: np.ndarray) -> np.ndarray:
     """A saved model's probabilities: float64 of shape (rows,), in [0, 1].
 
     Raises:
-        InputError: Keras cannot load the file.
+        InputError: Keras cannot load the file, or the model gives NaN.
     """
     prepare_tensorflow()
     import keras
 
-    try:
-        model = keras.models.load_model(model_path, compile=False)
-    except (ValueError, TypeError, KeyError, OSError) as error:
-        raise InputError(f"{model_path}: Keras {keras.__version__} cannot load it: {error}") from error
-    return model.predict(inputs, batch_size=8192, verbose=0).astype(float).ravel()
+    with production.checked_copy(model_path) as alone:
+        try:
+            model = keras.models.load_model(alone, compile=False)
+        except (ValueError, TypeError, KeyError, OSError) as error:
+            raise InputError(f"{model_path}: Keras {keras.__version__} cannot load it: {error}") from error
+    probabilities = model.predict(inputs, batch_size=8192, verbose=0).astype(float).ravel()
+    if nan := int(np.isnan(probabilities).sum()):
+        raise InputError(f"{model_path} gives NaN for {nan:,} of {len(inputs):,} pairs; it can't be served")
+    return probabilities
 
 
 def prepare_tensorflow() -> None:
