@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import inspect
+import json
 from collections.abc import Iterable, Iterator
 from enum import Enum
 from pathlib import Path
 from typing import Any
 
 import typer
+
+from pipelines.compile import PIPELINES
 
 EXIT_CODES = {
     0: "done",
@@ -42,6 +46,11 @@ def reference() -> str:
         "Everything a command needs is an option of it. What an installation sets, it sets by environment variable:",
         "",
         *_table(("variable", "meaning", "default"), ((f"`{n}`", *said) for n, said in VARIABLES.items())),
+        "## Parameters of the pipelines",
+        "",
+        "In the KFP UI, in `--arguments FILE`, and in the `arguments` of `manifests/schedules/schedules.yaml`.",
+        "",
+        *(line for name in PIPELINES for line in _parameters(name)),
         "## Policy",
         "",
         "`--policy FILE` takes any of these keys; what it leaves out is as here.",
@@ -57,6 +66,23 @@ def reference() -> str:
         *_table(("field", "what it is"), ((f"`{name}`", text) for name, text in FIELDS.items())),
     ]
     return "\n".join(lines).rstrip() + "\n"
+
+
+def _parameters(pipeline: str) -> Iterator[str]:
+    from importlib import import_module
+
+    from docstring_parser import parse
+
+    function = getattr(import_module(f"pipelines.{pipeline}"), pipeline).pipeline_func
+    said = {each.arg_name: _text(each.description) for each in parse(function.__doc__ or "").params}
+    rows = []
+    for name, parameter in inspect.signature(function).parameters.items():
+        needed = parameter.default is parameter.empty
+        default = "needed" if needed else f"`{json.dumps(parameter.default)}`" if parameter.default != "" else ""
+        rows.append((f"`{name}`", said[name], default))
+    yield f"### {pipeline}"
+    yield ""
+    yield from _table(("parameter", "meaning", "default"), rows)
 
 
 # a command of Click, which Typer brings its own copy of

@@ -336,6 +336,11 @@ def test_options_go_before_a_file(kfp: FakeKfp, here: Here, tmp_path: Path) -> N
     passed = kfp.runs[done.stdout.strip()].runtime_config["parameters"]
     assert (passed["seed"], passed["split"], passed["policy"]) == (0, "hash", "auto_promote: true\n")
     assert passed["data"] == "s3://datasets/pairs.csv"
+    file.write_text("current: s3://datasets/may.csv\n")
+    done = here("submit", "monitor", "--arguments", str(file), "--host", kfp.url, "--no-wait")
+    passed = kfp.runs[done.stdout.strip()].runtime_config["parameters"]
+    assert passed["current"] == "s3://datasets/may.csv"
+    assert not passed.get("self_comparison")
 
 
 @pytest.mark.parametrize(
