@@ -268,12 +268,14 @@ def _crossed(outcomes: dict[str, Outcome], policy: Path | None, drift: bool, pro
     if not drift and not production:
         return []
     from matchmaking.decision import load_policy
-    from matchmaking.limits import degraded, drift_crossed
+    from matchmaking.limits import degraded, drift_crossed, unchecked
 
     limits = load_policy(policy).limits
     crossed = []
     if drift and "monitor" in outcomes:
         crossed += drift_crossed(outcomes["monitor"].summary, limits)
+        for what in unchecked(outcomes["monitor"].summary, limits):
+            typer.echo(f"Not checked: {what}", err=True)
     if production and "evaluate" in outcomes:
         crossed += degraded(outcomes["evaluate"].summary, limits)
     return crossed

@@ -9,14 +9,14 @@ import pytest
 
 from matchmaking.decision import Limits, load_policy
 from matchmaking.errors import InputError
-from matchmaking.limits import degraded, drift_crossed
+from matchmaking.limits import degraded, drift_crossed, unchecked
 
 LIMITS = Limits(drifted_share=0.5, target_or_scores=True, production={"roc_auc": 0.9, "brier": 0.08})
 
 
 def monitored(share: float, *drifted: str) -> dict[str, Any]:
-    kinds = ("target", "score")
-    columns = [{"column": kind, "kind": kind, "drifted": kind in drifted} for kind in kinds]
+    kinds = {"match": "target", "score": "score"}
+    columns = [{"column": name, "kind": kind, "drifted": kind in drifted} for name, kind in kinds.items()]
     return {"drift": {"share_drifted": share, "columns": columns}}
 
 
@@ -45,7 +45,34 @@ def test_degraded() -> None:
     assert degraded(evaluated(roc_auc=None, brier=0.01), LIMITS) == [
         "production's roc_auc is unknown, limit at least 0.9"
     ]
-    assert degraded({"metrics": {"production": None}}, LIMITS) == []
+    # a guard that finds nothing to guard is not green
+    assert degraded({"metrics": {"production": None}}, LIMITS) == ["there is no production model to measure"]
+
+
+def test_what_drift_could_not_be_checked_is_past_the_limit() -> None:
+    assert drift_crossed({"drift": None}, LIMITS) == ["drift was not measured"]
+    alone = monitored(0.0)
+    alone["drift"]["columns"] = [row for row in alone["drift"]["columns"] if row["column"] != "score"]
+    words = ["drift of production's scores was not measured: there is no production model"]
+    assert drift_crossed(alone, LIMITS) == words
+    assert drift_crossed(alone, LIMITS.model_copy(update={"target_or_scores": False})) == []
+    few = monitored(0.0)
+    few["drift"]["columns"][1]["too_few"] = True
+    assert drift_crossed(few, LIMITS) == ["score drift can't be told: too few rows"]
+    few = monitored(0.25)
+    few["drift"]["columns"] += [
+        {"column": name, "kind": "feature", "drifted": name == "a", "too_few": name == "b"} for name in "abcd"
+    ]
+    assert drift_crossed(few, LIMITS) == ["1 of 4 features have too few rows to tell, limit 50%"]
+
+
+def test_labels_that_are_not_known_yet_are_said_not_failed() -> None:
+    assert unchecked(monitored(0.0), LIMITS) == []
+    young = monitored(0.0)
+    young["drift"]["columns"] = [row for row in young["drift"]["columns"] if row["column"] != "match"]
+    assert drift_crossed(young, LIMITS) == []
+    assert unchecked(young, LIMITS) == ["drift of the target was not measured: a dataset has no column 'match'"]
+    assert unchecked(young, LIMITS.model_copy(update={"target_or_scores": False})) == []
 
 
 def test_of_a_file(tmp_path: Path) -> None:
