@@ -103,6 +103,23 @@ def test_restart_outside_a_pod() -> None:
         in_cluster.restart("legalaid-mlops", "legalaid-ml")
 
 
+def test_a_runs_workflow_is_looked_for(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    there: list[dict[str, Any]] = [{"metadata": {"name": "evaluate-x7k2p"}}]
+    monkeypatch.setattr(api, "answer", lambda *asked: api.requests.append(asked) or {"items": there})
+    assert in_cluster._has_workflow("kubeflow", "6b4b9c9e")
+    there.clear()
+    assert not in_cluster._has_workflow("kubeflow", "6b4b9c9e")
+    # what the Role in reconcile/ allows: to list
+    method, path, _ = api.requests[0]
+    assert method == "GET"
+    assert path.startswith("/apis/argoproj.io/v1alpha1/namespaces/kubeflow/workflows?")
+    assert "labelSelector=pipeline%2Frunid%3D6b4b9c9e" in path
+    # not to know isn't that it is gone
+    api.status = 403
+    with pytest.raises(MlopsError, match="the Workflows of kubeflow can't be read: Forbidden"):
+        in_cluster._has_workflow("kubeflow", "6b4b9c9e")
+
+
 def test_fetch_brings_the_three_files_or_says_that_there_are_none(tmp_path: Path) -> None:
     served, target = tmp_path / "production", tmp_path / "models"
     served.mkdir()
