@@ -132,11 +132,10 @@ def test_names_that_a_terminal_cannot_show_are_no_failure(mlops: Mlops, served: 
         str(registered / "candidates" / NAMES[0]), str(served), reason="東京 asked", say=lambda text: None
     )
     promotion.apply(change, who="Łukasz@host", say=lambda text: None)
-    for encoding in ("latin-1", "ascii"):
-        shown = mlops("history", "--production", served, PYTHONIOENCODING=encoding)
-        assert shown.returncode == 0, shown.stderr
-        assert "promote by \\u0141ukasz@host" in shown.stdout
-        assert "\\u6771\\u4eac asked" in shown.stdout
+    shown = mlops("history", "--production", served, PYTHONIOENCODING="latin-1")
+    assert shown.returncode == 0, shown.stderr
+    assert "promote by \\u0141ukasz@host" in shown.stdout
+    assert "\\u6771\\u4eac asked" in shown.stdout
 
 
 def test_an_unusable_tracking_uri_is_told_before_anything(mlops: Mlops, served: Path, work: Path) -> None:
