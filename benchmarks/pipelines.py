@@ -130,11 +130,13 @@ def _show_needs(results: list[dict[str, Any]]) -> None:
         ]
         if not peaks:
             continue
-        (least, _), (most, highest) = min(peaks), max(peaks)
-        slope = (highest - max(peak for rows, peak in peaks if rows == least)) / (most - least) if most > least else 0.0
-        fixed = max(peak - slope * rows for rows, peak in peaks)
         over = max(peak - need.at(rows) for rows, peak in peaks)
-        row = (name, f"{fixed:.0f}", f"{slope * 1000:.2f}", f"{need.fixed:.0f}", f"{need.per_row:.2f}")
+        own = ("", "")
+        (least, _), (most, highest) = min(peaks), max(peaks)
+        if least < most:
+            slope = (highest - max(peak for rows, peak in peaks if rows == least)) / (most - least)
+            own = (f"{max(peak - slope * rows for rows, peak in peaks):.0f}", f"{slope * 1000:.2f}")
+        row = (name, *own, f"{need.fixed:.0f}", f"{need.per_row:.2f}")
         table.add_row(*row, f"{over:.0f} MB more than expected" if over > 0 else "")
     console.print(table)
 
