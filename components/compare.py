@@ -11,6 +11,7 @@ def compare(
     run_id: str,
     scores: Input[Dataset],
     evaluation: Input[Artifact],
+    data_report: Input[Artifact],
     policy: str,
     seed: int,
     decision: Output[Artifact],
@@ -22,6 +23,7 @@ def compare(
         run_id: the MLflow run.
         scores: parquet: label and both models' probabilities.
         evaluation: JSON: with the serving contract.
+        data_report: JSON: what was noticed in the dataset.
         policy: the promotion policy as YAML; empty for the default one.
         seed: of the bootstrap.
         decision: JSON: the verdict, with every number, interval and reason.
@@ -35,11 +37,11 @@ def compare(
 
     from matchmaking.steps import step
 
-    with step("compare", run_id, [decision], [scores, evaluation]):
+    with step("compare", run_id, [decision], [scores, evaluation, data_report]):
         from matchmaking.decision import decide_file
         from matchmaking.package import PACKAGED
 
-        paths = (Path(decision.path), Path(page.path), Path(evaluation.path))
+        paths = (Path(decision.path), Path(page.path), Path(evaluation.path), Path(data_report.path))
         decided = decide_file(Path(scores.path), policy, seed, *paths)
         if decided["verdict"] not in PACKAGED:
             return "no"

@@ -16,6 +16,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -253,6 +254,7 @@ def checkout(rev: str = "") -> Pointer:
         _check_saved(root, now, bool(rev))
     if now != pointer.md5:
         _obtain(root, commit, pointer, root / DATA)
+    _cache_sample(root, pointer)
     if rev and (root / POINTER).read_text(encoding="utf-8") != text:
         with _written(root / POINTER) as temporary:
             temporary.write_text(text, encoding="utf-8")
@@ -311,6 +313,18 @@ def _check_saved(root: Path, md5: str, leaving: bool) -> None:
         with _dvc(root) as repo:
             if not repo.cache.local.exists(md5):
                 repo.cache.local.add(str(root / DATA), localfs, md5)
+
+
+def _cache_sample(root: Path, pointer: Pointer) -> None:
+    """Puts the sample in place into DVC's cache, past which it was made: `dvc status` would miss it there."""
+    usual = root / ".dvc" / "cache" / "files" / "md5" / pointer.md5[:2] / pointer.md5[2:]
+    # without DVC the sample is all there is, and works
+    if pointer.sample and not usual.exists() and find_spec("dvc"):
+        from dvc.fs import localfs
+
+        with _dvc(root) as repo:
+            if not repo.cache.local.exists(pointer.md5):
+                repo.cache.local.add(str(root / DATA), localfs, pointer.md5)
 
 
 def _obtain(root: Path, commit: str, pointer: Pointer, target: Path) -> None:
@@ -437,6 +451,11 @@ def add(file: Path, message: str = "", *, commit: bool = True) -> tuple[Pointer,
     for leftover in (root / "data").glob(f".*.{os.getpid()}.*"):
         leftover.unlink()
     return _working_pointer(root), remote
+
+
+def on_no_branch() -> bool:
+    """Whether a commit made now would be on no branch (a detached HEAD), and so be lost with the next checkout."""
+    return _git(find_root(), "symbolic-ref", "--quiet", "HEAD", check=False).returncode != 0
 
 
 def versions() -> tuple[list[Version], str]:

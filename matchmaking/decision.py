@@ -83,6 +83,12 @@ class Guardrails(_Section):
     slices: Slices
 
 
+class Data(_Section):
+    """What a dataset may be like for evidence from it to count."""
+
+    max_unknown_share: Fraction
+
+
 class Limits(_Section):
     """Past what a run of monitor or evaluate is a failure, where that is asked for."""
 
@@ -111,6 +117,7 @@ class Policy(_Section):
     primary: Primary
     bootstrap: Bootstrap
     guardrails: Guardrails
+    data: Data
     auto_promote: bool
     limits: Limits
 
@@ -662,6 +669,35 @@ def with_contract(decision: dict[str, Any], contract: Mapping[str, Any] | None) 
     return result
 
 
+def with_data(decision: dict[str, Any], data: Mapping[str, Any] | None, policy: Policy) -> dict[str, Any]:
+    """The decision with what was noticed in the dataset: its warnings among the reasons.
+
+    Where too much of a column is unknown to the encoder, the rows aren't what production will be asked, and a better
+    candidate is held.
+
+    Args:
+        decision: what `decide` and `with_contract` gave.
+        data: the fields of a `schema.DataReport`; None where there is none, which changes nothing.
+        policy: with the largest share, `data.max_unknown_share`.
+    """
+    from matchmaking.schema import unknown_shares
+
+    if data is None:
+        return decision
+    limit = policy.data.max_unknown_share
+    past = [
+        f"{share:.1%} of column '{column}' is unknown to production's encoder; it may be {limit:.1%}"
+        for column, share in unknown_shares(data).items()
+        if share > limit
+    ]
+    warnings = list(data["warnings"])
+    told = [*decision["reasons"], *(f"the data: {warning}" for warning in warnings)]
+    result = {**decision, "warnings": warnings, "reasons": told}
+    if past and decision["verdict"] == "promote":
+        result |= {"verdict": "hold", "automatic": False, "reasons": [*past, *told]}
+    return result
+
+
 # --- the page ------------------------------------------------------------------------------------------
 
 
@@ -766,7 +802,13 @@ def _rows_needed(test: dict[str, Any], bound: float, rows: int) -> str:
 
 
 def decide_file(
-    scores_path: Path, policy: str, seed: int, decision_path: Path, page_path: Path, evaluation_path: Path | None = None
+    scores_path: Path,
+    policy: str,
+    seed: int,
+    decision_path: Path,
+    page_path: Path,
+    evaluation_path: Path | None = None,
+    data_path: Path | None = None,
 ) -> dict[str, Any]:
     """`decide` and `with_contract` on the files of a run; writes the decision as JSON and as a page.
 
@@ -777,6 +819,7 @@ def decide_file(
         decision_path: JSON file to write.
         page_path: Markdown file to write.
         evaluation_path: JSON with the serving contract; None for none.
+        data_path: JSON with the fields of a `schema.DataReport`; None for none.
 
     Returns:
         The decision.
@@ -786,7 +829,9 @@ def decide_file(
         path.write_text(policy)
         rules = load_policy(path if policy else None)
     contract = json.loads(evaluation_path.read_text())["contract"] if evaluation_path else None
+    data = json.loads(data_path.read_text()) if data_path else None
     decision = with_contract(decide(pd.read_parquet(scores_path), rules, seed), contract)
+    decision = with_data(decision, data, rules)
     decision_path.write_text(json.dumps(decision, indent=1))
     page_path.write_text(explain(decision))
     return decision

@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from matchmaking.schema import CATEGORICAL
+from matchmaking.errors import InputError
+from matchmaking.schema import CATEGORICAL, likely, visible
 
 NUMBERS = (
     "urgency_level",
@@ -25,7 +26,9 @@ NUMBERS = (
     "budget_per_urgency",
     "fee_rating_ratio",
 )
-INPUT_WIDTH = 47
+# how many categories of each column the service's inputs have room for
+WIDTHS = {"case_type": 7, "location": 7, "preferred_language": 7, "specialization": 5, "city": 7}
+INPUT_WIDTH = sum(WIDTHS.values()) + len(NUMBERS)
 
 
 def add_ratios(pairs: pd.DataFrame) -> pd.DataFrame:
@@ -62,9 +65,35 @@ def encode(pairs: pd.DataFrame, encoder: Any, scaler: Any) -> np.ndarray:
 
 
 def fit_encoders(pairs: pd.DataFrame) -> tuple[Any, Any]:
-    """Fits the encoder and the scaler of a first production model on its training pairs: (encoder, scaler)."""
+    """Fits the encoder and the scaler of a first production model on its training pairs: (encoder, scaler).
+
+    Raises:
+        InputError: the pairs have more or fewer categories than the service's inputs have room for.
+    """
     from sklearn.preprocessing import OneHotEncoder, StandardScaler
 
+    if sum(pairs[column].nunique() for column in CATEGORICAL) != sum(WIDTHS.values()):
+        wrong = [_other_width(pairs[column], width) for column, width in WIDTHS.items()]
+        raise InputError(
+            f"the training rows don't give the {INPUT_WIDTH} inputs of the service: {'; '.join(filter(None, wrong))}"
+        )
     encoder = OneHotEncoder(handle_unknown="ignore").fit(pairs[list(CATEGORICAL)].astype(str))
     scaler = StandardScaler().fit(add_ratios(pairs)[list(NUMBERS)].astype(float))
     return encoder, scaler
+
+
+def _other_width(values: pd.Series, width: int) -> str:
+    """What is wrong with the number of a column's categories, and what to do; empty where nothing is."""
+    counts = values.value_counts()
+    if len(counts) < width:
+        return f"column '{values.name}' has {len(counts)} categories of {width}; give rows that hold the others, too"
+    if len(counts) == width:
+        return ""
+    shown = []
+    for category, rows in list(counts.items())[width:][:5]:
+        meant = likely(str(category), [str(known) for known in counts.index[:width]])
+        shown.append(f"'{visible(str(category))}' {rows:,} rows" + (f" ({visible(meant)}?)" if meant else ""))
+    return (
+        f"column '{values.name}' has {len(counts)} categories, {len(counts) - width} more than the service knows; the "
+        f"rarest: {', '.join(shown)}. Correct them, or leave those rows out"
+    )

@@ -405,6 +405,7 @@ def _facts(package: Package) -> list[str]:
         f"verdict {package.decision.verdict}: {metric} on {package.decision.rows:,} held-out pairs",
         f"serving contract {'passed' if package.contract.passed else 'FAILED'}, {len(package.contract.checks)} checks",
         f"dataset {manifest.dataset_version}, code {manifest.code_version}, seed {manifest.seed}",
+        *(f"WARNING, the data: {warning}" for warning in package.decision.warnings),
     ]
 
 

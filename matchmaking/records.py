@@ -175,6 +175,7 @@ class Verdict(Record):
     reasons: list[str]
     primary: Primary
     rows: int
+    warnings: list[str] = []
 
 
 class Check(BaseModel):
@@ -243,7 +244,8 @@ class Summary(Record):
     seed: int | None = Field(default=None, description="of training and bootstrap")
     data: dict[str, Any] | None = Field(
         default=None,
-        description="`rows`, `positives`, `extra_columns`, `unseen` (categories by column, with counts), `duplicates`",
+        description="`rows`, `positives`, `extra_columns`, `unseen` (categories by column, with counts), "
+        "`duplicates`, `warnings` (sentences)",
     )
     metrics: Models = Field(
         default=Models(),

@@ -204,6 +204,8 @@ def markdown_report(summary: dict[str, Any]) -> str:
     lines = [f"# {_escape(headline(summary))}", ""]
     if summary.get("reasons"):
         lines += [*(f"- {_escape(str(reason))}" for reason in summary["reasons"]), ""]
+    if told := warnings(summary):
+        lines += [*(f"- Warning: {_escape(warning)}" for warning in told), ""]
     rows, models = metric_rows(summary), list(_models(summary))
     if rows:
         both = len(models) == 2
@@ -331,15 +333,24 @@ def _data(summary: dict[str, Any]) -> list[str]:
     if not data:
         return []
     lines = [f"{data['rows']:,} pairs, {data['positives']:,} of them matches."]
+    if data.get("extra_columns"):
+        lines.append(f"Extra columns, ignored: {', '.join(map(str, data['extra_columns']))}.")
+    if "warnings" in data:
+        return [*lines, *(f"Warning: {warning}." for warning in data["warnings"])]
     for column, counts in (data.get("unseen") or {}).items():
         listed = ", ".join(f"{name} ({rows:,})" for name, rows in list(counts.items())[:10])
         more = f" and {len(counts) - 10} more" if len(counts) > 10 else ""
         lines.append(f"{column} has categories unknown to production, which it scores as if empty: {listed}{more}.")
-    if data.get("extra_columns"):
-        lines.append(f"Extra columns, ignored: {', '.join(map(str, data['extra_columns']))}.")
     if data.get("duplicates"):
         lines.append(f"{data['duplicates']:,} rows repeat an earlier one exactly.")
     return lines
+
+
+def warnings(summary: dict[str, Any]) -> list[str]:
+    """What somebody should look at before trusting a run, each in one sentence, but for what its reasons tell."""
+    found = [f"the data: {warning}" for warning in (summary.get("data") or {}).get("warnings") or []]
+    found += [note for note in _drift(summary).get("notes") or [] if "not measured" in note or "too few" in note]
+    return [warning for warning in found if warning not in (summary.get("reasons") or [])]
 
 
 # --- text ---

@@ -10,7 +10,7 @@ import hashlib
 import re
 import unicodedata
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TextIO, cast
@@ -231,7 +231,7 @@ def describe(pairs: pd.DataFrame, extra_columns: list[str], known: dict[str, lis
     return DataReport(len(pairs), positives, extra_columns, unseen, duplicates, warnings)
 
 
-def unknown_shares(report: dict[str, Any]) -> dict[str, float]:
+def unknown_shares(report: Mapping[str, Any]) -> dict[str, float]:
     """The share of rows, in (0, 1], whose category the encoder doesn't know, by column.
 
     Args:
@@ -264,7 +264,7 @@ def _unknown(column: str, counts: dict[str, int], known: list[str], rows: int) -
     """A sentence on the categories of a column that the encoder doesn't know, with the spelling that was meant."""
     shown = []
     for category, count in list(counts.items())[:SHOWN_CATEGORIES]:
-        meant = _meant(category, known)
+        meant = likely(category, known)
         shown.append(f"'{visible(category)}' {count:,} rows" + (f" ({visible(meant)}?)" if meant else ""))
     more = f" and {len(counts) - SHOWN_CATEGORIES} more" if len(counts) > SHOWN_CATEGORIES else ""
     unknown = sum(counts.values())
@@ -278,7 +278,7 @@ def _percent(share: float) -> str:
     return "under 0.1%" if share < 0.001 else f"{share:.1%}"
 
 
-def _meant(category: str, known: list[str]) -> str | None:
+def likely(category: str, known: list[str]) -> str | None:
     """The known category that was most likely meant; None where none is near."""
     plain = {_plain(value): value for value in known}
     near = difflib.get_close_matches(_plain(category), plain, n=1, cutoff=0.75)

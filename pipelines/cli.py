@@ -332,7 +332,7 @@ def _show(outcomes: dict[str, Outcome], work_dir: Path) -> None:
     from rich.markup import escape
     from rich.table import Table
 
-    from matchmaking.report import headline, terminal_table
+    from matchmaking.report import headline, terminal_table, warnings
 
     console = _console(stderr=False)
     for name, outcome in outcomes.items():
@@ -344,6 +344,8 @@ def _show(outcomes: dict[str, Outcome], work_dir: Path) -> None:
         console.print(f"[bold]{name}[/bold]: {escape(headline(outcome.summary))}")
         for reason in outcome.summary.get("reasons") or []:
             console.print(f"  - {escape(reason)}")
+        for warning in warnings(outcome.summary):
+            console.print(f"  [yellow]Warning:[/] {escape(warning)}")
     where = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
     for name, outcome in outcomes.items():
         if outcome.exit_code:

@@ -48,7 +48,14 @@ def add(
     kept = "in the cache and in the default remote" if pushed else "in the cache only: no default remote is set up"
     typer.echo(f"kept {kept}")
     if commit:
-        typer.echo(f"committed {data_versions.POINTER}; `git push` shares it")
+        if data_versions.on_no_branch():
+            typer.echo(
+                f"WARNING: committed {data_versions.POINTER} on no branch (HEAD is detached): `git switch -c NAME` keeps "
+                "the commit; the next checkout loses it otherwise",
+                err=True,
+            )
+        else:
+            typer.echo(f"committed {data_versions.POINTER}; `git push` shares it")
     else:
         typer.echo(f"not committed yet: git add {data_versions.POINTER} && git commit")
 

@@ -82,6 +82,7 @@ def retrain(
             run_id=run_id,
             scores=measured.outputs["scores"],
             evaluation=measured.outputs["evaluation"],
+            data_report=valid.outputs["data_report"],
             policy=policy,
             seed=seed,
         )

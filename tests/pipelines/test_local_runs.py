@@ -280,3 +280,22 @@ def test_a_mistake_on_the_command_line(mlops: Mlops, sample_csv: Path) -> None:
         done = mlops(*args)
         assert done.returncode == 2
         assert "Traceback" not in done.stderr
+
+
+def test_what_was_noticed_in_the_data_is_said(mlops: Mlops, incumbent: Path, tmp_path: Path) -> None:
+    """A tenth of the cities in another spelling: in terminal, report and verdict, which is not promote."""
+    pairs = generate(3_000, seed=5)
+    pairs["city"] = pairs["city"].where(pairs.index % 10 > 0, pairs["city"].str.upper())
+    data = tmp_path / "pairs.csv"
+    pairs.to_csv(data, index=False)
+    for name in ("evaluate", "retrain"):
+        work = tmp_path / name
+        done = mlops("run", name, "--data", data, "--production", incumbent, "--work-dir", work)
+        said = " ".join(done.stdout.split())
+        assert done.returncode == 0, done.stderr
+        assert "column 'city': 300 of 3,000 rows (10.0%)" in said and "(Delhi?)" in said
+        (folder,) = (work / "runs").iterdir()
+        assert "(Delhi?)" in (folder / "report.html").read_text()
+        assert "(Delhi?)" in " ".join((folder / "report.txt").read_text().split())
+    found = summary(folder)
+    assert found["verdict"] != "promote" and any("(Delhi?)" in reason for reason in found["reasons"])

@@ -6,7 +6,9 @@ import gzip
 import os
 import shutil
 import threading
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -63,7 +65,8 @@ def test_the_sample_in_git_is_the_one_made_here() -> None:
 def test_fresh_clone_makes_the_sample(clone: Path) -> None:
     pointer = data_versions.checkout()
     assert file_md5(clone / DATA) == pointer.md5
-    assert not (clone / ".dvc" / "cache").exists()
+    # as DVC sees it, too
+    assert "up to date" in dvc("status")
     # again is nothing
     before = (clone / DATA).stat().st_mtime_ns
     data_versions.checkout()
@@ -262,3 +265,12 @@ def test_twelve_thousand_sample_rows_are_gits(tmp_path: Path) -> None:
     root = Path(data_versions.__file__).parents[1]
     generate_file(tmp_path / "pairs.csv", 12_000, 0)
     assert file_md5(tmp_path / "pairs.csv") == yaml.safe_load((root / POINTER).read_text())["outs"][0]["md5"]
+
+
+def test_a_commit_on_no_branch_is_said(clone: Path, tmp_path: Path, mlops: Callable[..., Any]) -> None:
+    added = mlops("data", "add", pairs_file(tmp_path, 1))
+    assert added.returncode == 0 and "git push" in added.stdout and "no branch" not in added.stderr
+    git(clone, "checkout", "--quiet", "--detach")
+    added = mlops("data", "add", pairs_file(tmp_path, 2))
+    assert added.returncode == 0 and "git push" not in added.stdout
+    assert "on no branch (HEAD is detached): `git switch -c NAME` keeps" in " ".join(added.stderr.split())

@@ -14,10 +14,12 @@ from matchmaking.decision import (
     Policy,
     bootstrap_weights,
     decide,
+    decide_file,
     explain,
     load_policy,
     metric_scorer,
     with_contract,
+    with_data,
 )
 from matchmaking.errors import InputError
 
@@ -551,3 +553,38 @@ def test_the_page_has_the_verdict_first_every_test_and_what_would_change_it(bett
         assert "(99.5%)" in rows[1] and "(90%)" in rows[2]
         changes = page.split("## What would change the verdict\n")[1]
         assert "average_precision" in changes
+
+
+def noticed(unknown: int, *warnings: str) -> dict[str, Any]:
+    return {"rows": 1_000, "unseen": {"city": {"DELHI": unknown}} if unknown else {}, "warnings": list(warnings)}
+
+
+def test_what_was_noticed_in_the_data_is_among_the_reasons(better: pd.DataFrame) -> None:
+    decision = decide(better, load_policy())
+    told = with_data(decision, noticed(50, "column 'city': 50 of 1,000 rows ..."), load_policy())
+    assert told["verdict"] == decision["verdict"] == "promote"
+    assert told["reasons"] == [*decision["reasons"], "the data: column 'city': 50 of 1,000 rows ..."]
+    assert told["warnings"] == ["column 'city': 50 of 1,000 rows ..."]
+    assert with_data(decision, None, load_policy()) == decision
+
+
+def test_a_better_model_on_data_the_encoder_does_not_know_is_held(better: pd.DataFrame) -> None:
+    """More than 5 % of a column's values; a share that a policy may allow."""
+    decision = decide(better, policy(auto_promote=True))
+    assert decision["automatic"]
+    held = with_data(decision, noticed(51), policy(auto_promote=True))
+    assert (held["verdict"], held["automatic"]) == ("hold", False)
+    assert held["reasons"][0] == "5.1% of column 'city' is unknown to production's encoder; it may be 5.0%"
+    assert with_data(decision, noticed(51), policy(data={"max_unknown_share": 0.1}))["verdict"] == "promote"
+    rejected = with_data({**decision, "verdict": "reject"}, noticed(500), load_policy())
+    assert rejected["verdict"] == "reject"
+
+
+def test_the_files_of_a_run_bring_the_data_s_warnings(better: pd.DataFrame, tmp_path: Path) -> None:
+    better.to_parquet(tmp_path / "scores")
+    (tmp_path / "evaluation").write_text(json.dumps({"contract": None}))
+    (tmp_path / "data").write_text(json.dumps(noticed(900, "nine of ten")))
+    paths = [tmp_path / name for name in ("decision", "page", "evaluation", "data")]
+    assert decide_file(tmp_path / "scores", "", 0, *paths)["verdict"] == "hold"
+    assert json.loads(paths[0].read_text())["warnings"] == ["nine of ten"]
+    assert "nine of ten" in paths[1].read_text()

@@ -5,8 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import pytest
 
-from matchmaking import production
+from matchmaking import features, production
+from matchmaking.errors import InputError
 from matchmaking.features import NUMBERS, encode
 from matchmaking.sample import generate
 from matchmaking.schema import CATEGORICAL
@@ -36,3 +38,14 @@ def test_an_unseen_category_is_all_zeros(incumbent: Path) -> None:
     encoders = production.read_encoders(incumbent)
     inputs = encode(generate(3, seed=0).assign(city="Ahmedabad"), encoders.encoder, encoders.scaler)
     assert not inputs[:, 26:33].any()
+
+
+def test_a_first_encoder_says_what_is_wrong_with_the_categories() -> None:
+    pairs = generate(500, seed=0)
+    features.fit_encoders(pairs)
+    more = pairs.assign(city=pairs["city"].where(pairs.index > 2, "Ahmedabad").where(pairs.index != 5, "delhi"))
+    with pytest.raises(InputError, match=r"'city' has 9 categories, 2 more than the service knows") as told:
+        features.fit_encoders(more)
+    assert "'Ahmedabad' 3 rows, 'delhi' 1 rows (Delhi?)" in str(told.value) and "more rows" not in str(told.value)
+    with pytest.raises(InputError, match="'city' has 6 categories of 7; give rows that hold the others"):
+        features.fit_encoders(pairs[pairs["city"] != "Pune"])
