@@ -50,8 +50,8 @@ def add(
     if commit:
         if data_versions.on_no_branch():
             typer.echo(
-                f"WARNING: committed {data_versions.POINTER} on no branch (HEAD is detached): `git switch -c NAME` keeps "
-                "the commit; the next checkout loses it otherwise",
+                f"WARNING: committed {data_versions.POINTER} on no branch (HEAD is detached): `git switch -c NAME` "
+                "keeps it, the next checkout loses it otherwise",
                 err=True,
             )
         else:

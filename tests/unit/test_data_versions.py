@@ -273,4 +273,4 @@ def test_a_commit_on_no_branch_is_said(clone: Path, tmp_path: Path, mlops: Calla
     git(clone, "checkout", "--quiet", "--detach")
     added = mlops("data", "add", pairs_file(tmp_path, 2))
     assert added.returncode == 0 and "git push" not in added.stdout
-    assert "on no branch (HEAD is detached): `git switch -c NAME` keeps" in " ".join(added.stderr.split())
+    assert "on no branch (HEAD is detached): `git switch -c NAME` keeps it" in " ".join(added.stderr.split())
