@@ -10,6 +10,7 @@ from __future__ import annotations
 import base64
 import contextlib
 import json
+import math
 import os
 import re
 import secrets
@@ -31,9 +32,10 @@ import yaml
 
 from matchmaking.errors import InputError, MlopsError
 from matchmaking.settings import image, kfp_host
+from pipelines import capacity
+from pipelines.capacity import KFP, PLATFORM, quantity
 
 NAME = "legalaid-mlops"
-PLATFORM, KFP = "legalaid-mlops", "kubeflow"
 NAMESPACES = (PLATFORM, KFP)
 TOOLS = {
     "docker": "docs.docker.com/get-docker",
@@ -52,9 +54,8 @@ JOBS = ("setup-store", "setup-mlflow", SEED)
 LAST = (("Job", SEED), ("Deployment", "legalaid-ml"))
 # contexts of clusters that run on Docker's own images
 SHARED = ("docker-desktop", "rancher-desktop", "colima", "orbstack")
-# what a machine of 8 GiB has left for Docker, and a cluster of 4 CPUs for pods
-MEMORY_GIB, CPUS = 7.0, 3.0
-MINIKUBE_CPUS = 4
+# what a machine of 8 GiB has left for Docker: requests, and what has none, as the files that are read
+MEMORY_GIB = 7.0
 # which cluster is meant from `up` to `down`: the Makefile's CLUSTER, unless it is said
 REMEMBERED = "cluster"
 IMAGE_IDS = "legalaid-mlops/image-ids"
@@ -136,8 +137,11 @@ def up(
         raise InputError(f"{MANIFESTS / overlay} is no overlay; run this in the repository, with one of its folders")
     check(cluster, build)
     begin = time.monotonic()
+    with _step("manifests"):
+        objects = _kustomize(MANIFESTS / overlay)
+        cpus = capacity.needed(objects).cpu
     with _step("cluster"):
-        kubectl = _cluster(cluster)
+        kubectl = _cluster(cluster, cpus)
         if not told and _is_foreign(kubectl):
             raise InputError(
                 f"{kubectl.context} has a Kubeflow Pipelines that this didn't install. OVERLAY=overlays/shared leaves "
@@ -154,7 +158,6 @@ def up(
         names = [f"crd/{found['metadata']['name']}" for found in crds if found["kind"] == "CustomResourceDefinition"]
         kubectl("wait", "--for=condition=Established", "--timeout=120s", *names, tries=TRIES)
     with _step("secrets"):
-        objects = _kustomize(MANIFESTS / overlay)
         kubectl.apply(found for found in objects if found["kind"] == "Namespace")
         stale = make_secrets(kubectl)
     with _step("objects"):
@@ -281,7 +284,7 @@ def down(
     else:
         _context(cluster)("delete", "namespace", *NAMESPACES, "--ignore-not-found", seconds=1200)
         # others may use them
-        typer.echo("What isn't in a namespace stays: Argo's and KFP's CRDs, ClusterRoles, webhook, PriorityClass")
+        typer.echo("What isn't in a namespace stays: Argo's and KFP's CRDs, and the PriorityClass")
     _remembered().unlink(missing_ok=True)
     typer.echo("It is gone")
 
@@ -302,8 +305,7 @@ def check(cluster: Kind, build: bool) -> None:
     problems = [f"{tool} isn't installed ({TOOLS[tool]})" for tool in sorted(needed) if not shutil.which(tool)]
     if not problems:
         problems += _old_kubectl()
-        cpus = MINIKUBE_CPUS if cluster is Kind.minikube else CPUS
-        problems += _small_docker(cpus) if cluster is not Kind.existing else []
+        problems += _small_docker() if cluster is not Kind.existing else []
     for problem in problems:
         typer.echo(f"Error: {problem}", err=True)
     for name, (*_, port) in DOORS.items():
@@ -320,27 +322,40 @@ def _old_kubectl() -> Iterator[str]:
         yield f"kubectl {version[0]}.{version[1]} is too old; {KUBECTL[0]}.{KUBECTL[1]} or newer is needed"
 
 
-def _small_docker(cpus: float) -> Iterator[str]:
+def _docker() -> dict[str, Any]:
+    return dict(json.loads(run("docker", "info", "--format={{json .}}", seconds=30)))
+
+
+def _small_docker() -> Iterator[str]:
     try:
-        found = json.loads(run("docker", "info", "--format={{json .}}", seconds=30))
+        gib = _docker().get("MemTotal", 0) / 2**30
     except MlopsError:
         yield "Docker doesn't answer; start it"
         return
-    gib = found.get("MemTotal", 0) / 2**30
     if gib < MEMORY_GIB:
         yield f"Docker has {gib:.1f} GiB of memory; the platform and a retraining need {MEMORY_GIB:g}"
-    if found.get("NCPU", 0) < cpus:
-        yield f"Docker has {found.get('NCPU', 0)} CPUs; the platform and a retraining need {cpus:g}"
 
 
-def _small_cluster(kubectl: Kubectl) -> None:
+def _small_cluster(kubectl: Kubectl, cpus: float) -> None:
     nodes = json.loads(kubectl("get", "nodes", "--output=json"))["items"]
     gib = sum(quantity(node["status"]["allocatable"]["memory"]) for node in nodes) / 2**30
-    cpus = sum(quantity(node["status"]["allocatable"]["cpu"]) for node in nodes)
-    if gib < MEMORY_GIB - 0.5 or cpus < CPUS:
+    free = sum(quantity(node["status"]["allocatable"]["cpu"]) for node in nodes) - _asked_by_others(kubectl)
+    # to a hundredth, as sums of floats are
+    if gib < MEMORY_GIB - 0.5 or round(free, 2) < round(cpus, 2):
         raise InputError(
-            f"the cluster has {cpus:.1f} CPUs and {gib:.1f} GiB for pods; {CPUS:g} and {MEMORY_GIB - 0.5:g} are needed"
+            f"the cluster has {gib:.1f} GiB for pods and {free:.2f} CPUs that no other pod asks for; "
+            f"{MEMORY_GIB - 0.5:g} and {cpus:.2f} are needed"
         )
+
+
+def _asked_by_others(kubectl: Kubectl) -> float:
+    pods = json.loads(kubectl("get", "pods", "--all-namespaces", "--output=json", tries=TRIES))["items"]
+    return sum(
+        capacity.of_pod(pod["spec"]).cpu
+        for pod in pods
+        if pod["metadata"]["namespace"] not in NAMESPACES
+        and pod.get("status", {}).get("phase") not in ("Succeeded", "Failed")
+    )
 
 
 def _node_memory(kubectl: Kubectl) -> int:
@@ -356,15 +371,10 @@ def _tell_node_memory(objects: Iterable[dict[str, Any]], kubectl: Kubectl) -> No
             found["data"]["MLOPS_NODE_MEMORY"] = str(_node_memory(kubectl))
 
 
-def quantity(text: str) -> float:
-    """A Kubernetes quantity as a number: "500m" is 0.5, "1Gi" is 2**30."""
-    number, unit = re.fullmatch(r"([0-9.]+)([a-zA-Z]*)", str(text)).groups()  # type: ignore[union-attr]
-    powers = {"": 1.0, "m": 1e-3, "k": 1e3, "M": 1e6, "G": 1e9, "Ki": 2.0**10, "Mi": 2.0**20, "Gi": 2.0**30}
-    return float(number) * powers[unit]
-
-
-def _cluster(cluster: Kind) -> Kubectl:
-    """The cluster, made where it isn't there."""
+def _cluster(cluster: Kind, cpus: float) -> Kubectl:
+    """The cluster, made where it isn't there, with as many CPUs for pods."""
+    if cluster is not Kind.existing and (has := _docker().get("NCPU", 0)) < (wants := cpus + capacity.SYSTEM.cpu):
+        raise InputError(f"Docker has {has} CPUs; the platform and a retraining need {wants:.2f}")
     if cluster is Kind.kind and NAME not in run("kind", "get", "clusters").split():
         run("kind", "create", "cluster", "--name", NAME, "--wait", "180s", seconds=1200)
     if cluster is Kind.minikube:
@@ -374,13 +384,13 @@ def _cluster(cluster: Kind) -> Kubectl:
             "start",
             "--profile",
             NAME,
-            f"--cpus={MINIKUBE_CPUS}",
+            f"--cpus={math.ceil(cpus + capacity.SYSTEM.cpu)}",
             "--memory=7g",
             "--cni=calico",
             seconds=1800,
         )
     kubectl = _context(cluster)
-    _small_cluster(kubectl)
+    _small_cluster(kubectl, cpus)
     return kubectl
 
 

@@ -55,17 +55,27 @@ def standin(part: str = "other") -> list[Object]:
         ports = [{"name": f"p{port}", "port": port, "targetPort": to} for port, to in service["ports"].items()]
         add("v1", "Service", name, spec={"selector": service["selector"], "ports": ports})
     for name, deployment in facts["deployments"].items():
+        images = facts["images"][name]
         containers = [
             {
                 "name": container,
-                "image": f"upstream/{container}:2.17.0",
+                "image": images[container],
                 "ports": [{"containerPort": port} for port in found["ports"]],
                 "resources": {"requests": found.get("requests", {})},
                 "env": [{"name": "MYSQL_ALLOW_EMPTY_PASSWORD", "value": "true"}] if container == "mysql" else [],
             }
             for container, found in deployment["containers"].items()
         ]
-        pod = {"serviceAccountName": deployment["account"], "containers": containers}
+        if name == "ml-pipeline":
+            containers[0]["env"] = [{"name": each, "value": image} for each, image in facts["run_images"].items()]
+        if name == "workflow-controller":
+            containers[0]["args"] = ["--executor-image", facts["executor"]]
+        first = [
+            {"name": each, "image": image, "resources": {"requests": {"cpu": "10m", "memory": "16Mi"}}}
+            for each, image in images.items()
+            if each not in deployment["containers"]
+        ]
+        pod = {"serviceAccountName": deployment["account"], "initContainers": first, "containers": containers}
         template = {"metadata": {"labels": deployment["labels"]}, "spec": pod}
         add(
             "apps/v1",

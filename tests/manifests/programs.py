@@ -72,6 +72,8 @@ def kubectl(arguments: list[str], stdin: str, behaviour: Any) -> str:
             allocatable = {"cpu": str(behaviour.get("cpus", 4)), "memory": behaviour.get("memory", "8000000Ki")}
             images = [{"names": [f"docker.io/{name}"]} for name in behaviour["node_images"]]
             return json.dumps({"items": [{"status": {"allocatable": allocatable, "images": images}}]})
+        if "--all-namespaces" in arguments:
+            return json.dumps({"items": behaviour.get("others", [])})
         kind, namespace = arguments[1].rstrip("s").capitalize(), arguments[3]
         kind = {"Cronjob": "CronJob"}.get(kind, kind)
         found = [each for key, each in objects.items() if key.startswith(f"{kind}/{namespace}/")]

@@ -133,13 +133,13 @@ def test_up_makes_a_cluster_and_again_changes_nothing(machine: Machine) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
     order(
         machine.calls,
+        "kustomize manifests/overlays/kind",
         "^kind create cluster --name legalaid-mlops",
         "^make .*images",
         "^kind load docker-image --name legalaid-mlops legalaid/mlops-base:",
         "kustomize manifests/kfp/cluster-scoped",
         "apply --server-side",
         "wait --for=condition=Established .*crd/a.argoproj.io",
-        "kustomize manifests/overlays/kind",
         "get secrets --namespace legalaid-mlops",
         "delete job setup-store setup-mlflow seed",
         "apply --server-side",
@@ -383,7 +383,7 @@ def test_a_missing_tool_is_one_line_before_anything_happens(machine: Machine, to
     ("behaviour", "said"),
     [
         ({"docker_gib": 3.8}, "Docker has 3.8 GiB of memory; the platform and a retraining need 7"),
-        ({"docker_cpus": 2}, "Docker has 2 CPUs"),
+        ({"docker_cpus": 2}, "Docker has 2 CPUs; the platform and a retraining need 2."),
         ({"kubectl_minor": "24"}, "kubectl 1.24 is too old"),
         ({"fails": {"docker info": "Cannot connect to the Docker daemon"}}, "Docker doesn't answer; start it"),
     ],
@@ -392,7 +392,8 @@ def test_too_little_is_one_line_before_anything_happens(machine: Machine, behavi
     machine.behaviour |= behaviour
     done = machine("up")
     assert done.returncode == 2
-    assert said in done.stderr and len(done.stderr.splitlines()) == 2 + done.stderr.count("Note:")
+    lines = [line for line in done.stderr.splitlines() if not line.startswith(("Note:", "  manifests"))]
+    assert said in done.stderr and len(lines) == (1 if "docker_cpus" in behaviour else 2)
     assert not [call for call in machine.calls if "create" in call or "apply" in call]
 
 
@@ -406,10 +407,30 @@ def test_all_that_is_missing_is_said_at_once(machine: Machine) -> None:
 def test_a_small_cluster_and_one_that_is_away(machine: Machine) -> None:
     machine.behaviour |= {"memory": "3900000Ki", "cpus": 2}
     done = machine("up", "--cluster", "existing")
-    assert done.returncode == 2 and "the cluster has 2.0 CPUs and 3.7 GiB for pods" in done.stderr
+    assert done.returncode == 2 and "the cluster has 3.7 GiB for pods and 2.00 CPUs" in done.stderr
     machine.behaviour["fails"] = {"kubectl config": "error: current-context is not set"}
     done = machine("status", "--cluster", "existing")
     assert done.returncode == 2 and "no current context" in done.stderr
+
+
+def test_two_cpus_are_enough_where_others_leave_them(machine: Machine) -> None:
+    """What is asked for is what the manifests' requests and the largest step's add up to, beside other pods."""
+
+    def others(cpu: str) -> list[dict[str, Any]]:
+        spec = {"containers": [{"resources": {"requests": {"cpu": cpu}}}]}
+        ended = {"metadata": {"namespace": "kube-system"}, "spec": spec, "status": {"phase": "Succeeded"}}
+        ours = {"metadata": {"namespace": "kubeflow"}, "spec": spec, "status": {"phase": "Running"}}
+        return [{**ended, "status": {"phase": "Running"}}, ended, ours]
+
+    needed = cluster.capacity.needed(
+        yaml.safe_load_all(Path(machine.behaviour["built"]["manifests/overlays/existing"]).read_text())
+    )
+    machine.behaviour |= {"cpus": 2, "others": others(f"{1000 * (2 - needed.cpu):.0f}m")}
+    assert machine("up", "--cluster", "existing", "--no-build").returncode == 0
+    machine.behaviour["others"] = others(f"{1000 * (2.02 - needed.cpu):.0f}m")
+    done = machine("up", "--cluster", "existing", "--no-build")
+    assert done.returncode == 2
+    assert f"CPUs that no other pod asks for; 6.5 and {needed.cpu:.2f} are needed" in done.stderr
 
 
 def test_an_occupied_port_is_noted_and_refused_by_open(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import json
+import math
 import re
 import subprocess
 import tomllib
@@ -15,8 +16,7 @@ import pytest
 import yaml
 
 from matchmaking.settings import CANDIDATES_URI, DATA_URI, EXPERIMENT, PRODUCTION_URI
-from pipelines import cluster, cluster_cli, in_cluster, schedule
-from pipelines import memory as step_memory
+from pipelines import capacity, cluster, cluster_cli, in_cluster, schedule
 from pipelines import pods as step_pods
 from pipelines.cluster import KFP, PLATFORM, quantity
 from tests.manifests.conftest import (
@@ -37,8 +37,6 @@ from tests.manifests.conftest import (
 MANIFESTS = ROOT / "manifests"
 # CronJobs' time zones and the labels of Jobs ask for 1.27; these are what is validated
 VERSIONS = ("1.30", "1.34")
-# Kubernetes' own pods of a one-node cluster, about, as kind's node says
-SYSTEM = {"cpu": 0.95, "memory": 0.3 * 2**30}
 
 
 # ---------------------------------------------------------------------------------------------- builds and schemas
@@ -141,9 +139,13 @@ def test_the_stand_in_is_like_upstream(tmp_path: Path) -> None:
                 )
             if each["kind"] == "Deployment":
                 found[key] = [
-                    (each["name"], each.get("resources", {}).get("requests", {}), sorted(_ports(each).values()))
-                    for each in spec["template"]["spec"]["containers"]
+                    (
+                        *(each["name"], each["image"], each.get("resources", {}).get("requests", {})),
+                        sorted(_ports(each).values()),
+                    )
+                    for each in containers(spec["template"])
                 ]
+                found[key] += sorted(capacity.images([each]))
         return found
 
     assert facts(standin()) == facts(real)
@@ -718,7 +720,7 @@ def test_network_policies_with_seaweedfs(build: Build) -> None:
 # who has to reach what in KFP's namespace, by Deployment and port; from elsewhere nobody reaches anything
 FLOWS = {
     # the UI and its API; the API server's clients; KFP's driver and launcher in the pods of runs; the CronJobs
-    ("ml-pipeline", 8888): {"ml-pipeline-ui", "ml-pipeline-persistenceagent"},
+    ("ml-pipeline", 8888): {"ml-pipeline-ui", "ml-pipeline-persistenceagent", "ml-pipeline-scheduledworkflow"},
     ("ml-pipeline", 8887): {"ml-pipeline-persistenceagent", "ml-pipeline-scheduledworkflow", "step"},
     ("mysql", 3306): {"ml-pipeline", "metadata-grpc-deployment"},
     ("metadata-grpc-deployment", 8080): {"ml-pipeline", "metadata-envoy-deployment", "step"},
@@ -975,51 +977,41 @@ def test_the_set_up_of_minio_fails_where_a_policy_isnt_attached(tmp_path: Path) 
 # ---------------------------------------------------------------------------------------------- resources
 
 
-def totals(each: Iterator[Object]) -> dict[str, float]:
-    sums = {"cpu": 0.0, "memory": 0.0}
-    for pod in each:
-        for kind in sums:
-            asked = [
-                quantity(c.get("resources", {}).get("requests", {}).get(kind, 0)) for c in pod["spec"]["containers"]
-            ]
-            # containers that run before the others need no more than these
-            before = [
-                quantity(c.get("resources", {}).get("requests", {}).get(kind, 0))
-                for c in pod["spec"].get("initContainers", [])
-            ]
-            sums[kind] += max(sum(asked), *before, 0)
-    return sums
-
-
-def test_it_fits_four_cpus_and_eight_gib(build: Build, overlay: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_it_fits_three_cpus_and_eight_gib(build: Build, overlay: str) -> None:
     """The sum of the requests of all that runs at once, with the largest step of a pipeline."""
-    objects = build(overlay)
-    running = [(place, name, pod) for place, name, pod in pods(objects) if name.startswith("Deployment")]
-    submit = next(pod for _, name, pod in pods(objects) if name == "CronJob retrain")
-    largest = {
-        "cpu": max(quantity(pod.cpu) for pod in step_pods.PODS.values()),
-        "memory": float(step_memory.in_bytes(step_memory.of_rows("retrain", in_cluster.ROWS))),
+    needed = capacity.needed(build(overlay))
+    there = needed + capacity.SYSTEM
+    assert there.cpu <= 3 and needed.cpu <= 2
+    assert there.memory <= cluster.MEMORY_GIB * 2**30 < 8 * 2**30
+
+
+def test_the_documents_say_what_it_takes(build: Build) -> None:
+    objects, page = build("overlays/kind"), (ROOT / "docs" / "cluster.md").read_text()
+    said = capacity.table(objects)
+    assert said in page, f"docs/cluster.md doesn't have:\n\n{said}"
+    there = capacity.needed(objects) + capacity.SYSTEM
+    assert f"Docker with {math.ceil(there.cpu)} CPUs and 8 GiB ({cluster.MEMORY_GIB:g} are asked for)" in page
+
+
+def test_requests_of_a_pod_are_what_the_scheduler_counts() -> None:
+    def asks(cpu: str, memory: str) -> Object:
+        return {"resources": {"requests": {"cpu": cpu, "memory": memory}}}
+
+    # the containers at once; of those before them, one at a time
+    pod = {
+        "initContainers": [asks("2", "1Mi"), asks("1", "2Mi")],
+        "containers": [asks("500m", "2Mi"), asks("1", "1Gi"), {}],
     }
-    rows = {
-        "Kubernetes' own pods": SYSTEM,
-        "Kubeflow Pipelines": totals(pod for place, _, pod in running if place == KFP),
-        "the platform": totals(pod for place, _, pod in running if place == PLATFORM),
-        "the pod that submits": totals(iter([submit])),
-        "the largest step": largest,
-        # KFP's own requests for one that is about to start the next step
-        "its driver": {"cpu": 0.1, "memory": 64 * 2**20},
-    }
-    rows["sum"] = {kind: sum(row[kind] for row in rows.values()) for kind in SYSTEM}
-    table = [f"  {name:<24}{row['cpu']:6.2f} CPUs {row['memory'] / 2**30:6.2f} GiB" for name, row in rows.items()]
-    # the others' sums are the same or nearly
-    if overlay == OVERLAYS[0]:
-        with capsys.disabled():
-            print("", f"requests, {overlay}:", *table, sep="\n")
-    assert rows["sum"]["cpu"] <= 4
-    assert rows["sum"]["memory"] <= 8 * 2**30
-    # what `make cluster-up` asks of a machine is enough for it
-    asked = {kind: rows["sum"][kind] for kind in SYSTEM}
-    assert asked["cpu"] <= cluster.CPUS and asked["memory"] <= cluster.MEMORY_GIB * 2**30
+    assert capacity.of_pod(pod) == capacity.Requests(2.0, 2**30 + 2**21)
+    assert capacity.of_pod({"containers": [{}]}) == capacity.Requests()
+
+
+def test_every_step_is_within_what_is_asked_for(build: Build) -> None:
+    """Of a run on the sample data; of larger data `submit` says what it asks for."""
+    steps = capacity.rows(build("overlays/kind"))["the largest step (of the sample data), and KFP's driver of the next"]
+    for pod in step_pods.PODS.values():
+        assert quantity(pod.cpu) + capacity.DRIVER.cpu <= steps.cpu
+        assert quantity(pod.memory) + capacity.DRIVER.memory <= steps.memory
 
 
 def test_volumes_are_asked_for(objects: list[Object]) -> None:
