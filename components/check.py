@@ -1,35 +1,38 @@
-"""Checks everything about a promotion before production is touched."""
+"""The first step of a promotion: opens the MLflow run, and checks everything before production is touched."""
 
 from typing import NamedTuple
 
 from kfp import dsl
-from kfp.dsl import Artifact, Markdown, Output
+from kfp.dsl import Markdown, Output
 
 from matchmaking.settings import image
 
 
 @dsl.component(base_image=image("base"), install_kfp_package=False)
 def check(
-    run_id: str,
+    job_id: str,
+    timestamp: str,
+    params: dict,
     version: str,
     production: str,
     force: bool,
     reason: str,
-    checked: Output[Artifact],
-    page: Output[Markdown],
-) -> NamedTuple("Outputs", [("package", str), ("production_sha256", dict)]):  # type: ignore[valid-type]
+    change: Output[Markdown],
+) -> NamedTuple("Outputs", [("run_id", str), ("package", str), ("production_sha256", dict)]):  # type: ignore[valid-type]
     """Checks sha256s, contract and decision of a candidate against what production holds now.
 
     Args:
-        run_id: the MLflow run.
+        job_id: identifies this execution, so that a retried step finds the MLflow run it opened.
+        timestamp: UTC, as in 20260131T235959Z; empty for now.
+        params: what the run was asked to do.
         version: of the model registry, or the package's name or URI; empty for the challenger.
         production: URI of the production folder.
         force: pass over what the evidence forbids.
         reason: why; needed with force.
-        checked: text: what would change; carries the step's cost.
-        page: the same for people.
+        change: what would change.
 
     Returns:
+        run_id: the MLflow run.
         package: the package's URI.
         production_sha256: what production holds now, by file name.
     """
@@ -37,13 +40,12 @@ def check(
 
     from matchmaking.steps import step
 
-    with step("check", run_id, [checked]):
+    with step("check", "", {"Change": change}) as this:
         from matchmaking.promotion import explain, prepare_promotion
         from matchmaking.tracking import log_params
 
+        run_id, _ = this.open_run("promote", timestamp, job_id, params)
         log_params(run_id, {"version": version, "reason": reason})
-        change = prepare_promotion(version, production, force=force, reason=reason)
-        text = "\n".join(explain(change))
-        Path(checked.path).write_text(text)
-        Path(page.path).write_text("\n".join(f"- {line}" for line in text.splitlines()))
-        return (change.package_uri, change.before.sha256)
+        prepared = prepare_promotion(version, production, force=force, reason=reason)
+        Path(change.path).write_text("\n".join(f"- {line}" for line in "\n".join(explain(prepared)).splitlines()))
+        return (run_id, prepared.package_uri, prepared.before.sha256)

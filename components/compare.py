@@ -15,7 +15,7 @@ def compare(
     policy: str,
     seed: int,
     decision: Output[Artifact],
-    page: Output[Markdown],
+    verdict: Output[Markdown],
 ) -> str:
     """Decides on evidence whether the candidate is better than production.
 
@@ -27,7 +27,7 @@ def compare(
         policy: the promotion policy as YAML; empty for the default one.
         seed: of the bootstrap.
         decision: JSON: the verdict, with every number, interval and reason.
-        page: the same for people.
+        verdict: the same for people.
 
     Returns:
         How the candidate may be promoted: "automatic" (the policy lets this run do it), "by hand", or "no". (One
@@ -37,11 +37,11 @@ def compare(
 
     from matchmaking.steps import step
 
-    with step("compare", run_id, [decision], [scores, evaluation, data_report]):
+    with step("compare", run_id, {"Decision": decision, "Verdict": verdict}, [scores, evaluation, data_report]):
         from matchmaking.decision import decide_file
         from matchmaking.package import PACKAGED
 
-        paths = (Path(decision.path), Path(page.path), Path(evaluation.path), Path(data_report.path))
+        paths = (Path(decision.path), Path(verdict.path), Path(evaluation.path), Path(data_report.path))
         decided = decide_file(Path(scores.path), policy, seed, *paths)
         if decided["verdict"] not in PACKAGED:
             return "no"

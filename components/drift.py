@@ -11,10 +11,10 @@ def drift(
     run_id: str,
     reference: Input[Dataset],
     current: Input[Dataset],
-    self_comparison: bool,
+    current_uri: str,
     seed: int,
     result: Output[Artifact],
-    page: Output[HTML],
+    drift_report: Output[HTML],
     metrics: Output[Metrics],
 ) -> bool:
     """Compares current data with the reference: data, target and score drift.
@@ -23,10 +23,10 @@ def drift(
         run_id: the MLflow run.
         reference: parquet, scored.
         current: parquet, scored.
-        self_comparison: there is no current data; compare a sample of the reference with the rest of it.
+        current_uri: where `current` came from; empty for nowhere: a sample of the reference is compared with the rest.
         seed: of that sample.
         result: JSON.
-        page: Evidently's report.
+        drift_report: Evidently's report.
         metrics: the scalars, for the KFP UI.
 
     Returns:
@@ -36,16 +36,17 @@ def drift(
 
     from matchmaking.steps import step
 
-    with step("drift", run_id, [result], [reference, current]):
+    outputs = {"Drift": result, "Drift report": drift_report, "Drifted share": metrics}
+    with step("drift", run_id, outputs, [reference, current]):
         from matchmaking.drift import drift_files
 
         found = drift_files(
             Path(reference.path),
             Path(current.path),
-            self_comparison=self_comparison,
+            self_comparison=not current_uri,
             seed=seed,
             result_path=Path(result.path),
-            page_path=Path(page.path),
+            page_path=Path(drift_report.path),
         )
         metrics.log_metric("share_drifted", found["share_drifted"])
         return found["drifted"]

@@ -14,8 +14,8 @@ def evaluate(
     scores: Output[Dataset],
     evaluation: Output[Artifact],
     metrics: Output[Metrics],
-    production_curves: Output[ClassificationMetrics],
-    candidate_curves: Output[ClassificationMetrics],
+    production_roc: Output[ClassificationMetrics],
+    candidate_roc: Output[ClassificationMetrics],
     candidate: Input[Model] = None,
 ):
     """Measures production and candidate on the same held-out pairs.
@@ -27,8 +27,8 @@ def evaluate(
         scores: parquet: label, each model's probability, slice columns.
         evaluation: JSON: every metric, by slice, and curves.
         metrics: the scalars, for the KFP UI.
-        production_curves: production's ROC curve and confusion matrix, for the KFP UI.
-        candidate_curves: the candidate's.
+        production_roc: production's ROC curve and confusion matrix, for the KFP UI.
+        candidate_roc: the candidate's.
         candidate: the candidate's bundle.
     """
     from pathlib import Path
@@ -36,7 +36,14 @@ def evaluate(
     from matchmaking.steps import step
 
     inputs = [test_pairs, production_model, candidate]
-    with step("evaluate", run_id, [scores, evaluation], inputs):
+    outputs = {
+        "Scores": scores,
+        "Evaluation": evaluation,
+        "Metrics": metrics,
+        "ROC curve, production": production_roc,
+        "ROC curve, candidate": candidate_roc,
+    }
+    with step("evaluate", run_id, outputs, inputs):
         from matchmaking.evaluation import evaluate_models, show_in_kfp
 
         result = evaluate_models(
@@ -46,4 +53,4 @@ def evaluate(
             Path(scores.path),
             Path(evaluation.path),
         )
-        show_in_kfp(result, metrics, {"production": production_curves, "candidate": candidate_curves})
+        show_in_kfp(result, metrics, {"production": production_roc, "candidate": candidate_roc})

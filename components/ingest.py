@@ -1,4 +1,4 @@
-"""Brings the dataset and the production model here."""
+"""The first step: opens the MLflow run, and brings the dataset and the production model here."""
 
 # mypy: disable-error-code="valid-type"
 from typing import NamedTuple
@@ -11,24 +11,36 @@ from matchmaking.settings import image
 
 @dsl.component(base_image=image("base"), install_kfp_package=False)
 def ingest(
-    run_id: str,
     data: str,
     production: str,
     raw: Output[Dataset],
     production_model: Output[Model],
+    pipeline: str = "",
+    job_id: str = "",
+    timestamp: str = "",
+    params: dict = {},  # noqa: B006
+    run_id: str = "",
     instead: str = "",
-) -> NamedTuple("Outputs", [("dataset_version", str), ("production_sha256", dict)]):
-    """Brings the dataset and the production model here.
+) -> NamedTuple(
+    "Outputs", [("run_id", str), ("timestamp", str), ("dataset_version", str), ("production_sha256", dict)]
+):
+    """Brings the dataset and the production model here, as a pipeline's first step into an MLflow run that it opens.
 
     Args:
-        run_id: the MLflow run.
         data: URI of a CSV file.
         production: URI of the production folder; empty for none.
         raw: the file as it is.
         production_model: a copy of the three production files; empty for none.
+        pipeline: the name of the pipeline whose run is opened; empty where `run_id` is open already.
+        job_id: identifies this execution, so that a retried step finds the run it opened.
+        timestamp: UTC, as in 20260131T235959Z; empty for now.
+        params: what the run was asked to do.
+        run_id: the MLflow run, where it is open already.
         instead: URI to read where `data` is empty.
 
     Returns:
+        run_id: the MLflow run.
+        timestamp: the run's.
         dataset_version: md5 of the file.
         production_sha256: by file name.
     """
@@ -36,8 +48,10 @@ def ingest(
 
     from matchmaking.steps import step
 
-    with step("ingest" if not instead else "ingest current", run_id, [raw, production_model]):
+    outputs = {"Dataset as it came": raw, "Production model": production_model}
+    with step("ingest" if not instead else "ingest current", run_id, outputs) as this:
         from matchmaking.ingest import fetch_data, fetch_production
 
+        opened = this.open_run(pipeline, timestamp, job_id, params) if pipeline else (run_id, timestamp)
         version = fetch_data(data or instead, Path(raw.path))
-        return (version, fetch_production(production, Path(production_model.path)))
+        return (*opened, version, fetch_production(production, Path(production_model.path)))

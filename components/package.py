@@ -38,7 +38,7 @@ def package(
 
     from matchmaking.steps import step
 
-    with step("package", run_id, [packaged], [candidate, evaluation, decision]):
+    with step("package", run_id, {"Package": packaged}, [candidate, evaluation, decision]):
         from matchmaking.package import fetch_package, package_candidate
 
         uri = package_candidate(

@@ -14,7 +14,7 @@ def promote(
     production_sha256: dict,
     force: bool,
     reason: str,
-    entry: Output[Artifact],
+    audit_entry: Output[Artifact],
 ):
     """Backs up production, replaces its model file whole, reads it back, and records who did what and why.
 
@@ -25,14 +25,14 @@ def promote(
         production_sha256: what production must hold still, by file name.
         force: pass over what the evidence forbids.
         reason: why; needed with force.
-        entry: JSON: the audit entry.
+        audit_entry: JSON.
     """
     import json
     from pathlib import Path
 
     from matchmaking.steps import step, tell_summary
 
-    with step("promote", run_id, [entry]):
+    with step("promote", run_id, {"Audit entry": audit_entry}):
         from matchmaking.promotion import promote_in_run
 
         promote_in_run(
@@ -42,6 +42,6 @@ def promote(
             expected_before=production_sha256,
             force=force,
             reason=reason,
-            entry_path=Path(entry.path),
+            entry_path=Path(audit_entry.path),
         )
-        tell_summary({"pipeline": "promote", "run_id": run_id, "entry": json.loads(Path(entry.path).read_text())})
+        tell_summary({"pipeline": "promote", "run_id": run_id, "entry": json.loads(Path(audit_entry.path).read_text())})

@@ -9,7 +9,6 @@ from matchmaking.settings import image
 @dsl.component(base_image=image("base"), install_kfp_package=False)
 def report(
     run_id: str,
-    opened: Input[Artifact],
     pipeline: str,
     timestamp: str,
     seed: int,
@@ -17,9 +16,9 @@ def report(
     production_sha256: dict,
     dataset_version: str,
     data_report: Input[Artifact],
-    reports: Output[Artifact],
-    page: Output[HTML],
-    short: Output[Markdown],
+    results: Output[Artifact],
+    report: Output[HTML],
+    summary: Output[Markdown],
     candidate_uri: str = "",
     then: str = "",
     evaluation: Input[Artifact] = None,
@@ -27,13 +26,12 @@ def report(
     candidate: Input[Model] = None,
     packaged: Input[Artifact] = None,
     drift: Input[Artifact] = None,
-    drift_page: Input[HTML] = None,
+    drift_report: Input[HTML] = None,
 ):
     """Writes the reports and the summary, and closes the MLflow run.
 
     Args:
         run_id: the MLflow run.
-        opened: carries what opening it cost.
         pipeline: the pipeline's name.
         timestamp: the run's.
         seed: the run's.
@@ -41,9 +39,9 @@ def report(
         production_sha256: its hashes before.
         dataset_version: md5 of the dataset.
         data_report: JSON.
-        reports: a folder: summary.json, report.html, report.txt, plots.
-        page: the HTML report.
-        short: the result in a few lines.
+        results: a folder: summary.json, report.html, report.txt, plots.
+        report: the HTML report.
+        summary: the result in a few lines.
         candidate_uri: the package; empty for none.
         then: "automatic" where the promotion follows, which closes the run instead.
         evaluation: JSON.
@@ -51,21 +49,22 @@ def report(
         candidate: the bundle with its training record.
         packaged: carries what the packaging cost.
         drift: JSON.
-        drift_page: Evidently's report.
+        drift_report: Evidently's report.
     """
     from pathlib import Path
 
     from matchmaking.steps import collect, step, tell_summary
 
-    inputs = [opened, data_report, candidate, evaluation, decision, packaged, drift]
-    with step("report", run_id, [reports], inputs):
+    inputs = [data_report, candidate, evaluation, decision, packaged, drift]
+    outputs = {"Results": results, "Report": report, "Summary": summary}
+    with step("report", run_id, outputs, inputs):
         from matchmaking.summary import write_reports
 
         def path(artifact):
             return Path(artifact.path) if artifact else None
 
-        summary = write_reports(
-            Path(reports.path),
+        written = write_reports(
+            Path(results.path),
             run_id=run_id,
             pipeline=pipeline,
             timestamp=timestamp,
@@ -80,9 +79,9 @@ def report(
             decision=path(decision),
             candidate=path(candidate),
             drift=path(drift),
-            drift_page=path(drift_page),
-            page=Path(page.path),
-            short=Path(short.path),
+            drift_page=path(drift_report),
+            page=Path(report.path),
+            short=Path(summary.path),
             last=then != "automatic",
         )
-        tell_summary(summary)
+        tell_summary(written)

@@ -30,7 +30,8 @@ def score(
     from matchmaking.steps import step
 
     inputs = [reference, current, production_model]
-    with step("score", run_id, [scored_reference, scored_current], inputs):
+    outputs = {"Reference, scored": scored_reference, "Current pairs, scored": scored_current}
+    with step("score", run_id, outputs, inputs):
         from matchmaking.evaluation import score_files
 
         score_files(*[Path(artifact.path) for artifact in (*inputs, scored_reference, scored_current)])

@@ -35,7 +35,7 @@ def train(
 
     from matchmaking.steps import step
 
-    with step("train", run_id, [candidate], [train_pairs, production_model]):
+    with step("train", run_id, {"Candidate": candidate}, [train_pairs, production_model]):
         from matchmaking.model import Recipe, train_candidate
 
         recipe = Recipe(algorithm, seed, epochs, batch_size, learning_rate)

@@ -35,7 +35,7 @@ def validate(
     from matchmaking.steps import step
 
     name = "validate" if not instead else "validate current"
-    with step(name, run_id, [pairs, data_report], [raw, production_model]):
+    with step(name, run_id, {"Pairs": pairs, "Data report": data_report}, [raw, production_model]):
         from matchmaking.ingest import validate_file
 
         report = validate_file(

@@ -1,8 +1,10 @@
 """What every pipeline step does around its one call: measure itself, and fail in a way that is told in one line.
 
-A step's cost travels with the artifacts: each output's metadata holds `steps`, the costs of the step that wrote it
-and of all before it, so that the last step knows them all whether it runs in a subprocess, a container or a pod. They
-are JSON in a string: of a list, KFP's metadata store makes a struct.
+A step's cost travels with the artifacts: the metadata of each output that other steps read holds `steps`, the costs of
+the step that wrote it and of all before it, so that the last step knows them all whether it runs in a subprocess, a
+container or a pod. They are a short text: of a list, KFP's metadata store makes a struct, and every quotation mark in
+metadata is escaped again at each of the three places where a pod's description is kept in a Workflow, whose size is
+limited.
 """
 
 from __future__ import annotations
@@ -13,7 +15,7 @@ import os
 import resource
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,6 +35,45 @@ class HasMetadata(Protocol):
     metadata: dict[str, Any]
 
 
+# what other steps read; the other kinds are for KFP's UI, which would show their metadata as metrics
+_READ = {"system.Artifact", "system.Dataset", "system.Model"}
+
+
+@dataclass
+class Running:
+    """The step that is running.
+
+    Attributes:
+        name: its name.
+        run_id: the MLflow run that is marked FAILED when the step fails; empty for none.
+    """
+
+    name: str
+    run_id: str
+
+    def open_run(self, pipeline: str, timestamp: str, job_id: str, params: Mapping[str, Any]) -> tuple[str, str]:
+        """Opens the pipeline's MLflow run, as its first step does; a step that is tried again finds the run it opened.
+
+        Args:
+            pipeline: its name.
+            timestamp: UTC, as in 20260131T235959Z; empty for now.
+            job_id: identifies this execution of the pipeline.
+            params: what the run was asked to do.
+
+        Returns:
+            The run's id and its time stamp.
+
+        Raises:
+            TrackingError: MLflow cannot be reached.
+            SystemExit: the step failed before, and that was final.
+        """
+        from matchmaking.tracking import now, start_run
+
+        self.run_id, timestamp = start_run(pipeline, timestamp or now(), job_id, params)
+        _stop_if_final(self.name, self.run_id)
+        return self.run_id, timestamp
+
+
 @dataclass
 class _Imports:
     seconds: float = 0.0
@@ -46,13 +87,16 @@ _RSS_PER_MB = 1024**2 if sys.platform == "darwin" else 1024
 
 
 @contextmanager
-def step(name: str, run_id: str, outputs: Iterable[HasMetadata] = (), inputs: Iterable[Any] = ()) -> Iterator[None]:
+def step(
+    name: str, run_id: str, outputs: Mapping[str, HasMetadata] | None = None, inputs: Iterable[Any] = ()
+) -> Iterator[Running]:
     """Runs one step: measures it, and on failure says why and marks the MLflow run.
 
     Args:
         name: the step's name.
-        run_id: the MLflow run to mark FAILED when the step fails; empty for none.
-        outputs: artifacts that carry this step's cost and those of the inputs' steps.
+        run_id: the MLflow run to mark FAILED when the step fails; empty for none, or for one that the step opens.
+        outputs: its artifacts, by the names that people see in KFP's UI; those that other steps read carry this step's
+            cost and those of the inputs' steps.
         inputs: artifacts of earlier steps; None among them is passed over.
 
     Raises:
@@ -63,23 +107,25 @@ def step(name: str, run_id: str, outputs: Iterable[HasMetadata] = (), inputs: It
     _stop_if_final(name, run_id)
     # what has passed since the process began went into starting Python and the KFP executor: imports as well
     _imports.seconds = _process_age()
+    running = Running(name, run_id)
     try:
         with _timed_imports():
-            yield
+            yield running
     except Exception as error:
         known = isinstance(error, MlopsError)
         reason = str(error) if known else f"{type(error).__name__}: {error}"
         code = error.exit_code if isinstance(error, MlopsError) else 1
         _tell_error(name, code, reason)
-        marked = _mark_failed(run_id, f"{name}: {reason}")
-        _tell_failed(run_id if marked else "", f"{name}: {reason}")
+        marked = _mark_failed(running.run_id, f"{name}: {reason}")
+        _tell_failed(running.run_id if marked else "", f"{name}: {reason}")
         if known:
             sys.exit(code)
         raise
-    cost = own_cost(name)
-    before = collect(inputs)
-    for artifact in outputs:
-        artifact.metadata["steps"] = json.dumps([*before, cost])
+    costs = _as_text([*collect(inputs), own_cost(name)])
+    for title, artifact in (outputs or {}).items():
+        artifact.metadata["display_name"] = title
+        if getattr(artifact, "schema_title", "system.Artifact") in _READ:
+            artifact.metadata["steps"] = costs
 
 
 def tell_summary(summary: dict[str, Any]) -> None:
@@ -92,9 +138,30 @@ def collect(artifacts: Iterable[Any]) -> list[dict[str, Any]]:
     """The costs of all steps behind some artifacts, each step once, in the order they ran."""
     costs: dict[str, dict[str, Any]] = {}
     for artifact in artifacts:
-        for cost in json.loads(artifact.metadata.get("steps") or "[]") if artifact is not None else []:
-            costs.setdefault(cost["step"], dict(cost))
+        for cost in costs_of(artifact.metadata) if artifact is not None else []:
+            costs.setdefault(cost["step"], cost)
     return list(costs.values())
+
+
+def costs_of(metadata: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The costs that an artifact's metadata holds: `step`, `wall_seconds`, `import_seconds`, `peak_mb` of each."""
+    found = []
+    for text in str(metadata.get("steps") or "").split(";"):
+        if text:
+            name, wall, imports, peak = text.split(":")
+            found.append(
+                {
+                    "step": name,
+                    "wall_seconds": float(wall),
+                    "import_seconds": float(imports),
+                    "peak_mb": float(peak),
+                }
+            )
+    return found
+
+
+def _as_text(costs: Iterable[Mapping[str, Any]]) -> str:
+    return ";".join(f"{c['step']}:{c['wall_seconds']}:{c['import_seconds']}:{c['peak_mb']}" for c in costs)
 
 
 def own_cost(name: str) -> dict[str, Any]:

@@ -265,6 +265,7 @@ def _params(summary: dict[str, Any]) -> dict[str, Any]:
         # as they were run, not as they were asked for
         **{name: recipe.get(name) for name in ("epochs", "batch_size", "learning_rate")},
         "logit_shift": (summary["training"] or {}).get("logit_shift"),
+        "self_comparison": (summary["drift"] or {}).get("self_comparison"),
     }
 
 

@@ -459,9 +459,9 @@ def fail_job(job_id: str, reason: str) -> bool:
     return _fail_found(f"tags.{JOB_TAG} = '{job_id}'", reason)
 
 
-def fail_named(run_name: str, reason: str) -> None:
-    """Marks the run of a name FAILED, where there is one and it hasn't ended."""
-    _fail_found(f"attributes.run_name = '{run_name}'", reason)
+def fail_named(run_name: str, reason: str) -> bool:
+    """Marks the run of a name FAILED, where there is one and it hasn't ended; whether there was."""
+    return _fail_found(f"attributes.run_name = '{run_name}'", reason)
 
 
 def _fail_found(condition: str, reason: str) -> bool:

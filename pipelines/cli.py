@@ -131,7 +131,7 @@ def run(
             **{name: value for name, value in recipe.items() if value is not None},
         },
         "evaluate": {**common, "split": split.value},
-        "monitor": {**common, "current": current, "self_comparison": not current},
+        "monitor": {**common, "current": current},
     }
     names = ["retrain", "evaluate", "monitor"] if pipeline is Pipeline.all else [pipeline.value]
     if production == "" and "evaluate" in names:
@@ -322,8 +322,7 @@ class _Progress:
             self.status.update(f"  {name}")
 
     def _finished(self) -> None:
-        # the exit step is bookkeeping that does nothing when all went well
-        if self.name and self.name != "close" and not self.quiet:
+        if self.name and not self.quiet:
             self.console.print(f"  {self.name:<18}{time.monotonic() - self.since:6.1f} s")
 
 

@@ -99,7 +99,7 @@ def submit(
             **{key: value for key, value in recipe.items() if value is not None},
         },
         "evaluate": {"split": split},
-        "monitor": {"current": current, "self_comparison": not current},
+        "monitor": {"current": current},
         "promote": {"version": version, "force": force, "reason": reason},
     }
     common = {"data": data, "seed": seed} if pipeline != "promote" else {}
@@ -171,7 +171,7 @@ def schedule_apply(
     arguments: dict[str, dict[str, Any]] = {
         "retrain": {"data": data, "production": production, "candidates": candidates},
         "evaluate": {"data": data, "production": production},
-        "monitor": {"data": data, "production": production, "current": current, "self_comparison": not current},
+        "monitor": {"data": data, "production": production, "current": current},
         "promote": {"production": production},
     }
     for name, found in schedule.read_arguments(file).items():

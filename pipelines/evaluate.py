@@ -2,12 +2,10 @@
 
 from kfp import dsl
 
-from components.close import close
 from components.evaluate import evaluate as measure
 from components.ingest import ingest
 from components.report import report
 from components.split import split as split_pairs
-from components.start import start
 from components.validate import validate
 from pipelines.memory import DEFAULT
 from pipelines.pods import equip
@@ -27,25 +25,28 @@ def evaluate(
         timestamp: UTC; empty for now.
         memory: request and limit of each step that holds the data, as in "6Gi"; see docs/cluster.md.
     """
-    job = dsl.PIPELINE_JOB_ID_PLACEHOLDER
-    with dsl.ExitHandler(close(job_id=job)):
-        run = start(pipeline="evaluate", job_id=job, timestamp=timestamp, params={"seed": seed, "split": split})
-        run_id = run.outputs["run_id"]
-        fetched = ingest(run_id=run_id, data=data, production=production)
-        served = fetched.outputs["production_model"]
-        valid = validate(run_id=run_id, raw=fetched.outputs["raw"], production_model=served, source=data)
-        parts = split_pairs(run_id=run_id, pairs=valid.outputs["pairs"], how=split)
-        measured = measure(run_id=run_id, test_pairs=parts.outputs["test"], production_model=served)
-        report(
-            run_id=run_id,
-            opened=run.outputs["opened"],
-            pipeline="evaluate",
-            timestamp=run.outputs["timestamp"],
-            seed=seed,
-            production=production,
-            production_sha256=fetched.outputs["production_sha256"],
-            dataset_version=fetched.outputs["dataset_version"],
-            data_report=valid.outputs["data_report"],
-            evaluation=measured.outputs["evaluation"],
-        )
+    fetched = ingest(
+        data=data,
+        production=production,
+        pipeline="evaluate",
+        job_id=dsl.PIPELINE_JOB_ID_PLACEHOLDER,
+        timestamp=timestamp,
+        params={"seed": seed, "split": split},
+    )
+    run_id = fetched.outputs["run_id"]
+    served = fetched.outputs["production_model"]
+    valid = validate(run_id=run_id, raw=fetched.outputs["raw"], production_model=served, source=data)
+    parts = split_pairs(run_id=run_id, pairs=valid.outputs["pairs"], how=split)
+    measured = measure(run_id=run_id, test_pairs=parts.outputs["test"], production_model=served)
+    report(
+        run_id=run_id,
+        pipeline="evaluate",
+        timestamp=fetched.outputs["timestamp"],
+        seed=seed,
+        production=production,
+        production_sha256=fetched.outputs["production_sha256"],
+        dataset_version=fetched.outputs["dataset_version"],
+        data_report=valid.outputs["data_report"],
+        evaluation=measured.outputs["evaluation"],
+    )
     equip(memory)

@@ -19,7 +19,7 @@ from matchmaking.errors import InputError, MlopsError
 from matchmaking.records import Failure, Summary, read_record
 from matchmaking.redact import redact
 from matchmaking.settings import tracking_uri
-from matchmaking.steps import ERROR_MARK, UNMARKED
+from matchmaking.steps import ERROR_MARK, UNMARKED, costs_of
 from matchmaking.summary import SUMMARY, write_failed, write_summary
 from matchmaking.tracking import now
 
@@ -32,7 +32,7 @@ OUTPUTS = {
     "evaluation": "evaluate/evaluation",
     "decision": "compare/decision",
     "drift": "drift/result",
-    "promotion": "promote/entry",
+    "promotion": "promote/audit_entry",
 }
 
 _STARTED = re.compile(r"Executing task .*?'([\w-]+)'")
@@ -112,11 +112,13 @@ def run_pipeline(
             return _failed(name, timestamp, folder, arguments, stopped)
         except RuntimeError as error:
             failure = watcher.failure or {
-                "step": "?",
+                "step": watcher.step or "?",
                 "exit_code": 1,
                 "message": _COLOURS.sub("", str(error)),
             }
-            if watcher.unmarked and not _fail(folder, f"{failure['step']}: {failure['message']}"):
+            reason = f"{failure['step']}: {failure['message']}"
+            # a step that was killed has told nobody
+            if (watcher.unmarked or not watcher.failure) and not _fail(folder, reason, tell=not watcher.failure):
                 failure = {**failure, "message": f"{failure['message']}; MLflow could not be told that the run failed"}
             return _failed(name, timestamp, folder, arguments, failure)
         finally:
@@ -124,7 +126,7 @@ def run_pipeline(
     steps = _Steps.of(folder)
     _take_reports(steps, folder)
     summary = read_record(Summary, (folder / SUMMARY).read_bytes(), str(folder / SUMMARY))
-    if entry := steps.outputs.get("promote/entry"):
+    if entry := steps.outputs.get("promote/audit_entry"):
         # the report, which comes before, can't know
         promoted = json.loads(entry.read_text()) or None
         after = _production(arguments["production"]) if promoted else None
@@ -256,7 +258,7 @@ class _Steps:
             values = {**found.get("parameterValues", {}), **values}
             for output in found.get("artifacts", {}).values():
                 for artifact in output["artifacts"]:
-                    for cost in json.loads(artifact.get("metadata", {}).get("steps") or "[]"):
+                    for cost in costs_of(artifact.get("metadata", {})):
                         costs.setdefault(cost["step"], cost)
         # a step that fails has no record, but may have written something
         for task in sorted((folder / "steps").glob("*/*"), key=lambda path: path.stat().st_mtime_ns):
@@ -266,7 +268,7 @@ class _Steps:
 
 def _take_reports(steps: _Steps, folder: Path) -> None:
     """Copies the report step's folder to the run's own, where it was written to its end."""
-    reports = steps.outputs.get("report/reports")
+    reports = steps.outputs.get("report/results")
     if reports and (reports / SUMMARY).exists():
         shutil.copytree(reports, folder, dirs_exist_ok=True, copy_function=_link_or_copy)
 
@@ -291,13 +293,16 @@ def _end_children() -> None:
         child.kill()
 
 
-def _fail(folder: Path, reason: str) -> bool:
-    """Marks the MLflow run of a pipeline whose steps can't, or could not; whether that could be done."""
-    from matchmaking import tracking
+def _fail(folder: Path, reason: str, tell: bool = False) -> bool:
+    """Marks the MLflow run of a pipeline whose steps can't, or could not; whether that could be done.
 
-    run_name = folder.name
+    With `tell` people are notified, where the run was open still.
+    """
+    from matchmaking import notify, tracking
+
     try:
-        tracking.fail_named(run_name, reason)
+        if tracking.fail_named(folder.name, reason) and tell:
+            notify.send("failed", "A pipeline run failed", reason)
     except MlopsError:
         return False
     return True

@@ -2,12 +2,10 @@
 
 from kfp import dsl
 
-from components.close import close
 from components.drift import drift
 from components.ingest import ingest
 from components.report import report
 from components.score import score
-from components.start import start
 from components.validate import validate
 from pipelines.memory import DEFAULT
 from pipelines.pods import equip
@@ -18,7 +16,6 @@ def monitor(
     data: str,
     production: str,
     current: str = "",
-    self_comparison: bool = True,
     seed: int = 0,
     timestamp: str = "",
     memory: str = DEFAULT,
@@ -28,59 +25,57 @@ def monitor(
     Args:
         data: URI of the reference dataset (CSV).
         production: URI of the production folder, whose scores are compared too; empty for none.
-        current: URI of the current dataset (CSV); its `match` column may be absent.
-        self_comparison: there is no current dataset: a sample of the reference is compared with the rest of it.
+        current: URI of the current dataset (CSV), whose `match` column may be absent; empty to compare a sample of the
+            reference with the rest of it.
         seed: of that sample.
         timestamp: UTC; empty for now.
         memory: request and limit of each step that holds the data, as in "6Gi"; see docs/cluster.md.
     """
-    job = dsl.PIPELINE_JOB_ID_PLACEHOLDER
-    with dsl.ExitHandler(close(job_id=job)):
-        run = start(
-            pipeline="monitor",
-            job_id=job,
-            timestamp=timestamp,
-            params={"seed": seed, "self_comparison": self_comparison},
-        )
-        run_id = run.outputs["run_id"]
-        reference = ingest(run_id=run_id, data=data, production=production)
-        served = reference.outputs["production_model"]
-        fresh = ingest(run_id=run_id, data=current, instead=data, production="")
-        fresh.set_display_name("Fetch the current dataset")
-        valid = validate(run_id=run_id, raw=reference.outputs["raw"], production_model=served, source=data)
-        valid_fresh = validate(
-            run_id=run_id,
-            raw=fresh.outputs["raw"],
-            production_model=served,
-            source=current,
-            instead=data,
-            labelled=False,
-        )
-        valid_fresh.set_display_name("Check the current dataset")
-        scored = score(
-            run_id=run_id,
-            reference=valid.outputs["pairs"],
-            current=valid_fresh.outputs["pairs"],
-            production_model=served,
-        )
-        found = drift(
-            run_id=run_id,
-            reference=scored.outputs["scored_reference"],
-            current=scored.outputs["scored_current"],
-            self_comparison=self_comparison,
-            seed=seed,
-        )
-        report(
-            run_id=run_id,
-            opened=run.outputs["opened"],
-            pipeline="monitor",
-            timestamp=run.outputs["timestamp"],
-            seed=seed,
-            production=production,
-            production_sha256=reference.outputs["production_sha256"],
-            dataset_version=reference.outputs["dataset_version"],
-            data_report=valid_fresh.outputs["data_report"],
-            drift=found.outputs["result"],
-            drift_page=found.outputs["page"],
-        )
+    reference = ingest(
+        data=data,
+        production=production,
+        pipeline="monitor",
+        job_id=dsl.PIPELINE_JOB_ID_PLACEHOLDER,
+        timestamp=timestamp,
+        params={"seed": seed},
+    )
+    run_id = reference.outputs["run_id"]
+    served = reference.outputs["production_model"]
+    fresh = ingest(run_id=run_id, data=current, instead=data, production="")
+    fresh.set_display_name("Fetch the current dataset")
+    valid = validate(run_id=run_id, raw=reference.outputs["raw"], production_model=served, source=data)
+    valid_fresh = validate(
+        run_id=run_id,
+        raw=fresh.outputs["raw"],
+        production_model=served,
+        source=current,
+        instead=data,
+        labelled=False,
+    )
+    valid_fresh.set_display_name("Check the current dataset")
+    scored = score(
+        run_id=run_id,
+        reference=valid.outputs["pairs"],
+        current=valid_fresh.outputs["pairs"],
+        production_model=served,
+    )
+    found = drift(
+        run_id=run_id,
+        reference=scored.outputs["scored_reference"],
+        current=scored.outputs["scored_current"],
+        current_uri=current,
+        seed=seed,
+    )
+    report(
+        run_id=run_id,
+        pipeline="monitor",
+        timestamp=reference.outputs["timestamp"],
+        seed=seed,
+        production=production,
+        production_sha256=reference.outputs["production_sha256"],
+        dataset_version=reference.outputs["dataset_version"],
+        data_report=valid_fresh.outputs["data_report"],
+        drift=found.outputs["result"],
+        drift_report=found.outputs["drift_report"],
+    )
     equip(memory)

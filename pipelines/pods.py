@@ -80,7 +80,6 @@ class Pod:
 
 # by component; those without growth peak at 108 to 260 MB, to which KFP's launcher adds some 60
 PODS = {
-    "start": Pod("Open the run in MLflow"),
     "ingest": Pod("Fetch dataset and production", storage=True),
     "validate": Pod("Check the dataset", pure=True),
     "split": Pod("Split off held-out pairs", pure=True),
@@ -93,7 +92,6 @@ PODS = {
     "report": Pod("Write the report", storage=True),
     "check": Pod("Check the package's evidence", storage=True),
     "promote": Pod("Put it into production", storage=True),
-    "close": Pod("Close the run"),
 }
 
 

@@ -3,9 +3,7 @@
 from kfp import dsl
 
 from components.check import check
-from components.close import close
 from components.promote import promote as promote_package
-from components.start import start
 from pipelines.pods import equip
 
 
@@ -22,23 +20,22 @@ def promote(  # type: ignore[no-untyped-def]
         reason: why; needed with force.
         timestamp: UTC; empty for now.
     """
-    job = dsl.PIPELINE_JOB_ID_PLACEHOLDER
-    with dsl.ExitHandler(close(job_id=job)):
-        run = start(
-            pipeline="promote",
-            job_id=job,
-            timestamp=timestamp,
-            # not what a person wrote: KFP puts it unquoted into a step's JSON where it stands inside a dict
-            params={"force": force},
-        )
-        run_id = run.outputs["run_id"]
-        checked = check(run_id=run_id, version=version, production=production, force=force, reason=reason)
-        promote_package(
-            run_id=run_id,
-            version=checked.outputs["package"],
-            production=production,
-            production_sha256=checked.outputs["production_sha256"],
-            force=force,
-            reason=reason,
-        )
+    checked = check(
+        job_id=dsl.PIPELINE_JOB_ID_PLACEHOLDER,
+        timestamp=timestamp,
+        # not what a person wrote: KFP puts it unquoted into a step's JSON where it stands inside a dict
+        params={"force": force},
+        version=version,
+        production=production,
+        force=force,
+        reason=reason,
+    )
+    promote_package(
+        run_id=checked.outputs["run_id"],
+        version=checked.outputs["package"],
+        production=production,
+        production_sha256=checked.outputs["production_sha256"],
+        force=force,
+        reason=reason,
+    )
     equip()

@@ -2,7 +2,6 @@
 
 from kfp import dsl
 
-from components.close import close
 from components.compare import compare
 from components.evaluate import evaluate
 from components.ingest import ingest
@@ -10,7 +9,6 @@ from components.package import package
 from components.promote import promote
 from components.report import report
 from components.split import split as split_pairs
-from components.start import start
 from components.train import train
 from components.validate import validate
 from matchmaking.model import Recipe
@@ -51,75 +49,71 @@ def retrain(
         timestamp: UTC; empty for now.
         memory: request and limit of each step that holds the data, as in "6Gi"; see docs/cluster.md.
     """
-    job = dsl.PIPELINE_JOB_ID_PLACEHOLDER
-    with dsl.ExitHandler(close(job_id=job)):
-        run = start(
-            pipeline="retrain",
-            job_id=job,
-            timestamp=timestamp,
-            params={"algorithm": algorithm, "seed": seed, "split": split},
-        )
-        run_id = run.outputs["run_id"]
-        fetched = ingest(run_id=run_id, data=data, production=production)
-        served = fetched.outputs["production_model"]
-        valid = validate(run_id=run_id, raw=fetched.outputs["raw"], production_model=served, source=data)
-        parts = split_pairs(run_id=run_id, pairs=valid.outputs["pairs"], how=split)
-        trained = train(
+    fetched = ingest(
+        data=data,
+        production=production,
+        pipeline="retrain",
+        job_id=dsl.PIPELINE_JOB_ID_PLACEHOLDER,
+        timestamp=timestamp,
+        params={"algorithm": algorithm, "seed": seed, "split": split},
+    )
+    run_id = fetched.outputs["run_id"]
+    served = fetched.outputs["production_model"]
+    valid = validate(run_id=run_id, raw=fetched.outputs["raw"], production_model=served, source=data)
+    parts = split_pairs(run_id=run_id, pairs=valid.outputs["pairs"], how=split)
+    trained = train(
+        run_id=run_id,
+        train_pairs=parts.outputs["train"],
+        production_model=served,
+        algorithm=algorithm,
+        seed=seed,
+        epochs=epochs,
+        batch_size=batch_size,
+        learning_rate=learning_rate,
+    )
+    candidate = trained.outputs["candidate"]
+    measured = evaluate(run_id=run_id, test_pairs=parts.outputs["test"], production_model=served, candidate=candidate)
+    decided = compare(
+        run_id=run_id,
+        scores=measured.outputs["scores"],
+        evaluation=measured.outputs["evaluation"],
+        data_report=valid.outputs["data_report"],
+        policy=policy,
+        seed=seed,
+    )
+    published = package(
+        run_id=run_id,
+        timestamp=fetched.outputs["timestamp"],
+        candidate=candidate,
+        evaluation=measured.outputs["evaluation"],
+        decision=decided.outputs["decision"],
+        candidates=candidates,
+        dataset_version=fetched.outputs["dataset_version"],
+    )
+    reported = report(
+        run_id=run_id,
+        pipeline="retrain",
+        timestamp=fetched.outputs["timestamp"],
+        seed=seed,
+        production=production,
+        production_sha256=fetched.outputs["production_sha256"],
+        dataset_version=fetched.outputs["dataset_version"],
+        data_report=valid.outputs["data_report"],
+        evaluation=measured.outputs["evaluation"],
+        decision=decided.outputs["decision"],
+        candidate=candidate,
+        packaged=published.outputs["packaged"],
+        candidate_uri=published.outputs["Output"],
+        then=decided.outputs["Output"],
+    )
+    # after the report, which proves that production didn't change until here
+    with dsl.If(decided.outputs["Output"] == "automatic", name="auto-promote"):
+        promote(
             run_id=run_id,
-            train_pairs=parts.outputs["train"],
-            production_model=served,
-            algorithm=algorithm,
-            seed=seed,
-            epochs=epochs,
-            batch_size=batch_size,
-            learning_rate=learning_rate,
-        )
-        candidate = trained.outputs["candidate"]
-        measured = evaluate(
-            run_id=run_id, test_pairs=parts.outputs["test"], production_model=served, candidate=candidate
-        )
-        decided = compare(
-            run_id=run_id,
-            scores=measured.outputs["scores"],
-            evaluation=measured.outputs["evaluation"],
-            data_report=valid.outputs["data_report"],
-            policy=policy,
-            seed=seed,
-        )
-        published = package(
-            run_id=run_id,
-            timestamp=run.outputs["timestamp"],
-            candidate=candidate,
-            evaluation=measured.outputs["evaluation"],
-            decision=decided.outputs["decision"],
-            candidates=candidates,
-            dataset_version=fetched.outputs["dataset_version"],
-        )
-        reported = report(
-            run_id=run_id,
-            opened=run.outputs["opened"],
-            pipeline="retrain",
-            timestamp=run.outputs["timestamp"],
-            seed=seed,
+            version=published.outputs["Output"],
             production=production,
             production_sha256=fetched.outputs["production_sha256"],
-            dataset_version=fetched.outputs["dataset_version"],
-            data_report=valid.outputs["data_report"],
-            evaluation=measured.outputs["evaluation"],
-            decision=decided.outputs["decision"],
-            candidate=candidate,
-            packaged=published.outputs["packaged"],
-            candidate_uri=published.outputs["Output"],
-            then=decided.outputs["Output"],
-        )
-        # after the report, which proves that production didn't change until here
-        with dsl.If(decided.outputs["Output"] == "automatic", name="auto-promote"):
-            promote(
-                run_id=run_id,
-                version=published.outputs["Output"],
-                production=production,
-                production_sha256=fetched.outputs["production_sha256"],
-                force=False,
-                reason="",
-            ).after(reported)
+            force=False,
+            reason="",
+        ).after(reported)
     equip(memory)

@@ -313,7 +313,7 @@ def _titles_in(spec: Mapping[str, Any]) -> dict[str, str]:
         task: found["taskInfo"]["name"]
         for dag in dags
         for task, found in dag["tasks"].items()
-        if found["componentRef"]["name"] in executed and task != "close"
+        if found["componentRef"]["name"] in executed
     }
 
 

@@ -570,10 +570,10 @@ def test_logs_finds_the_newest_pod_of_a_step(machine: Machine) -> None:
         return {"metadata": {"name": name, "creationTimestamp": created, "annotations": annotations}}
 
     machine.behaviour["pods"] = [
-        pod("old", "retrain-a.root.exit-handler-1.train.executor(0)", "2026-01-01T00:00:00Z"),
-        pod("new", "retrain-b.root.exit-handler-1.train.executor(1)", "2026-01-02T00:00:00Z"),
-        pod("driver", "retrain-b.root.exit-handler-1.train-driver(0)", "2026-01-03T00:00:00Z"),
-        pod("other", "retrain-b.root.exit-handler-1.evaluate.executor(0)", "2026-01-04T00:00:00Z"),
+        pod("old", "retrain-a.root.train.executor(0)", "2026-01-01T00:00:00Z"),
+        pod("new", "retrain-b.root.train.executor(1)", "2026-01-02T00:00:00Z"),
+        pod("driver", "retrain-b.root.train-driver(0)", "2026-01-03T00:00:00Z"),
+        pod("other", "retrain-b.root.evaluate.executor(0)", "2026-01-04T00:00:00Z"),
     ]
     assert "log of new" in machine("logs", "--cluster", "existing", "train").stdout
     done = machine("logs", "--cluster", "existing", "nothing")

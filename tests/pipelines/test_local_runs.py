@@ -79,7 +79,7 @@ def test_summary_holds_what_programs_read(work: Any, sample_csv: Path, incumbent
         assert found["dataset_version"] == file_md5(sample_csv)
         assert found["production_sha256"]["before"] == production.hashes(incumbent)
         assert found["production_sha256"]["after"] == production.hashes(incumbent)
-        assert {"start", "ingest", "report"} <= {step["step"] for step in found["steps"]}
+        assert {"ingest", "report"} <= {step["step"] for step in found["steps"]}
         for step in found["steps"]:
             assert 0 < step["import_seconds"] <= step["wall_seconds"] < 300
             assert 10 < step["peak_mb"] < 5_000

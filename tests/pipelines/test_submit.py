@@ -31,10 +31,10 @@ from tests.kfp_server import FakeKfp, Fault, Plan, kfp_server
 Mlops = Callable[..., subprocess.CompletedProcess[str]]
 
 TASKS = {
-    "retrain": ["start", "ingest", "validate", "split", "train", "evaluate", "compare", "package", "report"],
-    "evaluate": ["start", "ingest", "validate", "split", "evaluate", "report"],
-    "monitor": ["start", "ingest", "ingest-2", "validate", "validate-2", "score", "drift", "report"],
-    "promote": ["start", "check", "promote"],
+    "retrain": ["ingest", "validate", "split", "train", "evaluate", "compare", "package", "report"],
+    "evaluate": ["ingest", "validate", "split", "evaluate", "report"],
+    "monitor": ["ingest", "ingest-2", "validate", "validate-2", "score", "drift", "report"],
+    "promote": ["check", "promote"],
 }
 METRICS = {
     name: value

@@ -1,0 +1,88 @@
+"""How large the Workflow of a compiled pipeline gets: an estimate from above, as KFP 2.17 and Argo 4 make it.
+
+A Workflow is one object, whose size Kubernetes' store limits. KFP's compiler (backend/src/v2/compiler/argocompiler)
+puts each component's interface, its container with the source, and what it carries in Kubernetes into the Workflow's
+arguments, as JSON in a string. When a step's driver runs, Argo keeps its inputs, which are all these once more, and its
+output: a patch of the pod (initPodSpecPatch of backend/src/v2/driver/driver.go) that holds the step's values, its
+artifacts with their metadata, its component's interface and its command with the source. That is kept again with each
+node it is handed to: the executor, the node that retries it, and its pod. JSON inside JSON inside JSON: each level
+escapes the quotation marks of the one below.
+
+What cannot be read off the pipeline is taken generously: an object of a KFP that was measured on a cluster was smaller.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import yaml
+
+# of one node, driver or executor, without its parameters; of the templates and Argo's own fields
+NODE = 1_500
+TEMPLATES = 25_000
+TASK_TEMPLATE = 1_200
+LAUNCHER = 1_000
+# a URI in the object store, and a URI or a policy that a user gives
+URI = "minio://mlpipeline/v2/artifacts/retrain/" + "0" * 36 + "/evaluate/" + "0" * 36 + "/production_model"
+VALUE = "s3://mlops-datasets/a/rather/long/name/of/a/dataset/pairs.csv"
+# the nodes that keep a pod's patch, as seen on a cluster: the driver that makes it, the executor, and its pod
+COPIES = 3
+
+
+def workflow_bytes(compiled: str, metadata: dict[str, Any], policy: str = "") -> int:
+    """The size of a run's Workflow at its end, from above.
+
+    Args:
+        compiled: the pipeline's YAML.
+        metadata: what each artifact holds, at the most.
+        policy: the text of a policy, where one is given.
+    """
+    spec, platform = yaml.safe_load_all(compiled)
+    executors = spec["deploymentSpec"]["executors"]
+    pods = platform["platforms"]["kubernetes"]["deploymentSpec"]["executors"]
+    total = TEMPLATES + 2 * _in_string(spec["root"]) + 2 * len(policy)
+    for component in spec["components"].values():
+        label = component.get("executorLabel")
+        total += _in_string(component)
+        if label:
+            total += _in_string(executors[label]["container"]) + _in_string(pods.get(label, {}))
+    dags = [spec["root"]["dag"], *(part["dag"] for part in spec["components"].values() if "dag" in part)]
+    for task in [task for dag in dags for task in dag["tasks"].values()]:
+        component = spec["components"][task["componentRef"]["name"]]
+        label = component.get("executorLabel")
+        total += TASK_TEMPLATE + 2 * _in_string(task) + _in_string(component) + 2 * NODE
+        if label is None:
+            continue
+        container, pod = executors[label]["container"], pods.get(label, {})
+        patch = _patch(component, container, pod, metadata, policy)
+        total += _in_string(container) + _in_string(pod) + COPIES * (_in_string(patch) + NODE)
+    return total
+
+
+def _in_string(value: Any) -> int:
+    """The bytes of a value as JSON inside a string inside the Workflow's JSON."""
+    return len(json.dumps(json.dumps(value, separators=(",", ":"))))
+
+
+def _patch(
+    component: dict[str, Any], container: dict[str, Any], pod: dict[str, Any], metadata: dict[str, Any], policy: str
+) -> dict[str, Any]:
+    artifact = {"name": "projects/0/artifacts/0", "type": {"instanceSchema": ""}, "uri": URI, "metadata": metadata}
+    inputs, outputs = (component.get(f"{way}Definitions", {}) for way in ("input", "output"))
+    values = {name: policy if name == "policy" else VALUE for name in inputs.get("parameters", {})}
+    executor_input = {
+        "inputs": {
+            "parameterValues": values,
+            "artifacts": {name: {"artifacts": [artifact]} for name in inputs.get("artifacts", {})},
+        },
+        "outputs": {
+            "parameters": {name: {"outputFile": f"/tmp/kfp/outputs/{name}"} for name in outputs.get("parameters", {})},
+            "artifacts": {name: {"artifacts": [{**artifact, "metadata": {}}]} for name in outputs.get("artifacts", {})},
+            "outputFile": "/tmp/kfp_outputs/output_metadata.json",
+        },
+    }
+    given = json.dumps(executor_input, separators=(",", ":"))
+    interface = json.dumps(component, separators=(",", ":"))
+    command = ["-" * LAUNCHER, given, interface, *container["command"], *container["args"]]
+    return {"containers": [{"name": "main", "command": command, "env": pod, "resources": container["resources"]}]}
