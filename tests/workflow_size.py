@@ -8,7 +8,8 @@ artifacts with their metadata, its component's interface and its command with th
 node it is handed to: the executor, the node that retries it, and its pod. JSON inside JSON inside JSON: each level
 escapes the quotation marks of the one below.
 
-What cannot be read off the pipeline is taken generously: an object of a KFP that was measured on a cluster was smaller.
+What cannot be read off the pipeline is set so that the estimate is above what was measured on a cluster (Kubeflow
+Pipelines 2.17.0): of pipelines of 886 and 707 kB it says 923 and 743.
 """
 
 from __future__ import annotations
@@ -84,5 +85,6 @@ def _patch(
     }
     given = json.dumps(executor_input, separators=(",", ":"))
     interface = json.dumps(component, separators=(",", ":"))
-    command = ["-" * LAUNCHER, given, interface, *container["command"], *container["args"]]
+    # twice: this is what brings the estimate of the two pipelines that were measured to 4 and 5 % above their size
+    command = ["-" * LAUNCHER, given, given, interface, *container["command"], *container["args"]]
     return {"containers": [{"name": "main", "command": command, "env": pod, "resources": container["resources"]}]}
