@@ -49,7 +49,6 @@ READS_STORAGE = {"ingest", "package", "report", "check", "promote"}
 UNITS = {"Mi": 1, "Gi": 1024}
 # peak MB at 12,000 rows and at 1.2 million, by `make bench`, of steps that hardly grow with the data
 FLAT = {
-    "start": (220, 220),
     "ingest": (176, 178),
     "package": (108, 224),
     "report": (257, 258),
@@ -214,7 +213,7 @@ def test_no_free_text_stands_inside_a_constant(steps: Any) -> None:
             constant = json.dumps(value.get("runtimeValue", {}).get("constant"))
             found |= set(re.findall(r"\{\{\$\.inputs\.parameters\['pipelinechannel--([\w-]+)'\]\}\}", constant))
     # of the memory, KFP's driver refuses what is no amount before the launcher sees it
-    assert found == {"algorithm", "force", "memory", "seed", "self_comparison", "split"}
+    assert found == {"algorithm", "force", "memory", "seed", "split"}
 
 
 def test_names_for_people(steps: Any) -> None:

@@ -17,14 +17,15 @@ def artifact() -> SimpleNamespace:
 
 def test_costs_travel_with_the_artifacts() -> None:
     first, second, other, last = (artifact() for _ in range(4))
-    with step("one", "", [first]):
+    with step("one", "", {"Text": first}):
         pass
-    with step("two", "", [second], [first]):
+    with step("two", "", {"Text": second}, [first]):
         pass
-    with step("three", "", [other], [first]):
+    with step("three", "", {"Text": other}, [first]):
         pass
-    with step("four", "", [last], [second, None, other]):
+    with step("four", "", {"Text": last}, [second, None, other]):
         pass
+    assert last.metadata["display_name"] == "Text"
     costs = collect([last])
     assert [cost["step"] for cost in costs] == ["one", "two", "three", "four"]
     assert all(cost["wall_seconds"] >= cost["import_seconds"] >= 0 and cost["peak_mb"] > 1 for cost in costs)
@@ -35,9 +36,9 @@ def test_imports_are_timed(tmp_path_factory: pytest.TempPathFactory, monkeypatch
     (folder / "slow_to_import.py").write_text("import time\ntime.sleep(0.3)\n")
     monkeypatch.syspath_prepend(str(folder))
     before, after = artifact(), artifact()
-    with step("before", "", [before]):
+    with step("before", "", {"Text": before}):
         pass
-    with step("after", "", [after]):
+    with step("after", "", {"Text": after}):
         import slow_to_import  # type: ignore[import-not-found]  # noqa: F401
     (a,), (b,) = collect([before]), collect([after])
     own = (b["import_seconds"] - a["import_seconds"]) - (b["wall_seconds"] - a["wall_seconds"])
@@ -50,7 +51,7 @@ def test_a_told_failure_is_one_line_and_an_exit_code(
     capsys: pytest.CaptureFixture[str], error: Exception, code: int
 ) -> None:
     out = artifact()
-    with pytest.raises(SystemExit) as ended, step("validate", "", [out]):
+    with pytest.raises(SystemExit) as ended, step("validate", "", {"Text": out}):
         raise error
     assert ended.value.code == code
     (line,) = [text for text in capsys.readouterr().out.splitlines() if text.startswith(ERROR_MARK)]
