@@ -178,11 +178,6 @@ def check_contract(
     }
 
 
-def failed(contract: Mapping[str, Any]) -> list[str]:
-    """What failed, each in one sentence."""
-    return [f"{found['name']}: {found['detail']}" for found in contract["checks"] if not found["passed"]]
-
-
 def _built_in(candidate: Path) -> tuple[bool, str]:
     layers = production.check_model_file(candidate / production.MODEL)["layers"]
     return True, f"{len(layers)} layers: {', '.join(sorted(set(layers)))}"
