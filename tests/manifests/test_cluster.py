@@ -323,7 +323,7 @@ def test_somebody_elses_kubeflow_is_not_closed_unasked(machine: Machine) -> None
     # theirs: told what that means, and nothing of theirs is gone
     done = machine("up", "--cluster", "existing", "--no-build", "--overlay", "overlays/shared")
     assert done.returncode == 0, done.stderr
-    assert "Note: the namespace kubeflow is open: any pod of the cluster" in done.stderr
+    assert "Note: the namespace kubeflow is open: any pod reaches Kubeflow Pipelines" in done.stderr
     assert not [call for call in machine.calls if "cache-server" in call]
     assert not [
         each
