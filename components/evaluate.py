@@ -37,8 +37,8 @@ def evaluate(
 
     inputs = [test_pairs, production_model, candidate]
     outputs = {
-        "Scores": scores,
         "Evaluation": evaluation,
+        "Scores": scores,
         "Metrics": metrics,
         "ROC curve, production": production_roc,
         "ROC curve, candidate": candidate_roc,

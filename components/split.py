@@ -21,7 +21,7 @@ def split(run_id: str, pairs: Input[Dataset], how: str, train: Output[Dataset], 
 
     from matchmaking.steps import step
 
-    with step("split", run_id, {"Training pairs": train, "Held-out pairs": test}, [pairs]):
+    with step("split", run_id, {"Held-out pairs": test, "Training pairs": train}, [pairs]):
         from matchmaking.split import split_file
 
         rows = split_file(Path(pairs.path), Path(train.path), Path(test.path), how)

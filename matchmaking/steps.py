@@ -1,10 +1,9 @@
 """What every pipeline step does around its one call: measure itself, and fail in a way that is told in one line.
 
-A step's cost travels with the artifacts: the metadata of each output that other steps read holds `steps`, the costs of
-the step that wrote it and of all before it, so that the last step knows them all whether it runs in a subprocess, a
-container or a pod. They are a short text: of a list, KFP's metadata store makes a struct, and every quotation mark in
-metadata is escaped again at each of the three places where a pod's description is kept in a Workflow, whose size is
-limited.
+A step's cost travels with the artifacts: the metadata of its first output holds `steps`, the costs of the step that
+wrote it and of all before it, so that the last step knows them all whether it runs in a subprocess, a container or a
+pod. They are a short text: of a list, KFP's metadata store makes a struct, and what is in metadata stands three times
+in the Workflow with each pod that reads it, every quotation mark escaped anew, while a Workflow's size is limited.
 """
 
 from __future__ import annotations
@@ -33,10 +32,6 @@ class HasMetadata(Protocol):
     """A KFP artifact, as far as this module cares."""
 
     metadata: dict[str, Any]
-
-
-# what other steps read; the other kinds are for KFP's UI, which would show their metadata as metrics
-_READ = {"system.Artifact", "system.Dataset", "system.Model"}
 
 
 @dataclass
@@ -95,8 +90,8 @@ def step(
     Args:
         name: the step's name.
         run_id: the MLflow run to mark FAILED when the step fails; empty for none, or for one that the step opens.
-        outputs: its artifacts, by the names that people see in KFP's UI; those that other steps read carry this step's
-            cost and those of the inputs' steps.
+        outputs: its artifacts, by the names that people see in KFP's UI; the first carries this step's cost and
+            those of the inputs' steps, so it is one that the steps after this one read.
         inputs: artifacts of earlier steps; None among them is passed over.
 
     Raises:
@@ -122,9 +117,9 @@ def step(
             sys.exit(code)
         raise
     costs = _as_text([*collect(inputs), own_cost(name)])
-    for title, artifact in (outputs or {}).items():
+    for place, (title, artifact) in enumerate((outputs or {}).items()):
         artifact.metadata["display_name"] = title
-        if getattr(artifact, "schema_title", "system.Artifact") in _READ:
+        if place == 0:
             artifact.metadata["steps"] = costs
 
 

@@ -1,0 +1,153 @@
+"""What a pipeline is in a cluster, read off the compiled one: pods, critical path, the names people see, its size."""
+
+from __future__ import annotations
+
+import ast
+import re
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from pipelines.compile import PIPELINES, compile_pipeline
+from tests.workflow_size import CARRIERS, workflow_bytes
+
+# with those that a promotion by policy adds
+PODS = {"retrain": 20, "evaluate": 11, "monitor": 15, "promote": 5}
+CRITICAL = {
+    "retrain": ["ingest", "validate", "split", "train", "evaluate", "compare", "package", "report", "promote"],
+    "evaluate": ["ingest", "validate", "split", "evaluate", "report"],
+    "monitor": ["ingest", "ingest-2", "validate-2", "score", "drift", "report"],
+    "promote": ["check", "promote"],
+}
+# kB at the end of a run, see workflow_size.py; Argo compresses from 1 MiB on, etcd refuses 1.5 MiB
+KILOBYTES = {"retrain": 660, "evaluate": 380, "monitor": 510, "promote": 160}
+COSTS = ";".join(["validate current:12.345:10.123:1205.5"] * 8)
+
+
+@cache
+def compiled(name: str) -> str:
+    return compile_pipeline(name)
+
+
+@cache
+def spec(name: str) -> Any:
+    return next(yaml.safe_load_all(compiled(name)))
+
+
+def steps_of(name: str) -> dict[str, set[str]]:
+    """The steps and what each waits for; those of a condition wait for what it waits for."""
+    found: dict[str, set[str]] = {}
+
+    def walk(dag: dict[str, Any], outer: set[str]) -> None:
+        for task, content in dag["tasks"].items():
+            waits = outer | set(content.get("dependentTasks", []))
+            component = spec(name)["components"][content["componentRef"]["name"]]
+            if "dag" in component:
+                walk(component["dag"], waits)
+            else:
+                found[task] = waits
+
+    walk(spec(name)["root"]["dag"], set())
+    return found
+
+
+@pytest.mark.parametrize("name", PIPELINES)
+def test_pods(name: str) -> None:
+    """A driver and an executor for each step, and a driver for each DAG: the pipeline itself, and each condition."""
+    components = spec(name)["components"].values()
+    dags = 1 + sum("dag" in component for component in components)
+    assert 2 * len(steps_of(name)) + dags == PODS[name]
+    assert PODS["retrain"] <= 20
+
+
+@pytest.mark.parametrize("name", PIPELINES)
+def test_critical_path(name: str) -> None:
+    """The longest chain of steps that wait for each other: what can run side by side does."""
+    waits = steps_of(name)
+
+    def longest(task: str) -> list[str]:
+        before = [longest(earlier) for earlier in waits[task] if earlier in waits]
+        return [*max(before, key=len, default=[]), task]
+
+    path = max((longest(task) for task in waits), key=len)
+    assert [re.sub(r"-\d+$", "", task) for task in path] == [re.sub(r"-\d+$", "", task) for task in CRITICAL[name]]
+    # nothing waits for a step whose results it doesn't use
+    order = set(zip(path, path[1:], strict=False))
+    for task, content in spec(name)["root"]["dag"]["tasks"].items():
+        used = re.findall(r"'producerTask': '([\w-]+)'", str(content.get("inputs", {})))
+        used += [task for earlier, task in order if earlier == "report"]
+        assert set(content.get("dependentTasks", [])) - {"report"} <= set(used), task
+
+
+def test_steps_stand_side_by_side_and_none_waits_for_the_end() -> None:
+    """KFP's UI shows the graph of the top: the steps themselves, no group around them and no exit handler behind."""
+    for name in PIPELINES:
+        top = spec(name)["root"]["dag"]["tasks"]
+        groups = [task for task, content in top.items() if content["componentRef"]["name"] not in executed(name)]
+        assert groups == (["condition-1"] if name == "retrain" else [])
+        assert not [content for content in top.values() if "strategy" in content.get("triggerPolicy", {})]
+
+
+def executed(name: str) -> set[str]:
+    return {label for label, component in spec(name)["components"].items() if "executorLabel" in component}
+
+
+def test_artifacts_have_names_for_people() -> None:
+    titles: dict[str, str] = {}
+    for path in Path("components").glob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Dict) and all(isinstance(key, ast.Constant) for key in node.keys):
+                titles |= {
+                    value.id: key.value
+                    for key, value in zip(node.keys, node.values, strict=True)
+                    if isinstance(key, ast.Constant) and isinstance(value, ast.Name)
+                }
+    wanted = {"report": "Report", "decision": "Decision", "drift_report": "Drift report"}
+    wanted |= {"candidate_roc": "ROC curve, candidate", "production_roc": "ROC curve, production"}
+    assert wanted.items() <= titles.items()
+    for name in PIPELINES:
+        for component in spec(name)["components"].values():
+            given = component.get("outputDefinitions", {}).get("artifacts", {})
+            assert given.keys() <= titles.keys()
+            assert not given.keys() & {"page", "short", "opened", "reports"}
+
+
+@pytest.mark.parametrize("name", PIPELINES)
+def test_nothing_that_runs_carries_a_description(name: str) -> None:
+    assert "description" not in str(spec(name)["components"])
+    assert '"""' not in str(spec(name)["deploymentSpec"])
+    # the form that starts a run has them
+    assert "description" in str(spec(name)["root"])
+
+
+def test_a_pipeline_is_whole_again_after_it_was_compiled() -> None:
+    from pipelines.evaluate import evaluate
+
+    before = evaluate.pipeline_spec.SerializeToString(deterministic=True)
+    compile_pipeline("evaluate")
+    assert evaluate.pipeline_spec.SerializeToString(deterministic=True) == before
+
+
+@pytest.mark.parametrize("name", PIPELINES)
+def test_the_workflow_stays_small(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    metadata = {"display_name": "Production model, scored", "rows": 12_000.0, "store_session_info": "{}"}
+    size = workflow_bytes(compiled(name), metadata, COSTS) / 1000
+    with capsys.disabled():
+        print(f"\n{name}: {PODS[name]} pods, a Workflow of at most {size:.0f} kB")
+    assert size <= KILOBYTES[name]
+
+
+def test_costs_are_carried_by_what_the_next_steps_read() -> None:
+    read = set()
+    for name in PIPELINES:
+        for dag in [spec(name)["root"]["dag"]]:
+            for task in dag["tasks"].values():
+                read |= {
+                    source["taskOutputArtifact"]["outputArtifactKey"]
+                    for source in task.get("inputs", {}).get("artifacts", {}).values()
+                    if "taskOutputArtifact" in source
+                }
+    assert read >= CARRIERS
