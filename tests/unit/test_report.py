@@ -300,3 +300,15 @@ def test_the_table_fits_a_terminal_of_80_columns() -> None:
     lines = console.export_text().splitlines()
     assert len(lines) == 1 + 3 + len(SCALARS) + 1  # title, header, a line a metric, bottom: nothing wrapped
     assert any(re.search(r"log loss +│ +0\.9000 │ +0\.9500 │ +\+0\.0500 │ worse", line) for line in lines)
+
+
+def test_warnings_are_in_every_report_of_a_run_without_a_verdict() -> None:
+    """Those that a verdict's reasons tell are not told twice."""
+    data = {"rows": 100, "positives": 12, "warnings": ["column 'city': 10 of 100 rows ... 'DELHI' 10 rows (Delhi?)"]}
+    notes = ["score drift not measured: there is no production model to score the pairs", "a random sample"]
+    found = {"pipeline": "monitor", "status": "succeeded", "data": data, "drift": {"drifted": False, "notes": notes}}
+    told = [f"the data: {data['warnings'][0]}", notes[0]]
+    assert report.warnings(found) == told
+    assert "(Delhi?)" in report.text_report(found)
+    assert "Warning: the data: column 'city'" in report.markdown_report(found)
+    assert report.warnings({**found, "reasons": told[:1]}) == told[1:]
