@@ -78,10 +78,7 @@ def parse_arguments(pipeline: str, text: str, source: str) -> dict[str, Any]:
 
 def laid_over(chosen: Mapping[str, Any], given: set[str], found: Mapping[str, Any]) -> dict[str, Any]:
     """Arguments with those of a file laid over them, but for what was given on the command line."""
-    merged = {**chosen, **{name: value for name, value in found.items() if name not in given}}
-    if "self_comparison" in chosen and "self_comparison" not in found:
-        merged["self_comparison"] = not merged["current"]
-    return merged
+    return {**chosen, **{name: value for name, value in found.items() if name not in given}}
 
 
 def _policy(value: Any, source: str) -> str:

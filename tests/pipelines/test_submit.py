@@ -137,7 +137,7 @@ def test_a_run_from_its_upload_to_the_table(kfp: FakeKfp, mlops: Mlops) -> None:
         "memory": memory.DEFAULT,
     }
     assert "service_account" not in run.to_dict() or run.service_account is None
-    for title in ("Open the run in MLflow", "Train a candidate", "Write the report"):
+    for title in ("Fetch dataset and production", "Train a candidate", "Write the report"):
         assert re.search(rf"{title} +\d+ s  succeeded", done.stderr)
     assert f"{kfp.url}/#/runs/details/{run.run_id}" in done.stderr
     for word in (
@@ -340,7 +340,6 @@ def test_options_go_before_a_file(kfp: FakeKfp, here: Here, tmp_path: Path) -> N
     done = here("submit", "monitor", "--arguments", str(file), "--host", kfp.url, "--no-wait")
     passed = kfp.runs[done.stdout.strip()].runtime_config["parameters"]
     assert passed["current"] == "s3://datasets/may.csv"
-    assert not passed.get("self_comparison")
 
 
 @pytest.mark.parametrize(
@@ -365,16 +364,15 @@ def test_a_file_of_arguments_that_wont_do(kfp: FakeKfp, here: Here, tmp_path: Pa
     assert kfp.requests == []
 
 
-def test_monitor_is_told_whether_there_is_current_data(kfp: FakeKfp, here: Here) -> None:
-    for args, variable, current, alone in (
-        ([], "", "", True),
-        (["--current", "s3://datasets/may.csv"], "", "s3://datasets/may.csv", False),
-        # as a CronJob is told
-        ([], "s3://datasets/may.csv", "s3://datasets/may.csv", False),
+def test_monitor_is_told_of_current_data(kfp: FakeKfp, here: Here) -> None:
+    for args, variable, current in (
+        ([], "", ""),
+        (["--current", "s3://datasets/may.csv"], "", "s3://datasets/may.csv"),
+        ([], "s3://datasets/may.csv", "s3://datasets/may.csv"),
     ):
         done = here("submit", "monitor", "--host", kfp.url, "--no-wait", *args, MLOPS_CURRENT=variable)
         parameters = kfp.runs[done.stdout.strip()].runtime_config["parameters"]
-        assert (parameters["current"], parameters["self_comparison"]) == (current, alone)
+        assert parameters["current"] == current
 
 
 def test_upload_is_done_once(kfp: FakeKfp, here: Here, monkeypatch: pytest.MonkeyPatch) -> None:
