@@ -46,6 +46,12 @@ OWN = {"interactions": (30, 512, 8e-3), "dense": (30, 64, 1e-3)}
 # enough optimiser steps to converge on any number of rows: past it, more rows mean fewer passes over them
 MAX_STEPS = 4_000
 MIN_EPOCHS = 3
+# and of few rows smaller batches, so that there are steps enough to learn anything in
+MIN_STEPS = 500
+SMALLEST_BATCH = 32
+# the kept weights are averages over about the last 1 / (1 - momentum) steps: a hundred, but at most a fifth of all, or
+# the random weights of the beginning would be among them
+MOMENTUM = 0.99
 VALIDATION_SHARE = 0.15
 
 
@@ -141,10 +147,11 @@ def train(inputs: np.ndarray, match: np.ndarray, widths: list[int], recipe: Reci
     if recipe.algorithm not in ALGORITHMS:
         raise InputError(f"--algorithm {recipe.algorithm}: unknown; choose one of {', '.join(ALGORITHMS)}")
     epochs, batch_size, learning_rate = OWN[recipe.algorithm]
+    epochs = recipe.epochs or epochs
     recipe = replace(
         recipe,
-        epochs=recipe.epochs or epochs,
-        batch_size=recipe.batch_size or batch_size,
+        epochs=epochs,
+        batch_size=recipe.batch_size or min(batch_size, max(SMALLEST_BATCH, len(match) * epochs // MIN_STEPS)),
         learning_rate=recipe.learning_rate or learning_rate,
     )
     prepare_tensorflow()
@@ -226,7 +233,7 @@ def _train_interactions(
     epochs = min(recipe.epochs, max(MIN_EPOCHS, MAX_STEPS // steps))
     schedule = keras.optimizers.schedules.CosineDecay(recipe.learning_rate, epochs * steps)
     logits.compile(
-        optimizer=keras.optimizers.Adam(schedule, use_ema=True),
+        optimizer=keras.optimizers.Adam(schedule, use_ema=True, ema_momentum=momentum(epochs * steps)),
         loss=keras.losses.BinaryCrossentropy(from_logits=True),
     )
     # the weights are scaled so that both losses are means over the rows that count
@@ -239,7 +246,7 @@ def _train_interactions(
         batch_size=recipe.batch_size,
         epochs=epochs,
         verbose=0,
-        callbacks=[_progress(epochs)],
+        callbacks=[_validate_averages(logits), _progress(epochs)],
     )
     member_logits = logits.predict(inputs, batch_size=8192, verbose=0)[:, :, 0]
     out_of_fold = 1 / (1 + np.exp(-member_logits[np.arange(rows), fold].astype(float)))
@@ -251,6 +258,11 @@ def _train_interactions(
     output.set_weights([np.ones((1, 1), np.float32), np.array([shift], np.float32)])
     history = {name: [round(float(value), 6) for value in values] for name, values in fitted.history.items()}
     return model, Training(replace(recipe, epochs=epochs), history, point, shift, rows)
+
+
+def momentum(steps: int) -> float:
+    """Of the running average of the weights in a training of so many optimiser steps: in [0, MOMENTUM]."""
+    return max(0.0, min(MOMENTUM, 1 - 5 / steps))
 
 
 def _member_logits(widths: list[int]) -> keras.Model:
@@ -326,6 +338,29 @@ def _train_dense(inputs: np.ndarray, match: np.ndarray, recipe: Recipe) -> tuple
     history = {name: [round(float(value), 6) for value in values] for name, values in fitted.history.items()}
     ran = replace(recipe, epochs=len(history["loss"]))
     return model, Training(ran, history, 0.5, 0.0, len(match))
+
+
+def _validate_averages(model: keras.Model) -> keras.callbacks.Callback:
+    """Makes val_loss that of the averaged weights, which are the ones that are kept.
+
+    Keras' own SwapEMAWeights swaps them by adding and subtracting, which changes the last digits of the training.
+    """
+    import keras
+
+    live: list[np.ndarray] = []
+
+    def averages_in(logs: Any = None) -> None:
+        live[:] = [np.array(weights) for weights in model.trainable_variables]
+        for weights, average in zip(
+            model.trainable_variables, model.optimizer._model_variables_moving_average, strict=True
+        ):
+            weights.assign(average)
+
+    def averages_out(logs: Any = None) -> None:
+        for weights, before in zip(model.trainable_variables, live, strict=True):
+            weights.assign(before)
+
+    return keras.callbacks.LambdaCallback(on_test_begin=averages_in, on_test_end=averages_out)
 
 
 def _progress(epochs: int) -> keras.callbacks.Callback:

@@ -31,9 +31,21 @@ def split(pairs: pd.DataFrame, how: str = "stratified") -> tuple[pd.DataFrame, p
     if how == "stratified":
         from sklearn.model_selection import train_test_split
 
-        train, test = train_test_split(pairs, test_size=TEST_SHARE, random_state=SPLIT_SEED, stratify=pairs[TARGET])
-        # of a pair that the dataset holds twice, one copy may have been trained on: the other proves nothing
-        test = test[~np.isin(_hash(test), _hash(train))]
+        keys = _hash(pairs)
+        # of a pair that the dataset holds twice, both copies go where the first goes: one that was trained on makes the
+        # other prove nothing
+        distinct = ~pd.Series(keys).duplicated().to_numpy()
+        labels = pairs[TARGET].to_numpy()[distinct]
+        places = np.arange(len(labels))
+        try:
+            chosen, held_out = train_test_split(places, test_size=TEST_SHARE, random_state=SPLIT_SEED, stratify=labels)
+        except ValueError as error:
+            raise InputError(f"the dataset can't be split: {error}; more rows are needed") from error
+        if distinct.all():
+            train, test = pairs.iloc[chosen], pairs.iloc[held_out]
+        else:
+            in_test = np.isin(keys, keys[distinct][held_out])
+            train, test = pairs[~in_test], pairs[in_test]
     elif how == "hash":
         held_out = held_out_by_hash(pairs)
         train, test = pairs[~held_out], pairs[held_out]

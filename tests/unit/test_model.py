@@ -96,5 +96,61 @@ def test_an_unknown_algorithm_is_refused(training: tuple[np.ndarray, np.ndarray,
 
 def test_a_file_keras_cannot_load_is_refused(tmp_path: Path) -> None:
     (tmp_path / "model.h5").write_bytes(b"nothing")
-    with pytest.raises(InputError, match=r"model.h5: Keras 3.12.0 cannot load it"):
+    with pytest.raises(InputError, match=r"model.h5 is not a readable HDF5 file"):
         predict(tmp_path / "model.h5", np.zeros((1, 47), np.float32))
+
+
+def test_each_row_is_predicted_by_a_member_that_has_not_seen_it(
+    training: tuple[np.ndarray, np.ndarray, list[int]],
+) -> None:
+    """Labels by chance can be learned by heart and not be predicted: who has seen a row is found out."""
+    inputs, _, widths = training
+    match = np.random.default_rng(0).integers(0, 2, 200).astype(np.float32)
+    trained, record = train(inputs[:200], match, widths, Recipe(epochs=150))
+    learned = (trained.predict(inputs[:200], verbose=0).ravel() >= 0.5) == match
+    assert learned.mean() > 0.7  # by the three members in four that have seen it
+    # of guesses, the highest F-beta is that of always saying yes
+    rate = match.mean()
+    beta2 = model.RECALL_WEIGHT**2
+    guessed = rate / (beta2 * rate + 1)
+    assert record.operating_point == pytest.approx(guessed, abs=0.015)
+    assert record.history["val_loss"][-1] > 0.69 > record.history["loss"][-1]
+
+
+def test_the_curve_is_that_of_the_weights_that_are_kept(training: tuple[np.ndarray, np.ndarray, list[int]]) -> None:
+    import keras
+    from sklearn.model_selection import StratifiedKFold
+
+    inputs, match, widths = training
+    recipe = Recipe(epochs=3, seed=3)
+    trained, record = train(inputs, match, widths, recipe)
+    members = keras.Model(trained.input, trained.get_layer("member_logits").output)
+    logits = members.predict(inputs, verbose=0)[:, :, 0]
+    folds = StratifiedKFold(model.MEMBERS, shuffle=True, random_state=recipe.seed).split(inputs, match)
+    losses = np.empty(len(match))
+    for member, (_, held_out) in enumerate(folds):
+        z = logits[held_out, member]
+        losses[held_out] = np.logaddexp(0, z) - match[held_out] * z
+    decay = sum(float(loss) for loss in members.losses)
+    assert record.history["val_loss"][-1] == pytest.approx(losses.mean() + decay, rel=1e-3)
+
+
+def test_few_rows_are_no_reason_to_do_worse_than_the_old_recipe(incumbent: Path) -> None:
+    from sklearn.metrics import average_precision_score
+
+    encoders = production.read_encoders(incumbent)
+    widths = [len(known) for known in encoders.encoder.categories_]
+    pairs, fresh = generate(800, seed=11), generate(10_000, seed=12)
+    inputs, unseen = (features.encode(each, encoders.encoder, encoders.scaler) for each in (pairs, fresh))
+    found = {}
+    for algorithm in model.ALGORITHMS:
+        trained, _ = train(inputs, pairs["match"].to_numpy(np.float32), widths, Recipe(algorithm))
+        found[algorithm] = average_precision_score(fresh["match"], trained.predict(unseen, verbose=0).ravel())
+    assert found["interactions"] > found["dense"] + 0.02, found
+
+
+def test_the_weights_of_the_beginning_are_not_averaged_in() -> None:
+    assert model.momentum(570) == model.MOMENTUM == 0.99
+    for steps in (1, 5, 30, 100, 499, 10_000):
+        # what is left of the first step's weights
+        assert model.momentum(steps) ** steps < 0.01

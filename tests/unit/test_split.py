@@ -68,3 +68,18 @@ GOLDEN = [1, 5, 11, 19, 23, 38]
 def test_an_unknown_split_is_refused() -> None:
     with pytest.raises(InputError, match="--split random"):
         split(generate(100, seed=0), "random")
+
+
+@pytest.mark.parametrize("how", ["stratified", "hash"])
+def test_repeated_pairs_keep_the_test_part_as_it_is(how: str) -> None:
+    """Copies go where their pair goes, whatever was copied."""
+    pairs = generate(4_000, seed=0)
+    plain = split(pairs, how)
+    matches = pd.concat([pairs, pairs[pairs["match"] == 1]], ignore_index=True)
+    five = pd.concat([pairs] * 5, ignore_index=True)
+    for repeated in (matches, five):
+        train, test = split(repeated, how)
+        assert key(test) == key(plain[1])
+        assert key(train) == key(plain[0])
+        assert len(train) + len(test) == len(repeated)
+    assert split(five, how)[1]["match"].mean() == pytest.approx(plain[1]["match"].mean())
