@@ -298,3 +298,48 @@ def test_what_was_noticed_in_the_data_is_said(mlops: Mlops, incumbent: Path, tmp
         assert "(Delhi?)" in said
     found = summary(folder)
     assert found["verdict"] != "promote" and any("(Delhi?)" in reason for reason in found["reasons"])
+
+
+def test_a_step_that_is_killed_is_recorded_and_told(
+    sample_csv: Path, incumbent: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It can't say anything itself: the command line marks its run and notifies, once."""
+    import threading
+    import time
+
+    import psutil
+
+    from matchmaking import notify
+    from pipelines.local import run_pipeline
+
+    sent: list[tuple[str, str]] = []
+
+    def send(event: str, title: str, body: str) -> bool:
+        sent.append((event, body))
+        return True
+
+    monkeypatch.setattr(notify, "send", send)
+    # a run sets it for its steps
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path / 'mlflow.db'}")
+    monkeypatch.setattr("matchmaking.tracking.client", __import__("matchmaking.tracking").tracking.client.__wrapped__)
+
+    def kill_when_it_runs() -> None:
+        for _ in range(600):
+            for child in psutil.Process().children(recursive=True):
+                if child.name().startswith("python") and "executor_main" in " ".join(child.cmdline()):
+                    child.kill()
+                    return
+            time.sleep(0.05)
+
+    def on_step(name: str) -> None:
+        if name == "validate":
+            threading.Thread(target=kill_when_it_runs).start()
+
+    arguments = {"data": str(sample_csv), "production": str(incumbent)}
+    outcome = run_pipeline("evaluate", arguments, tmp_path, on_step=on_step)
+    assert outcome.exit_code == 1
+    assert outcome.summary["error"]["step"] == "validate"
+    (run,) = runs_of(tmp_path).values()
+    assert run.info.status == "FAILED"
+    assert run.data.tags["failure_reason"].startswith("validate: ")
+    assert [event for event, _ in sent] == ["failed"]
