@@ -41,11 +41,12 @@ def check(
     from matchmaking.steps import step
 
     with step("check", "", {"Change": change}) as this:
+        from matchmaking.escape import for_markdown
         from matchmaking.promotion import explain, prepare_promotion
         from matchmaking.tracking import log_params
 
         run_id, _ = this.open_run("promote", timestamp, job_id, params)
         log_params(run_id, {"version": version, "reason": reason})
         prepared = prepare_promotion(version, production, force=force, reason=reason)
-        Path(change.path).write_text("\n".join(f"- {line}" for line in "\n".join(explain(prepared)).splitlines()))
+        Path(change.path).write_text("\n".join(f"- {for_markdown(line)}" for line in explain(prepared)))
         return (run_id, prepared.package_uri, prepared.before.sha256)

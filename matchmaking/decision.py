@@ -8,7 +8,6 @@ docs/decision.md gives the reasoning and the measured error rates.
 from __future__ import annotations
 
 import json
-import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from statistics import NormalDist
@@ -21,6 +20,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from matchmaking.errors import InputError
+from matchmaking.escape import for_markdown
 from matchmaking.metrics import LOWER_IS_BETTER, THRESHOLD, evaluate, expected_calibration_error
 
 # what can be tested: means over rows or pairs of rows, of which the bootstrap knows the sampling error
@@ -122,21 +122,24 @@ class Policy(_Section):
     limits: Limits
 
 
-def load_policy(path: Path | None = None) -> Policy:
-    """The default policy, or the default with what the YAML file at `path` sets laid over it.
+def load_policy(path: Path | None = None, text: str = "") -> Policy:
+    """The default policy, or the default with what the YAML file at `path`, or the YAML `text`, sets laid over it.
 
     Raises:
         InputError: the file can't be read, is not YAML, has an unknown key or a value out of range, or asks for levels
             that its number of resamples cannot tell from zero.
     """
     values = _read_yaml(DEFAULT_POLICY)
+    name = str(path or ("the policy given with the run" if text else DEFAULT_POLICY))
     if path is not None:
         values = _overlay(values, _read_yaml(path))
+    elif text:
+        values = _overlay(values, _parse_yaml(text, name))
     try:
         policy = Policy.model_validate(values)
     except ValidationError as error:
         problems = "; ".join(_problem(dict(e)) for e in error.errors())
-        raise InputError(f"{path or DEFAULT_POLICY}: {problems}") from None
+        raise InputError(f"{name}: {problems}") from None
     # the smallest tails that are read off the resamples: the primary interval's, and the harm tests' after Holm
     # (half of alpha for the overall ones, and calibration looks on both sides)
     tails = {
@@ -145,30 +148,35 @@ def load_policy(path: Path | None = None) -> Policy:
         / 4
         / (len(policy.guardrails.margins) or 1),
     }
-    for name, tail in tails.items():
+    for level, tail in tails.items():
         # the interval of a level of 0.995 is given by 1 - 0.995 = 0.0050000000000000044
         if policy.bootstrap.resamples < (needed := int(np.ceil(1 / tail - 1e-6))):
             said = (
-                f"bootstrap.resamples: {policy.bootstrap.resamples} are too few for {name}; it takes {needed} or more"
+                f"bootstrap.resamples: {policy.bootstrap.resamples} are too few for {level}; it takes {needed} or more"
             )
-            raise InputError(f"{path or DEFAULT_POLICY}: {said}")
+            raise InputError(f"{name}: {said}")
     return policy
 
 
 def _read_yaml(path: Path) -> dict[str, Any]:
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+        return _parse_yaml(path.read_text(encoding="utf-8"), str(path))
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"{path}: the policy can't be read: {getattr(error, 'strerror', None) or error}") from None
+
+
+def _parse_yaml(text: str, name: str) -> dict[str, Any]:
+    try:
+        values = yaml.safe_load(text)
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         where = f" at line {mark.line + 1}" if mark else ""
-        raise InputError(f"{path}: not YAML{where}: {getattr(error, 'problem', None) or 'unreadable'}") from None
+        raise InputError(f"{name}: not YAML{where}: {getattr(error, 'problem', None) or 'unreadable'}") from None
     if values is None:
         return {}
     if not isinstance(values, dict):
         allowed = ", ".join(Policy.model_fields)
-        raise InputError(f"{path}: a policy is a mapping with the keys {allowed}, not a {type(values).__name__}")
+        raise InputError(f"{name}: a policy is a mapping with the keys {allowed}, not a {type(values).__name__}")
     return values
 
 
@@ -704,7 +712,7 @@ def with_data(decision: dict[str, Any], data: Mapping[str, Any] | None, policy: 
 def explain(decision: dict[str, Any]) -> str:
     """The decision as a Markdown page: the verdict, every test, and what would change the verdict."""
     d, primary = decision, decision["primary"]
-    lines = [f"# Verdict: {d['verdict']}", "", *(f"- {reason}" for reason in d["reasons"]), ""]
+    lines = [f"# Verdict: {d['verdict']}", "", *(f"- {for_markdown(reason)}" for reason in d["reasons"]), ""]
     lines += [
         f"{d['rows']:,} held-out rows, {d['positives']:,} of them matches{_repeats(d)}; bootstrap seed {d['seed']}.",
         "",
@@ -726,7 +734,10 @@ def explain(decision: dict[str, Any]) -> str:
             f">= {primary['min_effect']:g}",
             primary["p_value"],
         ),
-        *(_row(t["name"], t["distinct"], t, f"> -{t['margin']:g}", t["p_harm_holm"]) for t in d["guardrails"]),
+        *(
+            _row(for_markdown(t["name"]), t["distinct"], t, f"> -{t['margin']:g}", t["p_harm_holm"])
+            for t in d["guardrails"]
+        ),
         "",
         *(
             f"{more:,} more values of {c} have too few matches and are not listed.\n"
@@ -737,7 +748,7 @@ def explain(decision: dict[str, Any]) -> str:
         "",
         "## What would change the verdict",
         "",
-        *(f"- {change}" for change in _changes(d)),
+        *(f"- {for_markdown(change)}" for change in _changes(d)),
         "",
     ]
     return "\n".join(lines)
@@ -824,10 +835,7 @@ def decide_file(
     Returns:
         The decision.
     """
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "policy.yaml"
-        path.write_text(policy)
-        rules = load_policy(path if policy else None)
+    rules = load_policy(text=policy)
     contract = json.loads(evaluation_path.read_text())["contract"] if evaluation_path else None
     data = json.loads(data_path.read_text()) if data_path else None
     decision = with_contract(decide(pd.read_parquet(scores_path), rules, seed), contract)

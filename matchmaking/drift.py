@@ -10,6 +10,7 @@ import os
 import shutil
 import tempfile
 import warnings
+from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -292,7 +293,9 @@ def _evidently(
                 if c in columns
             ),
         ]
-        datasets = (Dataset.from_pandas(frame[columns], definition) for frame in (current, reference))
+        # Evidently writes categories raw into a script of its page
+        frames = (frame[columns].map(_escaped) for frame in (current, reference))
+        datasets = (Dataset.from_pandas(frame, definition) for frame in frames)
         snapshot = Report(metrics).run(*datasets)
         snapshot.save_html(str(html))
         return {
@@ -300,6 +303,11 @@ def _evidently(
             for metric in snapshot.dict()["metrics"]
             if metric["config"]["type"] == "evidently:metric_v2:ValueDrift"
         }
+
+
+def _escaped(value: Any) -> Any:
+    """A category as HTML text (its charts decode it), so that different ones stay different; a number as it is."""
+    return escape(value) if isinstance(value, str) else value
 
 
 def drift_files(

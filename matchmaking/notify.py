@@ -11,6 +11,7 @@ import threading
 from pathlib import Path
 from typing import Literal
 
+from matchmaking.escape import for_terminal
 from matchmaking.redact import redact
 
 Event = Literal["improved", "promotion", "rollback", "rejected", "failed", "drift"]
@@ -77,8 +78,14 @@ def _send(event: Event, title: str, body: str) -> bool:
         logging.getLogger("apprise").setLevel(logging.CRITICAL + 1)
         everybody = apprise.Apprise()
         known = [everybody.add(url) for url in urls()]
-        text = redact(body)[:MOST_CHARACTERS]
-        sent = everybody.notify(body=text, title=f"[{event}] {redact(title)}", notify_type=KINDS[event])
+        text = "\n".join(map(for_terminal, redact(body).splitlines()))[:MOST_CHARACTERS]
+        sent = everybody.notify(
+            body=text,
+            # apprise escapes it for who takes HTML (e-mail) or Markdown; without a word of it that is sent as it is
+            body_format=apprise.NotifyFormat.TEXT,
+            title=f"[{event}] {for_terminal(redact(title))}",
+            notify_type=KINDS[event],
+        )
         return bool(sent) and all(known)
     except Exception:
         # whatever apprise and its plugins raise: a notification that fails never fails the run

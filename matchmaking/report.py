@@ -1,20 +1,19 @@
 """What people read about a run: plain text, one HTML page, a short Markdown note, a terminal table.
 
 All of them are made from `summary.json`, the page also from `evaluation.json` and the plots. What comes from
-a dataset or a user is escaped, or stripped of control characters where there is no escaping.
+a dataset or a user goes through `matchmaking.escape`; in the HTML page Jinja escapes it.
 """
 
 from __future__ import annotations
 
 import base64
-import html
-import re
 import textwrap
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from matchmaking.escape import for_markdown, for_terminal
 from matchmaking.metrics import LOWER_IS_BETTER, SCALARS
 from matchmaking.redact import redact
 
@@ -168,6 +167,7 @@ def html_report(
         loader=FileSystemLoader(Path(__file__).with_name("templates")),
         autoescape=True,
         undefined=StrictUndefined,
+        finalize=_seen,
         trim_blocks=True,
         lstrip_blocks=True,
     )
@@ -201,11 +201,11 @@ def html_report(
 
 def markdown_report(summary: dict[str, Any]) -> str:
     """The short version, as the KFP UI shows it: outcome, reasons, metrics or drifted columns."""
-    lines = [f"# {_escape(headline(summary))}", ""]
+    lines = [f"# {for_markdown(headline(summary))}", ""]
     if summary.get("reasons"):
-        lines += [*(f"- {_escape(str(reason))}" for reason in summary["reasons"]), ""]
+        lines += [*(f"- {for_markdown(reason)}" for reason in summary["reasons"]), ""]
     if told := warnings(summary):
-        lines += [*(f"- Warning: {_escape(warning)}" for warning in told), ""]
+        lines += [*(f"- Warning: {for_markdown(warning)}" for warning in told), ""]
     rows, models = metric_rows(summary), list(_models(summary))
     if rows:
         both = len(models) == 2
@@ -227,8 +227,8 @@ def markdown_report(summary: dict[str, Any]) -> str:
                 _number(column["statistic"]),
                 _number(column["threshold"]),
             ]
-            lines.append(_row([*map(_escape, cells), "**yes**" if column["drifted"] else "no"]))
-    lines += ["", *(f"- {label}: {_escape(value)}" for label, value in _provenance(summary))]
+            lines.append(_row([*map(for_markdown, cells), "**yes**" if column["drifted"] else "no"]))
+    lines += ["", *(f"- {label}: {for_markdown(value)}" for label, value in _provenance(summary))]
     return "\n".join(lines) + "\n"
 
 
@@ -271,7 +271,7 @@ def _drift_table(drift: dict[str, Any]) -> Table:
     for column in drift.get("columns") or []:
         numbers = (_number(column["statistic"]), _number(column["threshold"]))
         drifted = "[red]yes[/]" if column["drifted"] else "no"
-        table.add_row(escape(_plain(str(column["column"]))), column["kind"], *numbers, drifted)
+        table.add_row(escape(for_terminal(column["column"])), column["kind"], *numbers, drifted)
     return table
 
 
@@ -391,7 +391,7 @@ def _text_lines(summary: dict[str, Any], evaluation: dict[str, Any] | None) -> I
         )
         for group in rows:
             numbers = "".join(f"{' / '.join(_number(v, 3) for v in pair):>{cell}}" for pair in group.values)
-            name = textwrap.shorten(_plain(group.value), 17, placeholder="…") or "…"
+            name = textwrap.shorten(for_terminal(group.value), 17, placeholder="…") or "…"
             yield f"{name:<18}{group.rows:>8,}{group.positives:>8,}{'*' if group.few else ' '}{numbers}"
         if any(group.few for group in rows):
             yield f"* fewer than {FEW_POSITIVES} matches: too few to tell models apart"
@@ -401,7 +401,7 @@ def _text_lines(summary: dict[str, Any], evaluation: dict[str, Any] | None) -> I
         yield from _section("Drift by column")
         yield f"{'':<24}{'kind':<10}{'method':<16}{'distance':>10}{'threshold':>12}"
         for column in drift["columns"]:
-            line = f"{_plain(str(column['column'])):<24.23}{column['kind']:<10}{column['method'] or '-':<16}"
+            line = f"{for_terminal(str(column['column'])):<24.23}{column['kind']:<10}{column['method'] or '-':<16}"
             line += f"{_number(column['statistic']):>10}{_number(column['threshold']):>12}"
             yield line + ("  DRIFTED" if column["drifted"] else "")
         for note in drift.get("notes") or []:
@@ -429,12 +429,7 @@ def _section(title: str) -> list[str]:
 
 
 def _wrap(text: str, bullet: str = "") -> list[str]:
-    return textwrap.wrap(_plain(text), WIDTH, initial_indent=bullet, subsequent_indent=" " * len(bullet)) or [""]
-
-
-def _plain(text: str) -> str:
-    """Without control characters: a category's name must not move a terminal's cursor."""
-    return "".join(character if character.isprintable() else " " for character in text)
+    return textwrap.wrap(for_terminal(text), WIDTH, initial_indent=bullet, subsequent_indent=" " * len(bullet)) or [""]
 
 
 # --- numbers, Markdown ---
@@ -453,9 +448,11 @@ def _row(cells: list[str]) -> str:
     return f"| {' | '.join(cells)} |"
 
 
-def _escape(text: str) -> str:
-    """Plain text for Markdown: neither its syntax nor HTML."""
-    return html.escape(re.sub(r"([\\`*_\[\]|#!~])", r"\\\1", _plain(text)), quote=False)
+def _seen(value: Any) -> Any:
+    """What a template is given, with what can't be seen spelled out; HTML of our own making as it is."""
+    from markupsafe import Markup
+
+    return for_terminal(value) if isinstance(value, str) and not isinstance(value, Markup) else value
 
 
 def _markdown(text: str) -> Any:

@@ -19,6 +19,7 @@ from urllib.parse import urlsplit
 
 from matchmaking import settings
 from matchmaking.errors import InputError, MlopsError
+from matchmaking.escape import for_markdown
 from matchmaking.redact import redact
 from matchmaking.settings import EXPERIMENT
 
@@ -325,7 +326,9 @@ def _end_run(run_id: str, status: str, reason: str) -> bool:
     said = (FAILED if status == "FAILED" else KILLED) + reason[:TAG_LIMIT]
     page = _page_note(run.data.tags.get(KFP_TAG))
     client().set_tag(run_id, REASON_TAG, reason[:TAG_LIMIT])
-    client().set_tag(run_id, NOTE_TAG, f"{said}\n\n{page}" if page else said)
+    # MLflow shows notes as Markdown
+    note = for_markdown(said)
+    client().set_tag(run_id, NOTE_TAG, f"{note}\n\n{page}" if page else note)
     client().set_terminated(run_id, status)
     return True
 

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from matchmaking.errors import InputError, MlopsError, RefusedError
+from matchmaking.escape import for_terminal
 from pipelines import cluster_cli, data_cli, promotion_cli
 from pipelines.options import check_options
 
@@ -162,7 +163,7 @@ def run(
     if code := outcomes[name].exit_code:
         raise typer.Exit(code)
     if crossed := _crossed(outcomes, policy, fail_on_drift, fail_on_degraded):
-        typer.echo(f"Past the policy's limits: {'; '.join(crossed)}", err=True)
+        typer.echo(f"Past the policy's limits: {for_terminal('; '.join(crossed))}", err=True)
         raise typer.Exit(RefusedError.exit_code)
 
 
@@ -221,8 +222,8 @@ def bootstrap(
         _show({"bootstrap": outcome}, work_dir)
         raise typer.Exit(outcome.exit_code)
     change = prepare_promotion(outcome.summary["candidate_uri"], str(production.resolve()))
-    apply(change, say=console.print)
-    typer.echo(f"{production} holds a first production model: {change.after}")
+    apply(change, say=lambda line: typer.echo(for_terminal(line), err=True))
+    typer.echo(f"{for_terminal(production)} holds a first production model: {change.after}")
 
 
 @app.command("compile")
@@ -328,7 +329,6 @@ class _Progress:
 
 def _show(outcomes: dict[str, Outcome], work_dir: Path) -> None:
     """The tables at the end: what came out, and where everything is."""
-    from rich.markup import escape
     from rich.table import Table
 
     from matchmaking.report import headline, terminal_table, warnings
@@ -340,28 +340,35 @@ def _show(outcomes: dict[str, Outcome], work_dir: Path) -> None:
             continue
         if outcome.summary["metrics"]["production"] or outcome.summary["metrics"]["candidate"]:
             console.print(terminal_table(outcome.summary))
-        console.print(f"[bold]{name}[/bold]: {escape(headline(outcome.summary))}")
+        console.print(f"[bold]{name}[/bold]: {_escape(headline(outcome.summary))}")
         for reason in outcome.summary.get("reasons") or []:
-            console.print(f"  - {escape(reason)}")
+            console.print(f"  - {_escape(reason)}")
         for warning in warnings(outcome.summary):
-            console.print(f"  [yellow]Warning:[/] {escape(warning)}")
+            console.print(f"  [yellow]Warning:[/] {_escape(warning)}")
     where = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
     for name, outcome in outcomes.items():
         if outcome.exit_code:
             error = outcome.summary["error"]
             _console().print(
-                f"[bold red]{name} failed[/bold red] in step {error['step']}: {escape(error['message'])}",
+                f"[bold red]{name} failed[/bold red] in step {error['step']}: {_escape(error['message'])}",
                 soft_wrap=True,
             )
-            where.add_row(f"{name} log", escape(_shown(outcome.folder / "run.log")))
+            where.add_row(f"{name} log", _escape(_shown(outcome.folder / "run.log")))
         if (outcome.folder / "report.html").exists():
-            where.add_row(f"{name} report", escape(_shown(outcome.folder / "report.html")))
+            where.add_row(f"{name} report", _escape(_shown(outcome.folder / "report.html")))
         if outcome.summary["candidate_uri"]:
-            where.add_row("candidate", escape(_shown(outcome.summary["candidate_uri"])))
+            where.add_row("candidate", _escape(_shown(outcome.summary["candidate_uri"])))
     option = "" if work_dir == Path("work") else f" --work-dir {work_dir}"
-    where.add_row("MLflow UI", escape(f"mlops ui{option}   (http://localhost:5001)"))
+    where.add_row("MLflow UI", _escape(f"mlops ui{option}   (http://localhost:5001)"))
     console.print()
     console.print(where, soft_wrap=True)
+
+
+def _escape(text: str) -> str:
+    """For rich, which takes `[red]` for a colour."""
+    from rich.markup import escape
+
+    return escape(for_terminal(text))
 
 
 def _shown(place: Path | str) -> str:
@@ -412,7 +419,7 @@ def main() -> None:
 
 def _tell(message: str, exit_code: int) -> None:
     """One line for people; who asked for JSON gets that."""
-    typer.echo(f"Error: {message}", err=True)
+    typer.echo(f"Error: {for_terminal(message)}", err=True)
     if "--json" in sys.argv:
         error = {"step": None, "message": message, "exit_code": exit_code}
         typer.echo(json.dumps({"status": "failed", "error": error}, indent=1))

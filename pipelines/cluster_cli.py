@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args, get_origin,
 import typer
 
 from matchmaking.errors import InputError
+from matchmaking.escape import for_terminal
 from matchmaking.settings import CANDIDATES_URI, DATA_URI, EXPERIMENT, PRODUCTION_URI, kfp_host, mlflow_run_url
 from pipelines.options import check_options, given
 
@@ -318,7 +319,9 @@ def _show(pipeline: str, run: Run, ended: Ended) -> None:
 
     if ended.error:
         step = f" in step {ended.error['step']}" if ended.error["step"] else ""
-        _console().print(f"[bold red]{pipeline} failed[/]{step}: {escape(ended.error['message'])}", soft_wrap=True)
+        _console().print(
+            f"[bold red]{pipeline} failed[/]{step}: {escape(for_terminal(ended.error['message']))}", soft_wrap=True
+        )
         return
     console = _console(stderr=False)
     console.print()
@@ -326,13 +329,13 @@ def _show(pipeline: str, run: Run, ended: Ended) -> None:
     if summary:
         if summary["metrics"]["production"] or summary["metrics"]["candidate"]:
             console.print(terminal_table(summary))
-        console.print(f"[bold]{pipeline}[/bold]: {escape(headline(summary))}")
+        console.print(f"[bold]{pipeline}[/bold]: {escape(for_terminal(headline(summary)))}")
         for reason in summary["reasons"]:
-            console.print(f"  - {escape(reason)}")
+            console.print(f"  - {escape(for_terminal(reason))}")
     elif ended.promotion is None:
         _console().print(f"{pipeline} succeeded; its summary couldn't be read from the log, the page has it")
     if ended.promotion is not None:
-        console.print(f"[bold]promote[/bold]: {escape(_promoted(ended.promotion))}")
+        console.print(f"[bold]promote[/bold]: {escape(for_terminal(_promoted(ended.promotion)))}")
     where = {"run": run.url}
     if summary:
         where = {"candidate": summary["candidate_uri"], "MLflow run": mlflow_run_url(summary["run_id"]), **where}
@@ -340,7 +343,7 @@ def _show(pipeline: str, run: Run, ended: Ended) -> None:
     for label, place in where.items():
         if place:
             # whole, however narrow the terminal: addresses are copied
-            console.print(f"{label:<12}{escape(place)}", soft_wrap=True)
+            console.print(f"{label:<12}{escape(for_terminal(place))}", soft_wrap=True)
 
 
 def _promoted(entry: dict[str, Any]) -> str:
@@ -362,7 +365,7 @@ def _memory(pipeline: str, arguments: Mapping[str, Any], console: Console) -> st
     if not chosen:
         uris = [arguments[name] for name in DATA_ARGUMENTS if arguments.get(name)]
         chosen, why = choose(pipeline, uris)
-        console.print(f"[dim]memory {chosen}: {escape(why)}[/dim]", soft_wrap=True)
+        console.print(f"[dim]memory {chosen}: {escape(for_terminal(why))}[/dim]", soft_wrap=True)
     check_fits(str(chosen), os.environ.get("MLOPS_NODE_MEMORY", ""))
     return str(chosen)
 

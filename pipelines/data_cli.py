@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from matchmaking.escape import for_terminal
+
 if TYPE_CHECKING:
     from matchmaking.data_versions import Version
 
@@ -27,7 +29,7 @@ def generate(
     from matchmaking.schema import file_md5
 
     ceiling = generate_file(out, rows, seed, drift)
-    typer.echo(f"{out}: {rows:,} pairs, {ceiling['positives']:,} matches, md5 {file_md5(out)}")
+    typer.echo(f"{for_terminal(out)}: {rows:,} pairs, {ceiling['positives']:,} matches, md5 {file_md5(out)}")
     typer.echo(
         f"The best any model can do on all of them: average precision {ceiling['average_precision']:.4f}, "
         f"ROC AUC {ceiling['roc_auc']:.4f}, Brier {ceiling['brier']:.4f}"
@@ -75,7 +77,7 @@ def versions(
     else:
         typer.echo("no versions yet; `mlops data add FILE` makes the first")
     if trouble:
-        typer.echo(f"The remote column is unknown: {trouble}", err=True)
+        typer.echo(f"The remote column is unknown: {for_terminal(trouble)}", err=True)
 
 
 @app.command()
@@ -102,7 +104,7 @@ def fetch(
     from matchmaking import data_versions
 
     pointer = data_versions.export(rev, out)
-    typer.echo(f"{out}: version {pointer.md5}")
+    typer.echo(f"{for_terminal(out)}: version {pointer.md5}")
 
 
 def _show(found: list[Version]) -> None:
@@ -133,6 +135,6 @@ def _show(found: list[Version]) -> None:
             f"{version.size / 1e6:.1f}",
             f"{version.rows:,}" if version.rows else "?",
             ", ".join(name for name, held in places if held) or "-",
-            escape(tags + version.message),
+            escape(for_terminal(tags + version.message)),
         )
     Console(highlight=False).print(table)

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from matchmaking.errors import InputError, MlopsError
+from matchmaking.escape import for_terminal
 from matchmaking.records import Failure, Summary, read_record
 from matchmaking.redact import redact
 from matchmaking.settings import tracking_uri
@@ -161,10 +162,11 @@ class _Watcher(io.TextIOBase):
         *lines, self.line = (self.line + text).split("\n")
         for line in lines:
             plain = _COLOURS.sub("", line)
-            # whole lines only: a credential may come in pieces
-            self.log.write(f"{redact(plain)}\n")
-            if self.echo:
-                self.echo.write(f"{redact(line)}\n")
+            # whole lines only: a credential may come in pieces. kfp's colours aside, what a step prints is data's too
+            shown = for_terminal(redact(plain))
+            for output in (self.log, self.echo):
+                if output:
+                    output.write(f"{shown}\n")
             plain = plain.strip()
             if started := _STARTED.search(plain):
                 self.step = started[1].replace("-2", " current")

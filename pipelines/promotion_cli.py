@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from matchmaking.errors import InputError
+from matchmaking.escape import for_terminal
 
 if TYPE_CHECKING:
     from matchmaking.promotion import Change, History
@@ -97,9 +98,9 @@ def history(
     _show(found)
     for line in found.unreadable:
         _say(f"the audit trail: {line}; it is left out")
-    typer.echo(f"now: {found.current}")
+    typer.echo(f"now: {for_terminal(found.current)}")
     if found.unfinished:
-        typer.echo(f"UNFINISHED: {found.unfinished}")
+        typer.echo(f"UNFINISHED: {for_terminal(found.unfinished)}")
     if found.foreign:
         typer.echo("FOREIGN: no promotion of ours wrote the model file that is in production now")
 
@@ -115,7 +116,7 @@ def _carry_out(change: Change, yes: bool) -> None:
     from matchmaking import promotion
 
     for line in promotion.explain(change):
-        typer.echo(line)
+        typer.echo(for_terminal(line))
     if change.nothing:
         return
     if not yes and not typer.confirm("Go on?"):
@@ -142,9 +143,9 @@ def _show(found: History) -> None:
         if foreign := found.foreign_before.get(entry.id):
             typer.echo(f"FOREIGN: a model file that no promotion of ours wrote (sha256 {foreign[:12]})")
         what = entry.action + (f" of a {entry.abandoned}" if entry.abandoned else "")
-        typer.echo(f"{entry.time}  {what} by {entry.who}")
-        typer.echo(f"    from    {entry.before}")
-        typer.echo(f"    to      {entry.after}")
+        typer.echo(f"{entry.time}  {what} by {for_terminal(entry.who)}")
+        typer.echo(f"    from    {for_terminal(entry.before)}")
+        typer.echo(f"    to      {for_terminal(entry.after)}")
         for label, text in (("why", entry.why), ("backup", entry.backup)):
             if text:
                 _wrapped(label, text)
@@ -156,7 +157,7 @@ def _show(found: History) -> None:
 
 def _wrapped(label: str, text: str) -> None:
     width = max(shutil.get_terminal_size().columns, 40)
-    typer.echo(textwrap.fill(text, width, initial_indent=f"    {label:<7} ", subsequent_indent=" " * 12))
+    typer.echo(textwrap.fill(for_terminal(text), width, initial_indent=f"    {label:<7} ", subsequent_indent=" " * 12))
 
 
 def _list(found: list[Version]) -> None:
@@ -176,7 +177,7 @@ def _list(found: list[Version]) -> None:
         scores = [f"{float(tags[name]):.4f}" if tags.get(name) else "-" for name in PRIMARY]
         said = ", ".join(meaning.get(alias, alias) for alias in version.aliases)
         shown = (version.number, tags["package"], tags["dataset_version"][:12], *scores, tags["verdict"], said)
-        table.add_row(*map(escape, shown))
+        table.add_row(*(escape(for_terminal(each)) for each in shown))
     Console(highlight=False).print(table)
 
 
@@ -192,4 +193,4 @@ def _must_be_able_to_ask(yes: bool) -> None:
 
 
 def _say(text: str) -> None:
-    typer.echo(text, err=True)
+    typer.echo(for_terminal(text), err=True)

@@ -22,6 +22,7 @@ from matchmaking.decision import (
     with_data,
 )
 from matchmaking.errors import InputError
+from matchmaking.escape import for_markdown
 
 POLICY = load_policy()
 
@@ -546,7 +547,7 @@ def test_the_page_has_the_verdict_first_every_test_and_what_would_change_it(bett
         page = explain(decision)
         assert page.startswith(f"# Verdict: {verdict}\n")
         for reason in decision["reasons"]:
-            assert reason in page
+            assert for_markdown(reason) in page
         rows = [line for line in page.splitlines() if line.startswith("| ")]
         assert len(rows) == 1 + 1 + len(decision["guardrails"])
         assert all(row.count("|") == 10 for row in rows)

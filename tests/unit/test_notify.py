@@ -139,3 +139,13 @@ def test_a_failed_step_is_told_once(monkeypatch: pytest.MonkeyPatch) -> None:
     ((event, _, body),) = told
     assert event == "failed"
     assert "ingest: no such file" in body
+
+
+def test_who_takes_html_gets_text_all_the_same(hook: Hook, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An e-mail is HTML by default, and a reason may hold a category."""
+    monkeypatch.setenv(notify.URLS, f"{hook.url}?format=html")
+    assert notify.send("drift", "a <b>title\x1b[2J", 'city: <img src=x onerror="a()">\x1b[31m\nsecond line')
+    (body,) = hook.bodies
+    assert "<img" not in body["message"] and "&lt;img" in body["message"]
+    assert "\x1b" not in json.dumps(body, ensure_ascii=False)
+    assert "<br/>second" in body["message"]

@@ -1,0 +1,42 @@
+"""Texts that do something where they are shown raw, and a dataset that holds them."""
+
+from __future__ import annotations
+
+import pandas as pd
+
+from matchmaking.sample import generate
+
+# what a script or a handler of the data would leave behind
+RAN = "RAN-BY-DATA"
+SCRIPT = f"</script><script>document.title='{RAN}'</script>"
+HANDLER = f"<img src=x onerror=\"document.title='{RAN}'\">"
+MARKDOWN = "![tracker](http://127.0.0.1:9/x.png) **b** | c <b>x</b> [l](http://127.0.0.1:9/)"
+ESCAPES = "\x1b]0;OWNED\x07\x1b[2J\x1b[31mred"
+MATHS = "$\\frac{1}{$ \u202eevil\u200b"
+COMMENT = "<!--<script>"
+TEXTS = (
+    SCRIPT,
+    HANDLER,
+    MARKDOWN,
+    ESCAPES,
+    MATHS,
+    COMMENT,
+    "[bold]x[/bold]",
+    "&lt;b&gt;",
+    "# a\n- b",
+    "1. `c`",
+    "   - d",
+    "+ e",
+    "~~d~~",
+)
+
+
+def hostile_pairs(rows: int, seed: int = 1) -> pd.DataFrame:
+    """Generated pairs whose cities, kinds of case and a column's name are such texts."""
+    pairs = generate(rows, seed=seed)
+    cities = {"Pune": SCRIPT, "Delhi": HANDLER, "Chennai": MARKDOWN, "Mumbai": ESCAPES, "Kolkata": MATHS}
+    pairs["city"] = pairs["city"].replace(cities)
+    pairs["location"] = pairs["location"].replace({**cities, "Bengaluru": COMMENT, "Hyderabad": "[bold]x[/bold]"})
+    pairs["case_type"] = pairs["case_type"].replace({"Tax": SCRIPT, "Fraud": MARKDOWN, "Divorce": ESCAPES})
+    pairs[f"{HANDLER}|{MARKDOWN}{ESCAPES}"] = 1
+    return pairs

@@ -1,0 +1,49 @@
+from __future__ import annotations
+
+from html.parser import HTMLParser
+
+import pytest
+from markdown_it import MarkdownIt
+
+from matchmaking.escape import for_html, for_markdown, for_terminal
+from tests.hostile import TEXTS
+
+
+class Page(HTMLParser):
+    def __init__(self) -> None:
+        super().__init__()
+        self.tags: list[str] = []
+        self.text = ""
+
+    def handle_starttag(self, tag: str, attrs: object) -> None:
+        self.tags.append(tag)
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+
+
+def read(page: str) -> Page:
+    parser = Page()
+    parser.feed(page)
+    return parser
+
+
+@pytest.mark.parametrize("text", TEXTS)
+def test_a_text_is_shown_as_it_is_and_does_nothing(text: str) -> None:
+    shown = for_terminal(text)
+    assert shown.isprintable()
+    page = read(f"<p title='{for_html(text)}'>{for_html(text)}</p>")
+    assert (page.tags, page.text) == (["p"], shown)
+    # as whole line, in a list, in a table: the same text, and no element but those around it
+    parser = MarkdownIt("commonmark", {"html": True, "linkify": False}).enable("table")
+    listed = read(parser.render(f"- {for_markdown(text)}\n"))
+    assert (listed.tags, listed.text.strip()) == (["ul", "li"], shown.strip())
+    table = read(parser.render(f"| a | b |\n|---|---|\n| {for_markdown(text)} | 1 |\n"))
+    assert table.tags == ["table", "thead", "tr", "th", "th", "tbody", "tr", "td", "td"]
+    assert shown.strip() in table.text
+
+
+def test_what_cannot_be_seen_is_spelled_out() -> None:
+    assert for_terminal("Delhi") == "Delhi"
+    assert for_terminal("कोलकाता, Köln") == "कोलकाता, Köln"
+    assert for_terminal("a\u200bb\xa0c\x1b[2J\u202ed\ne") == r"a\u200bb\xa0c\x1b[2J\u202ed e"
