@@ -19,6 +19,7 @@ import numpy as np
 import pandas as pd
 
 from matchmaking.errors import InputError
+from matchmaking.escape import for_terminal
 
 if TYPE_CHECKING:
     import pandera.pandas as pa
@@ -255,17 +256,12 @@ def check_known(report: DataReport, known: dict[str, list[str]] | None, source: 
             )
 
 
-def visible(text: str) -> str:
-    """Text with what can't be seen in it (control characters, odd spaces, joiners) written as its escape."""
-    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode("ascii") for char in str(text))
-
-
 def _unknown(column: str, counts: dict[str, int], known: list[str], rows: int) -> str:
     """A sentence on the categories of a column that the encoder doesn't know, with the spelling that was meant."""
     shown = []
     for category, count in list(counts.items())[:SHOWN_CATEGORIES]:
         meant = likely(category, known)
-        shown.append(f"'{visible(category)}' {count:,} rows" + (f" ({visible(meant)}?)" if meant else ""))
+        shown.append(f"'{for_terminal(category)}' {count:,} rows" + (f" ({for_terminal(meant)}?)" if meant else ""))
     more = f" and {len(counts) - SHOWN_CATEGORIES} more" if len(counts) > SHOWN_CATEGORIES else ""
     unknown = sum(counts.values())
     return (
@@ -428,7 +424,7 @@ def _no_header(file: _File, names: list[str], wanted: tuple[str, ...]) -> InputE
                 first = first or before + 1
                 if sum(column in map(str.strip, record) for column in wanted) > len(wanted) / 2:
                     return InputError(
-                        f"{file.name}: line {first} ('{visible(', '.join(names))[:60]}') is not the header, line "
+                        f"{file.name}: line {first} ('{for_terminal(', '.join(names))[:60]}') is not the header, line "
                         f"{before + 1} is; remove what stands before it"
                     )
                 before = reader.line_num
@@ -438,8 +434,8 @@ def _no_header(file: _File, names: list[str], wanted: tuple[str, ...]) -> InputE
             pass
     if len(names) >= len(FEATURES) and sum(bool(re.match(NUMBER, value)) for value in names) >= len(NUMERIC) / 2:
         return InputError(
-            f"{file.name} has no header: line {first} is a row already ('{visible(','.join(names))[:60]}...'); put a "
-            f"line with the names of the columns before it: {','.join(wanted)}"
+            f"{file.name} has no header: line {first} is a row already ('{for_terminal(','.join(names))[:60]}...'); "
+            f"put a line with the names of the columns before it: {','.join(wanted)}"
         )
     return None
 
@@ -543,4 +539,4 @@ def _lines(file: _File, rows: list[int]) -> list[int]:
 
 
 def _listed(names: list[str]) -> str:
-    return ", ".join(f"'{visible(name)}'" for name in names)
+    return ", ".join(f"'{for_terminal(name)}'" for name in names)

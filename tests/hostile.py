@@ -32,11 +32,16 @@ TEXTS = (
 
 
 def hostile_pairs(rows: int, seed: int = 1) -> pd.DataFrame:
-    """Generated pairs whose cities, kinds of case and a column's name are such texts."""
+    """Generated pairs; in each third row city and kind of case may be such a text, and one column is called so."""
     pairs = generate(rows, seed=seed)
+    third = pairs.index % 3 == 0
     cities = {"Pune": SCRIPT, "Delhi": HANDLER, "Chennai": MARKDOWN, "Mumbai": ESCAPES, "Kolkata": MATHS}
-    pairs["city"] = pairs["city"].replace(cities)
-    pairs["location"] = pairs["location"].replace({**cities, "Bengaluru": COMMENT, "Hyderabad": "[bold]x[/bold]"})
-    pairs["case_type"] = pairs["case_type"].replace({"Tax": SCRIPT, "Fraud": MARKDOWN, "Divorce": ESCAPES})
+    pairs.loc[third, "city"] = pairs.loc[third, "city"].replace(cities)
+    pairs.loc[third, "location"] = pairs.loc[third, "location"].replace(
+        {**cities, "Bengaluru": COMMENT, "Hyderabad": "[bold]x[/bold]"}
+    )
+    pairs.loc[third, "case_type"] = pairs.loc[third, "case_type"].replace(
+        {"Tax": SCRIPT, "Fraud": MARKDOWN, "Divorce": ESCAPES}
+    )
     pairs[f"{HANDLER}|{MARKDOWN}{ESCAPES}"] = 1
     return pairs

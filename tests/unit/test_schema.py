@@ -11,9 +11,10 @@ import pandas as pd
 import pytest
 
 from matchmaking.errors import InputError
+from matchmaking.escape import for_terminal
 from matchmaking.ingest import validate_file
 from matchmaking.sample import generate
-from matchmaking.schema import CHUNK, COLUMNS, check_enough, describe, file_md5, read_pairs, visible
+from matchmaking.schema import CHUNK, COLUMNS, check_enough, describe, file_md5, read_pairs
 
 
 @pytest.fixture
@@ -389,8 +390,8 @@ def test_a_column_that_says_nothing_to_the_encoder_is_refused(
 
 
 def test_what_cannot_be_seen_is_shown_as_its_escape() -> None:
-    assert visible("Delhi\u200b\x1b[31m\u00a0") == "Delhi\\u200b\\x1b[31m\\xa0"
+    assert for_terminal("Delhi\u200b\x1b[31m\u00a0") == "Delhi\\u200b\\x1b[31m\\xa0"
     assert (
-        visible("M\u00fcnchen \u0926\u093f\u0932\u094d\u0932\u0940")
+        for_terminal("M\u00fcnchen \u0926\u093f\u0932\u094d\u0932\u0940")
         == "M\u00fcnchen \u0926\u093f\u0932\u094d\u0932\u0940"
     )
