@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import yaml
 
-from matchmaking.errors import InputError, MlopsError
+from matchmaking.errors import InputError, MlopsError, cannot_write
 from matchmaking.redact import redact
 from matchmaking.schema import file_md5
 
@@ -377,7 +377,7 @@ def _written(target: Path) -> Iterator[Path]:
         yield temporary
         temporary.replace(target)
     except OSError as error:
-        raise InputError(f"{target} can't be written: {error.strerror or error}") from error
+        raise cannot_write(target, error) from error
     finally:
         temporary.unlink(missing_ok=True)
 

@@ -24,10 +24,10 @@ class RefusedError(MlopsError):
 
 
 # the machine's or the file system's own limits: what was asked for isn't wrong, there is no room for it
-_NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EMFILE, errno.ENFILE, errno.EIO, errno.ENOMEM})
+NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EMFILE, errno.ENFILE, errno.EIO, errno.ENOMEM})
 
 
 def cannot_write(place: object, error: OSError) -> MlopsError:
     """The failure of a write: an `InputError` where the place is wrong, else (a full disk, say) the machine's."""
-    kind = MlopsError if error.errno in _NO_ROOM else InputError
+    kind = MlopsError if error.errno in NO_ROOM else InputError
     return kind(f"{place} can't be written: {error.strerror or error}")

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from matchmaking.errors import InputError
+from matchmaking.errors import InputError, cannot_write
 from matchmaking.schema import COLUMNS, TARGET
 
 COVERED_BY = {
@@ -130,6 +130,6 @@ def generate_file(path: Path, rows: int, seed: int, drift: str = "none") -> dict
     except OSError as error:
         with suppress(OSError):
             temporary.unlink()
-        raise InputError(f"{path} can't be written: {error.strerror}") from error
+        raise cannot_write(path, error) from error
     found = evaluate(pairs[TARGET].to_numpy(), true_probability(pairs))
     return {key: found[key] or 0.0 for key in ("positives", "average_precision", "roc_auc", "brier")}

@@ -10,6 +10,8 @@ from pathlib import Path
 
 EXPERIMENT = "LegalAid_Connect_Matchmaking"
 PACKAGE = "legalaid-mlops"
+# of scikit-learn and Keras; KFP's numbers are doubles, which hold each of these
+MAX_SEED = 2**32 - 1
 # where a cluster keeps what pipelines read and write; as in manifests/
 DATA_URI = "s3://datasets/pairs.csv"
 PRODUCTION_URI = "s3://production"

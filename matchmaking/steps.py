@@ -60,12 +60,18 @@ class Running:
 
         Raises:
             TrackingError: MLflow cannot be reached.
+            InputError: a seed that not everything here can be seeded with.
             SystemExit: the step failed before, and that was final.
         """
+        from matchmaking.errors import InputError
+        from matchmaking.settings import MAX_SEED
         from matchmaking.tracking import now, start_run
 
         self.run_id, timestamp = start_run(pipeline, timestamp or now(), job_id, params)
         _stop_if_final(self.name, self.run_id)
+        # within a dict KFP makes a text of a number
+        if not 0 <= float(params.get("seed", 0)) <= MAX_SEED:
+            raise InputError(f"seed {params['seed']}: give a whole number from 0 to {MAX_SEED}")
         return self.run_id, timestamp
 
 
@@ -97,7 +103,7 @@ def step(
     Raises:
         SystemExit: the step failed for a reason told in one line; the code is the error's exit code.
     """
-    from matchmaking.errors import MlopsError
+    from matchmaking.errors import NO_ROOM, MlopsError, cannot_write
 
     _stop_if_final(name, run_id)
     # what has passed since the process began went into starting Python and the KFP executor: imports as well
@@ -106,7 +112,10 @@ def step(
     try:
         with _timed_imports():
             yield running
-    except Exception as error:
+    except Exception as raised:
+        error = raised
+        if isinstance(error, OSError) and error.errno in NO_ROOM:
+            error = cannot_write(error.filename or "a file", error)
         known = isinstance(error, MlopsError)
         reason = str(error) if known else f"{type(error).__name__}: {error}"
         code = error.exit_code if isinstance(error, MlopsError) else 1

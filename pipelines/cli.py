@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from matchmaking.errors import InputError, MlopsError, RefusedError
+from matchmaking.errors import NO_ROOM, InputError, MlopsError, RefusedError, cannot_write
 from matchmaking.escape import for_terminal
+from matchmaking.settings import MAX_SEED
 from pipelines import cluster_cli, data_cli, promotion_cli
 from pipelines.options import check_options
 
@@ -95,7 +96,7 @@ def run(
     candidates: Annotated[
         str, typer.Option(help="retrain: where packages go.", show_default="candidates/ in the work folder")
     ] = "",
-    seed: Annotated[int, typer.Option(min=0, help="Of everything that is drawn by chance.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, max=MAX_SEED, help="Of everything that is drawn by chance.")] = 0,
     algorithm: Annotated[Algorithm, typer.Option(help="retrain: what to train.")] = Algorithm.interactions,
     epochs: Annotated[int | None, typer.Option(min=1, help="retrain: passes over the rows, at most.")] = None,
     batch_size: Annotated[int | None, typer.Option(min=1, help="retrain: rows a step.")] = None,
@@ -194,7 +195,7 @@ def bootstrap(
     data: Annotated[str, typer.Option(help="The dataset: a CSV file, plain or gzip.", show_default=False)],
     production: Annotated[Path, typer.Option(help="Folder for the model; made, or empty.", show_default=False)],
     algorithm: Annotated[Algorithm, typer.Option(help="What to train.")] = Algorithm.interactions,
-    seed: Annotated[int, typer.Option(min=0, help="Of everything that is drawn by chance.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, max=MAX_SEED, help="Of everything that is drawn by chance.")] = 0,
     work_dir: WorkDir = Path("work"),
 ) -> None:
     """Train a first production model, where there is none yet, and put it in place."""
@@ -205,7 +206,7 @@ def bootstrap(
     try:
         production.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise InputError(f"--production {production} can't be made: {error.strerror}") from error
+        raise cannot_write(f"--production {production}", error) from error
     if held := [name for name in FILES if (production / name).exists()]:
         raise InputError(f"{production} holds {', '.join(held)} already; bootstrap is for a folder without a model")
     console = _console()
@@ -251,6 +252,8 @@ def ui(
     if uri.startswith("sqlite:///") and not Path(uri.removeprefix("sqlite:///")).exists():
         raise InputError(f"{work_dir} holds no MLflow records yet; run a pipeline first, or give --work-dir")
     typer.echo(f"MLflow UI on http://localhost:{port}  (Ctrl-C ends it)")
+    # what it starts too imports nothing from the current folder
+    os.environ["PYTHONSAFEPATH"] = "1"
     command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port)]
     sys.stdout.flush()
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
@@ -410,6 +413,12 @@ def main() -> None:
             raise
         _tell(str(error), error.exit_code)
         sys.exit(error.exit_code)
+    except OSError as error:
+        if verbose:
+            raise
+        failure = cannot_write(error.filename or "a file", error) if error.errno in NO_ROOM else None
+        _tell(str(failure) if failure else f"{type(error).__name__}: {error}  (--verbose shows where)", 1)
+        sys.exit(1)
     except Exception as error:
         if verbose:
             raise

@@ -12,7 +12,15 @@ import typer
 
 from matchmaking.errors import InputError
 from matchmaking.escape import for_terminal
-from matchmaking.settings import CANDIDATES_URI, DATA_URI, EXPERIMENT, PRODUCTION_URI, kfp_host, mlflow_run_url
+from matchmaking.settings import (
+    CANDIDATES_URI,
+    DATA_URI,
+    EXPERIMENT,
+    MAX_SEED,
+    PRODUCTION_URI,
+    kfp_host,
+    mlflow_run_url,
+)
 from pipelines.options import check_options, given
 
 if TYPE_CHECKING:
@@ -46,7 +54,7 @@ def submit(
     production: Production = PRODUCTION_URI,
     current: Current = "",
     candidates: Candidates = CANDIDATES_URI,
-    seed: Annotated[int, typer.Option(min=0, help="Of everything that is drawn by chance.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, max=MAX_SEED, help="Of everything that is drawn by chance.")] = 0,
     algorithm: Annotated[
         Literal["interactions", "dense"], typer.Option(help="retrain: what to train.")
     ] = "interactions",

@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from matchmaking.errors import InputError
+from matchmaking.errors import cannot_write
 
 PIPELINES = ("retrain", "evaluate", "monitor", "promote")
 
@@ -26,7 +26,7 @@ def compile_all(out: Path) -> list[Path]:
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise InputError(f"--out {out} can't be made: {error.strerror}") from error
+        raise cannot_write(f"--out {out}", error) from error
     paths = [out / f"{name}.yaml" for name in PIPELINES]
     for path in paths:
         path.write_text(compile_pipeline(path.stem), encoding="utf-8")

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from matchmaking.escape import for_terminal
+from matchmaking.settings import MAX_SEED
 
 if TYPE_CHECKING:
     from matchmaking.data_versions import Version
@@ -21,7 +22,7 @@ app = typer.Typer(no_args_is_help=True, help="Datasets: make sample data, keep v
 def generate(
     out: Annotated[Path, typer.Option(help="The CSV file to write; with .gz it is compressed.", show_default=False)],
     rows: Annotated[int, typer.Option(min=1, help="How many pairs.")] = 12_000,
-    seed: Annotated[int, typer.Option(min=0, help="The same seed gives the same file.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, max=MAX_SEED, help="The same seed gives the same file.")] = 0,
     drift: Annotated[str, typer.Option(help="How the world has moved: none, prices, new-city, match-rate.")] = "none",
 ) -> None:
     """Make sample data on the documented schema, whose best possible score is known."""

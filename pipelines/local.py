@@ -6,16 +6,22 @@ import io
 import json
 import os
 import re
+import shlex
 import shutil
+import signal
+import subprocess
+import sys
+import tempfile
 import time
 import warnings
 from collections.abc import Callable, Iterable
 from contextlib import redirect_stdout
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, TextIO
 
-from matchmaking.errors import InputError, MlopsError
+from matchmaking.errors import InputError, MlopsError, cannot_write
 from matchmaking.escape import for_terminal
 from matchmaking.records import Failure, Summary, read_record
 from matchmaking.redact import redact
@@ -27,6 +33,8 @@ from matchmaking.tracking import now
 PIPELINES = ("retrain", "evaluate", "monitor")
 RUNNERS = ("subprocess", "docker")
 LOG = "run.log"
+# bytes of the work folder's path: SQLite opens files of 512, and adds a suffix to `mlflow.db`
+MOST_PATH = 480
 # where the summary of a failed run finds what its steps had written, by `<step>/<output>`
 OUTPUTS = {
     "data": "validate/data_report",
@@ -80,11 +88,14 @@ def run_pipeline(
         The outcome. A failed run has a summary too, with status "failed" and the reason.
 
     Raises:
+        InputError: the work folder or TMPDIR can't be used.
         MlopsError: nothing can run at all.
     """
     from kfp import local
+    from kfp.local import subprocess_task_handler
 
     work_dir = work_dir.resolve()
+    _check_places(work_dir)
     os.environ["MLFLOW_TRACKING_URI"] = tracking_uri(work_dir)
     how: local.SubprocessRunner | local.DockerRunner = local.SubprocessRunner(use_venv=False)
     if runner == "docker":
@@ -99,8 +110,12 @@ def run_pipeline(
         pipeline_root=str(folder / "steps"),
         workspace_root=str(workspace),
     )
-    with (folder / LOG).open("w", encoding="utf-8", buffering=1) as log:
+    with (
+        tempfile.TemporaryDirectory(prefix="mlops-", ignore_cleanup_errors=True) as scratch,
+        (folder / LOG).open("w", encoding="utf-8", buffering=1) as log,
+    ):
         watcher = _Watcher(log, on_step, echo)
+        subprocess_task_handler.run_local_subprocess = partial(_run_step, watcher, scratch)
         try:
             with redirect_stdout(watcher), warnings.catch_warnings():
                 # kfp warns of image names without "python", and that display names do nothing here
@@ -115,13 +130,18 @@ def run_pipeline(
             failure = watcher.failure or {
                 "step": watcher.step or "?",
                 "exit_code": 1,
-                "message": _COLOURS.sub("", str(error)),
+                "message": watcher.died or _COLOURS.sub("", str(error)),
             }
             reason = f"{failure['step']}: {failure['message']}"
             # a step that was killed has told nobody
             if (watcher.unmarked or not watcher.failure) and not _fail(folder, reason, tell=not watcher.failure):
                 failure = {**failure, "message": f"{failure['message']}; MLflow could not be told that the run failed"}
             return _failed(name, timestamp, folder, arguments, failure)
+        except OSError as error:
+            # what is printed goes to the log, and there may be no room for it
+            _end_children()
+            _fail(folder, str(error), tell=True)
+            raise cannot_write(error.filename or folder, error) from error
         finally:
             shutil.rmtree(workspace, ignore_errors=True)
     steps = _Steps.of(folder)
@@ -155,7 +175,7 @@ class _Watcher(io.TextIOBase):
     def __init__(self, log: TextIO, on_step: Callable[[str], None], echo: TextIO | None) -> None:
         self.log, self.on_step, self.echo = log, on_step, echo
         self.failure: dict[str, Any] | None = None
-        self.step = self.line = ""
+        self.step = self.line = self.last = self.died = ""
         self.unmarked = False
 
     def write(self, text: str) -> int:
@@ -175,10 +195,65 @@ class _Watcher(io.TextIOBase):
                 self.failure = json.loads(plain.removeprefix(ERROR_MARK))
             elif plain.startswith(UNMARKED):
                 self.unmarked = True
+            self.last = plain or self.last
         return len(text)
 
     def flush(self) -> None:
         self.log.flush()
+
+
+def _check_places(work_dir: Path) -> None:
+    """Refuses at once a work folder that no record could name, and a folder for temporary files that isn't there."""
+    path = str(work_dir)
+    if wrong := sorted({each for each in path if each in "%?#" or not each.isprintable()}):
+        raise InputError(
+            f"--work-dir {path}: the path holds {', '.join(map(repr, wrong))}, which the address of MLflow's records "
+            "can't; choose another folder"
+        )
+    if len(os.fsencode(path)) > MOST_PATH:
+        raise InputError(
+            f"--work-dir {path[:60]}...: the path is {len(os.fsencode(path))} bytes long, SQLite opens files of up to "
+            f"{MOST_PATH}; choose another folder"
+        )
+    given = os.environ.get("TMPDIR")
+    if given and not (Path(given).is_dir() and os.access(given, os.W_OK | os.X_OK)):
+        raise InputError(f"TMPDIR is {given}, no folder that can be written to; make it, or unset TMPDIR")
+
+
+def _run_step(watcher: _Watcher, scratch: str, full_command: list[str], env_vars: dict[str, str] | None = None) -> int:
+    """Runs one step in kfp's place, apart from where the user happens to stand, and notes how it died.
+
+    The step imports what is installed and nothing of the current folder (`-P`): not a `random.py` that lies there, not
+    another checkout of this project. Its temporary files are in `scratch`, which ends with the run.
+    """
+    # kfp puts the interpreter's path into a shell script as it is
+    python = f"{shlex.quote(sys.executable)} -P -m kfp.dsl.executor_main"
+    command = [part.replace(f"{sys.executable} -m kfp.dsl.executor_main", python) for part in full_command]
+    watcher.last = ""
+    with subprocess.Popen(
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        encoding="utf-8",
+        errors="replace",
+        bufsize=1,
+        env={**os.environ, **(env_vars or {}), "TMPDIR": scratch},
+    ) as process:
+        assert process.stdout
+        for line in process.stdout:
+            print(line, end="")
+        print("\n")
+        code = process.wait()
+    # a shell that waits for it says 128 and the signal
+    number = -code if code < 0 else code - 128
+    if number in set(signal.Signals):
+        watcher.died = f"ended by {signal.Signals(number).name}" + (
+            ", as the system does where memory runs out" if number == signal.SIGKILL else ""
+        )
+    elif code:
+        watcher.died = f"ended with exit code {code}" + (f": {watcher.last}" if watcher.last else "")
+    return code
 
 
 def _pipeline(name: str) -> Any:
@@ -208,7 +283,7 @@ def _new_folder(work_dir: Path, name: str) -> tuple[str, Path]:
         except FileExistsError:
             time.sleep(0.2)
         except OSError as error:
-            raise InputError(f"{folder} can't be made: {error.strerror}; choose another --work-dir") from error
+            raise cannot_write(f"--work-dir: {folder}", error) from error
 
 
 def _failed(name: str, timestamp: str, folder: Path, arguments: dict[str, Any], failure: dict[str, Any]) -> Outcome:

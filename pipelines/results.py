@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from matchmaking.errors import InputError
+from matchmaking.errors import cannot_write
 
 # by the name in evaluation.json: the columns of `<model>_<name>.csv`
 CURVES = {
@@ -51,7 +51,7 @@ def write_results(run_folder: Path, out: Path) -> None:
             found = ([row["column"], row["statistic"], row["threshold"]] for row in drift["columns"])
             _write_csv(out / "drift.csv", ("column", "distance", "threshold"), found)
     except OSError as error:
-        raise InputError(f"--out {out} can't be written: {error.strerror}") from error
+        raise cannot_write(f"--out {out}", error) from error
 
 
 def _metrics(summary: dict[str, Any]) -> dict[str, Any]:
