@@ -344,10 +344,13 @@ def _show(outcomes: dict[str, Outcome], work_dir: Path) -> None:
         if outcome.summary["metrics"]["production"] or outcome.summary["metrics"]["candidate"]:
             console.print(terminal_table(outcome.summary))
         console.print(f"[bold]{name}[/bold]: {_escape(headline(outcome.summary))}")
+        notes = Table.grid(padding=(0, 1))
         for reason in outcome.summary.get("reasons") or []:
-            console.print(f"  - {_escape(reason)}")
+            notes.add_row("  -", _escape(reason))
         for warning in warnings(outcome.summary):
-            console.print(f"  [yellow]Warning:[/] {_escape(warning)}")
+            notes.add_row("  -", f"[yellow]Warning:[/] {_escape(warning)}")
+        if notes.row_count:
+            console.print(notes)
     where = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
     for name, outcome in outcomes.items():
         if outcome.exit_code:
