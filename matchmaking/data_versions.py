@@ -318,8 +318,8 @@ def _check_saved(root: Path, md5: str, leaving: bool) -> None:
 def _cache_sample(root: Path, pointer: Pointer) -> None:
     """Puts the sample in place into DVC's cache, past which it was made: `dvc status` would miss it there."""
     usual = root / ".dvc" / "cache" / "files" / "md5" / pointer.md5[:2] / pointer.md5[2:]
-    # without DVC the sample is all there is, and works
-    if pointer.sample and not usual.exists() and find_spec("dvc"):
+    # without DVC or git the sample is all there is, and works
+    if pointer.sample and not usual.exists() and (root / ".git").exists() and find_spec("dvc"):
         from dvc.fs import localfs
 
         with _dvc(root) as repo:

@@ -93,7 +93,7 @@ def test_add_list_go_back_and_forth(clone: Path, tmp_path: Path) -> None:
     found, trouble = data_versions.versions()
     assert [(v.md5, v.tags, v.here, v.cached, v.remote, v.rows) for v in found] == [
         (second.md5, ("v2",), True, True, None, 400),
-        (first, (), False, False, None, 300),
+        (first, (), False, True, None, 300),
     ]
     assert trouble == ""
     assert data_versions.checkout("HEAD~1").md5 == first == file_md5(clone / DATA)
