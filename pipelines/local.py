@@ -115,6 +115,7 @@ def run_pipeline(
         (folder / LOG).open("w", encoding="utf-8", buffering=1) as log,
     ):
         watcher = _Watcher(log, on_step, echo)
+        kfps_own = subprocess_task_handler.run_local_subprocess
         subprocess_task_handler.run_local_subprocess = partial(_run_step, watcher, scratch)
         try:
             with redirect_stdout(watcher), warnings.catch_warnings():
@@ -143,6 +144,7 @@ def run_pipeline(
             _fail(folder, str(error), tell=True)
             raise cannot_write(error.filename or folder, error) from error
         finally:
+            subprocess_task_handler.run_local_subprocess = kfps_own
             shutil.rmtree(workspace, ignore_errors=True)
     steps = _Steps.of(folder)
     _take_reports(steps, folder)

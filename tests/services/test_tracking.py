@@ -177,7 +177,7 @@ def test_no_server_at_the_start(run: Mlops, tmp_path: Path) -> None:
     assert done.returncode == 1
     assert time.monotonic() - begin < 60
     (line,) = [text for text in done.stderr.splitlines() if "failed" in text]
-    assert "in step start" in line
+    assert "in step ingest" in line
     assert "MLflow at http://127.0.0.1" in line
     assert "Traceback" not in done.stdout + done.stderr
     assert not (tmp_path / "candidates").exists()
