@@ -21,6 +21,7 @@ def ingest(
     params: dict = {},  # noqa: B006
     run_id: str = "",
     instead: str = "",
+    production_data: str = "",
 ) -> NamedTuple(
     "Outputs", [("run_id", str), ("timestamp", str), ("dataset_version", str), ("production_sha256", dict)]
 ):
@@ -30,13 +31,15 @@ def ingest(
         data: URI of a CSV file.
         production: URI of the production folder; empty for none.
         raw: the file as it is.
-        production_model: a copy of the three production files; empty for none.
+        production_model: a copy of the three production files, and what was assumed of its training; empty for none.
         pipeline: the name of the pipeline whose run is opened; empty where `run_id` is open already.
         job_id: identifies this execution, so that a retried step finds the run it opened.
         timestamp: UTC, as in 20260131T235959Z; empty for now.
-        params: what the run was asked to do.
+        params: what the run was asked to do; one with a `split` has to know which pairs trained production.
         run_id: the MLflow run, where it is open already.
         instead: URI to read where `data` is empty.
+        production_data: URI of the dataset that a production model which doesn't know was trained on; empty for the
+            run's own.
 
     Returns:
         run_id: the MLflow run.
@@ -50,8 +53,15 @@ def ingest(
 
     outputs = {"Dataset as it came": raw, "Production model": production_model}
     with step("ingest" if not instead else "ingest current", run_id, outputs) as this:
-        from matchmaking.ingest import fetch_data, fetch_production
+        from matchmaking.ingest import assume_training, fetch_data, fetch_production
 
         opened = this.open_run(pipeline, timestamp, job_id, params) if pipeline else (run_id, timestamp)
         version = fetch_data(data or instead, Path(raw.path))
-        return (*opened, version, fetch_production(production, Path(production_model.path)))
+        folder = Path(production_model.path)
+        sha256 = fetch_production(production, folder)
+        if "split" in params and (assumed := assume_training(production_data, folder, version)):
+            from matchmaking.production import MODEL
+            from matchmaking.tracking import assume_training_data
+
+            assume_training_data(opened[0], sha256[MODEL], assumed, told_so=bool(production_data))
+        return (*opened, version, sha256)

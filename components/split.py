@@ -1,28 +1,49 @@
 """Splits the dataset into training and held-out pairs."""
 
 from kfp import dsl
-from kfp.dsl import Dataset, Input, Output
+from kfp.dsl import Artifact, Dataset, Input, Model, Output
 
 from matchmaking.settings import image
 
 
 @dsl.component(base_image=image("base"), install_kfp_package=False)
-def split(run_id: str, pairs: Input[Dataset], how: str, train: Output[Dataset], test: Output[Dataset]):
+def split(
+    run_id: str,
+    pairs: Input[Dataset],
+    production_model: Input[Model],
+    how: str,
+    dataset_version: str,
+    train: Output[Dataset],
+    test: Output[Dataset],
+    lineage: Output[Artifact],
+):
     """Splits the dataset into training and held-out pairs.
 
     Args:
         run_id: the MLflow run.
         pairs: parquet.
-        how: "stratified" (the split production was trained under) or "hash" (stable when the dataset grows).
+        production_model: the production bundle, whose training pairs aren't held out; may be empty.
+        how: "auto" (the split that production was trained under), "hash" or "stratified".
+        dataset_version: md5 of the dataset.
         train: parquet.
         test: parquet.
+        lineage: HDF5: which pairs train this candidate, as it carries it.
     """
     from pathlib import Path
 
     from matchmaking.steps import step
 
-    with step("split", run_id, {"Held-out pairs": test, "Training pairs": train}, [pairs]):
+    outputs = {"Held-out pairs": test, "Training pairs": train, "Lineage": lineage}
+    with step("split", run_id, outputs, [pairs, production_model]):
         from matchmaking.split import split_file
 
-        rows = split_file(Path(pairs.path), Path(train.path), Path(test.path), how)
-        train.metadata["rows"], test.metadata["rows"] = rows["train"], rows["test"]
+        facts = split_file(
+            Path(pairs.path),
+            Path(production_model.path),
+            Path(train.path),
+            Path(test.path),
+            Path(lineage.path),
+            how=how,
+            dataset_version=dataset_version,
+        )
+        train.metadata["rows"], test.metadata["rows"] = facts.train_rows, facts.test_rows

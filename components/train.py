@@ -1,7 +1,7 @@
 """Trains a candidate."""
 
 from kfp import dsl
-from kfp.dsl import Dataset, Input, Model, Output
+from kfp.dsl import Artifact, Dataset, Input, Model, Output
 
 from matchmaking.settings import image
 
@@ -11,6 +11,7 @@ def train(
     run_id: str,
     train_pairs: Input[Dataset],
     production_model: Input[Model],
+    lineage: Input[Artifact],
     algorithm: str,
     seed: int,
     epochs: int,
@@ -24,6 +25,7 @@ def train(
         run_id: the MLflow run.
         train_pairs: parquet.
         production_model: the bundle whose encoder and scaler the candidate keeps; empty to bootstrap.
+        lineage: HDF5: which pairs these are; becomes part of the candidate's model file.
         algorithm: "interactions" or "dense".
         seed: of weights, folds and shuffling.
         epochs: passes over the rows, at most; 0: the algorithm's own.
@@ -39,6 +41,12 @@ def train(
         from matchmaking.model import Recipe, train_candidate
 
         recipe = Recipe(algorithm, seed, epochs, batch_size, learning_rate)
-        record = train_candidate(Path(train_pairs.path), Path(production_model.path), Path(candidate.path), recipe)
+        record = train_candidate(
+            Path(train_pairs.path),
+            Path(production_model.path),
+            Path(candidate.path),
+            recipe,
+            lineage_path=Path(lineage.path),
+        )
         candidate.metadata["framework"] = "keras"
         candidate.metadata["operating_point"] = record["operating_point"]

@@ -706,6 +706,19 @@ def with_data(decision: dict[str, Any], data: Mapping[str, Any] | None, policy: 
     return result
 
 
+def with_split(decision: dict[str, Any], split: Mapping[str, Any] | None) -> dict[str, Any]:
+    """The decision with how its held-out pairs were chosen; what had to be assumed for it is among the reasons.
+
+    Args:
+        decision: what `decide`, `with_contract` and `with_data` gave.
+        split: the fields of `split.Facts`; None where that isn't known, which changes nothing.
+    """
+    if split is None:
+        return decision
+    told = [f"the split: {note}" for note in split["notes"]]
+    return {**decision, "split": dict(split), "reasons": [*decision["reasons"], *told]}
+
+
 # --- the page ------------------------------------------------------------------------------------------
 
 
@@ -821,7 +834,7 @@ def decide_file(
     evaluation_path: Path | None = None,
     data_path: Path | None = None,
 ) -> dict[str, Any]:
-    """`decide` and `with_contract` on the files of a run; writes the decision as JSON and as a page.
+    """`decide`, and what else counts, on the files of a run; writes the decision as JSON and as a page.
 
     Args:
         scores_path: parquet: `match` and each model's probability.
@@ -829,17 +842,17 @@ def decide_file(
         seed: of the bootstrap.
         decision_path: JSON file to write.
         page_path: Markdown file to write.
-        evaluation_path: JSON with the serving contract; None for none.
+        evaluation_path: JSON with the serving contract and the split's facts; None for none.
         data_path: JSON with the fields of a `schema.DataReport`; None for none.
 
     Returns:
         The decision.
     """
     rules = load_policy(text=policy)
-    contract = json.loads(evaluation_path.read_text())["contract"] if evaluation_path else None
+    evaluation = json.loads(evaluation_path.read_text()) if evaluation_path else {}
     data = json.loads(data_path.read_text()) if data_path else None
-    decision = with_contract(decide(pd.read_parquet(scores_path), rules, seed), contract)
-    decision = with_data(decision, data, rules)
+    decision = with_contract(decide(pd.read_parquet(scores_path), rules, seed), evaluation.get("contract"))
+    decision = with_split(with_data(decision, data, rules), evaluation.get("split"))
     decision_path.write_text(json.dumps(decision, indent=1))
     page_path.write_text(explain(decision))
     return decision

@@ -8,8 +8,9 @@ from typing import Any
 
 import pandas as pd
 
-from matchmaking import contract, features, metrics, model, production, split
+from matchmaking import contract, features, lineage, metrics, model, production
 from matchmaking.schema import SLICES, TARGET
+from matchmaking.split import facts_of
 
 MODELS = ("production", "candidate")
 
@@ -28,8 +29,9 @@ def evaluate_models(
         evaluation_path: JSON file to write, with what is returned.
 
     Returns:
-        `production` and `candidate` (metrics as `metrics.evaluate` gives them, or None), `curves` by model, and
-        `contract` (what `contract.check_contract` gives; None without a candidate).
+        `production` and `candidate` (metrics as `metrics.evaluate` gives them, or None), `curves` by model, `split`
+        (the fields of `split.Facts`; None for pairs that no split wrote), and `contract` (what
+        `contract.check_contract` gives; None without a candidate).
     """
     pairs = pd.read_parquet(test_path)
     folders = {
@@ -37,8 +39,8 @@ def evaluate_models(
         "candidate": candidate_dir,
     }
     # pairs with the same features have the same score from any model: repetitions are one piece of evidence
-    scores = pairs[[TARGET, *SLICES]].assign(group=split._hash(pairs))
-    evaluation: dict[str, Any] = {"curves": {}}
+    scores = pairs[[TARGET, *SLICES]].assign(group=lineage.pair_keys(pairs))
+    evaluation: dict[str, Any] = {"curves": {}, "split": facts_of(pairs)}
     match = pairs[TARGET].to_numpy()
     for name in MODELS:
         folder = folders[name]

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from matchmaking import features, production
+from matchmaking import features, lineage, production
 from matchmaking.errors import InputError
 from matchmaking.schema import TARGET
 
@@ -95,7 +95,9 @@ class Training:
     rows: int
 
 
-def train_candidate(train_path: Path, production_dir: Path, out_dir: Path, recipe: Recipe) -> dict[str, Any]:
+def train_candidate(
+    train_path: Path, production_dir: Path, out_dir: Path, recipe: Recipe, *, lineage_path: Path | None = None
+) -> dict[str, Any]:
     """Trains a candidate and writes it as a bundle, with a record of the training.
 
     Args:
@@ -104,6 +106,8 @@ def train_candidate(train_path: Path, production_dir: Path, out_dir: Path, recip
             bootstraps: the encoder and the scaler are fitted on the training pairs.
         out_dir: becomes the candidate's bundle, plus `TRAINING_RECORD`.
         recipe: how to train.
+        lineage_path: HDF5 file with the lineage of the training pairs, which becomes part of the model file; None for a
+            model that won't know which they were.
 
     Returns:
         The record: the fields of `Training` as plain values, and `bootstrapped`.
@@ -124,6 +128,8 @@ def train_candidate(train_path: Path, production_dir: Path, out_dir: Path, recip
     widths = [len(known) for known in encoders.encoder.categories_]
     model, training = train(inputs, pairs[TARGET].to_numpy(np.float32), widths, recipe)
     model.save(out_dir / production.MODEL, include_optimizer=False)
+    if lineage_path is not None and (known := lineage.read_lineage(lineage_path)):
+        lineage.write_lineage(out_dir / production.MODEL, known)
     record = {**asdict(training), "bootstrapped": bootstrapped}
     (out_dir / TRAINING_RECORD).write_text(json.dumps(record, indent=1))
     return record

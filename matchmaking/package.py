@@ -88,6 +88,7 @@ def package_candidate(
         "saved_by_keras": production.check_model_file(candidate_dir / production.MODEL)["keras_version"],
         "code_version": code_version(),
         "dataset_version": dataset_version,
+        "split": evaluation.get("split"),
         "seed": training["recipe"]["seed"],
         "recipe": training["recipe"],
         "operating_point": {

@@ -135,6 +135,7 @@ class Manifest(Record):
         saved_by_keras: the version that wrote the model file.
         code_version: the commit.
         dataset_version: md5 of the dataset.
+        split: how its held-out pairs were chosen (the fields of `split.Facts`); None where that isn't known.
         seed: of the training.
         recipe: everything the training was told.
         operating_point: how the threshold came to be 0.5.
@@ -152,6 +153,7 @@ class Manifest(Record):
     saved_by_keras: str | None = None
     code_version: str = ""
     dataset_version: str = ""
+    split: dict[str, Any] | None = None
     seed: int | None = None
     recipe: dict[str, Any] = {}
     operating_point: dict[str, Any] = {}
@@ -246,6 +248,11 @@ class Summary(Record):
         default=None,
         description="`rows`, `positives`, `extra_columns`, `unseen` (categories by column, with counts), "
         "`duplicates`, `warnings` (sentences)",
+    )
+    split: dict[str, Any] | None = Field(
+        default=None,
+        description="how the held-out pairs were chosen: `asked`, `rule`, `train_rows`, `test_rows`, `left_out` (as "
+        "they may have trained production), `notes` (sentences); null for monitor",
     )
     metrics: Models = Field(
         default=Models(),

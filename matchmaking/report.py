@@ -333,6 +333,10 @@ def _data(summary: dict[str, Any]) -> list[str]:
     if not data:
         return []
     lines = [f"{data['rows']:,} pairs, {data['positives']:,} of them matches."]
+    if split := summary.get("split"):
+        how = "production's own" if split["rule"] == "production's" else f"the {split['rule']}"
+        lines.append(f"{split['test_rows']:,} held out by {how} split, {split['train_rows']:,} to train on.")
+        lines += [f"{note[:1].upper()}{note[1:]}." for note in split["notes"]]
     if data.get("extra_columns"):
         lines.append(f"Extra columns, ignored: {', '.join(map(str, data['extra_columns']))}.")
     if "warnings" in data:
@@ -349,6 +353,7 @@ def _data(summary: dict[str, Any]) -> list[str]:
 def warnings(summary: dict[str, Any]) -> list[str]:
     """What somebody should look at before trusting a run, each in one sentence, but for what its reasons tell."""
     found = [f"the data: {warning}" for warning in (summary.get("data") or {}).get("warnings") or []]
+    found += [f"the split: {note}" for note in (summary.get("split") or {}).get("notes") or []]
     found += [note for note in _drift(summary).get("notes") or [] if "not measured" in note or "too few" in note]
     return [warning for warning in found if warning not in (summary.get("reasons") or [])]
 

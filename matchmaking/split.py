@@ -1,80 +1,213 @@
-"""Which pairs train a model and which are held out to judge it.
+"""Which pairs train a candidate and which are held out to judge it and production alike.
 
-`stratified` is the split production's model was trained under: on that very dataset, its test rows are clean for
-production and candidate alike. It depends on the whole dataset, so when rows are added the test set is drawn anew, and
-rows that trained an earlier model enter it. `hash` decides each row by a hash of its own features: whatever else is in
-the dataset, a test row stays a test row. Use `hash` once the dataset grows, with models that were trained under it.
+The held-out pairs have to be such that neither model has seen. A model that was trained here knows which pairs trained
+it (`matchmaking.lineage`), wherever they came from; `auto` holds out what that lineage does, and decides by hash about
+pairs it doesn't know: `hash` decides each pair by a hash of its own features, so that a held-out pair stays one,
+whatever else is in the dataset.
+
+`stratified` is the split that production's model from elsewhere was trained under: on that very dataset, its held-out
+pairs are clean for both. It depends on the whole dataset: of a larger one, it holds out pairs that trained the earlier
+model. Of whatever a split would hold out, the pairs that trained production are left out here.
 """
 
 from __future__ import annotations
 
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
+from matchmaking import production
 from matchmaking.errors import InputError
-from matchmaking.schema import CATEGORICAL, FEATURES, TARGET
+from matchmaking.lineage import (
+    TEST_SHARE,
+    Flags,
+    Keys,
+    Lineage,
+    by_hash,
+    lineage_of,
+    pair_keys,
+    read_lineage,
+    write_lineage,
+)
+from matchmaking.schema import TARGET
 
-SPLITS = ("stratified", "hash")
-TEST_SHARE = 0.2
+SPLITS = ("auto", "stratified", "hash")
 # production was trained under this one; it is not the seed of a run, and changing it would leak test rows
 SPLIT_SEED = 42
+# beside the copy of a production model that has no lineage: that of the dataset which it is said to be trained on
+ASSUMED = "assumed_lineage.h5"
 
 
-def split(pairs: pd.DataFrame, how: str = "stratified") -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Splits pairs into (train, test); `how` is one of `SPLITS`.
+@dataclass(frozen=True)
+class Facts:
+    """How the held-out pairs were chosen; stands in evaluation, decision, manifest and summary.
+
+    Attributes:
+        asked: one of `SPLITS`.
+        rule: what decided: "stratified", "hash", or "production's" (the one that production was trained under).
+        train_rows, test_rows: pairs that train, and pairs that are held out.
+        left_out: pairs that the rule would hold out, and that trained production: neither here nor there.
+        notes: what somebody should know before trusting them, each in one sentence: what had to be assumed of
+            production's training, and how many pairs were left out.
+    """
+
+    asked: str
+    rule: str
+    train_rows: int
+    test_rows: int
+    left_out: int = 0
+    notes: tuple[str, ...] = ()
+
+
+def split(pairs: pd.DataFrame, how: str = "auto", trained: Lineage | None = None) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Splits pairs into (train, test), none of the latter among those that trained production.
+
+    Args:
+        pairs: the dataset.
+        how: one of `SPLITS`; without `trained`, `auto` is `hash`.
+        trained: production's lineage; None where there is no production.
 
     Raises:
         InputError: an unknown split, or a part of it without both classes.
     """
-    if how == "stratified":
-        from sklearn.model_selection import train_test_split
-
-        keys = _hash(pairs)
-        # of a pair that the dataset holds twice, both copies go where the first goes: one that was trained on makes the
-        # other prove nothing
-        distinct = ~pd.Series(keys).duplicated().to_numpy()
-        labels = pairs[TARGET].to_numpy()[distinct]
-        places = np.arange(len(labels))
-        try:
-            chosen, held_out = train_test_split(places, test_size=TEST_SHARE, random_state=SPLIT_SEED, stratify=labels)
-        except ValueError as error:
-            raise InputError(f"the dataset can't be split: {error}; more rows are needed") from error
-        if distinct.all():
-            train, test = pairs.iloc[chosen], pairs.iloc[held_out]
-        else:
-            in_test = np.isin(keys, keys[distinct][held_out])
-            train, test = pairs[~in_test], pairs[in_test]
-    elif how == "hash":
-        held_out = held_out_by_hash(pairs)
-        train, test = pairs[~held_out], pairs[held_out]
-    else:
-        raise InputError(f"--split {how}: unknown; choose one of {', '.join(SPLITS)}")
-    for name, part in (("train", train), ("test", test)):
-        if part[TARGET].nunique() < 2:
-            raise InputError(f"the {name} part of the {how} split has one class only; more rows are needed")
-    return train, test
+    train, test, _ = _places(pairs, pair_keys(pairs), how, trained)
+    return pairs.iloc[train], pairs.iloc[test]
 
 
 def held_out_by_hash(pairs: pd.DataFrame) -> np.ndarray:
-    """Whether each pair belongs to the test set by the hash of its features: bool array of shape (rows,).
+    """Whether each pair belongs to the test set by the hash of its features: bool array of shape (rows,)."""
+    return by_hash(pair_keys(pairs))
 
-    The label is left out, so that a corrected label doesn't move its row. The hash is pandas' SipHash with its default
-    key, on float64 and text whatever types the file had.
+
+def stratified_lineage(pairs: pd.DataFrame, dataset_version: str) -> Lineage:
+    """That of a model from elsewhere, trained under the stratified split of these pairs.
+
+    Raises:
+        InputError: they can't be split.
     """
-    return (_hash(pairs) / 2**64) < TEST_SHARE
+    keys = pair_keys(pairs)
+    _, test = _stratified(pairs, keys)
+    held_out = np.zeros(len(pairs), bool)
+    held_out[test] = True
+    return lineage_of(keys, held_out, "stratified", dataset_version)
 
 
-def _hash(pairs: pd.DataFrame) -> np.ndarray:
-    """A hash of each pair's features: uint64 array of shape (rows,)."""
-    types = {name: object if name in CATEGORICAL else "float64" for name in FEATURES}
-    return pd.util.hash_pandas_object(pairs[list(FEATURES)].astype(types), index=False, categorize=True).to_numpy()
+def split_file(
+    pairs_path: Path,
+    production_dir: Path,
+    train_path: Path,
+    test_path: Path,
+    lineage_path: Path,
+    how: str,
+    dataset_version: str,
+) -> Facts:
+    """Splits a parquet file of pairs into two.
+
+    Args:
+        pairs_path: the dataset.
+        production_dir: the production bundle, whose training pairs aren't held out; may be empty. Without a lineage of
+            its own, the one in `ASSUMED` counts, or else it is taken to be trained under the stratified split of this
+            dataset.
+        train_path: parquet file to write.
+        test_path: parquet file to write; its pandas attributes hold the facts as `split`.
+        lineage_path: HDF5 file to write: the lineage of a model that is trained on the training part.
+        how: one of `SPLITS`.
+        dataset_version: md5 of the dataset.
+
+    Raises:
+        InputError: see `split`.
+    """
+    pairs = pd.read_parquet(pairs_path)
+    keys = pair_keys(pairs)
+    trained, assumption, same = _production_lineage(pairs, production_dir, dataset_version)
+    # of the same dataset, in the order that production's own training had
+    rule = "stratified" if how == "auto" and same else how
+    train, test, left_out = _places(pairs, keys, rule, trained)
+    held_out = np.ones(len(pairs), bool)
+    held_out[train] = False
+    named = rule if rule != "auto" else "hash" if trained is None else "production's"
+    notes = [assumption] if assumption else []
+    if left_out:
+        notes.append(
+            f"{left_out:,} pairs that the {named} split would hold out may have trained production, and were left out"
+        )
+    facts = Facts(how, named, len(train), len(test), left_out, tuple(notes))
+    kept = trained if named == "production's" else None
+    under = kept.split if kept else named
+    lineage = lineage_of(keys, held_out, under, dataset_version, kept)
+    held = pairs.iloc[test]
+    held.attrs["split"] = asdict(facts)
+    pairs.iloc[train].to_parquet(train_path, index=False)
+    held.to_parquet(test_path, index=False)
+    write_lineage(lineage_path, lineage)
+    return facts
 
 
-def split_file(pairs_path: Path, train_path: Path, test_path: Path, how: str) -> dict[str, int]:
-    """Splits a parquet file of pairs into two; gives the rows of each as `train` and `test`."""
-    train, test = split(pd.read_parquet(pairs_path), how)
-    train.to_parquet(train_path, index=False)
-    test.to_parquet(test_path, index=False)
-    return {"train": len(train), "test": len(test)}
+def facts_of(test: pd.DataFrame) -> dict[str, Any] | None:
+    """The facts of held-out pairs that `split_file` wrote; None for other pairs."""
+    return test.attrs.get("split")
+
+
+def _production_lineage(
+    pairs: pd.DataFrame, production_dir: Path, dataset_version: str
+) -> tuple[Lineage | None, str, bool]:
+    """Production's lineage, what was assumed for it, and whether it is that of the stratified split of these pairs."""
+    if not production.present(production_dir):
+        return None, "", False
+    if known := read_lineage(production_dir / production.MODEL):
+        return known, "", False
+    assumed = read_lineage(production_dir / ASSUMED) if (production_dir / ASSUMED).exists() else None
+    same = assumed is None or assumed.dataset_version == dataset_version
+    assumed = assumed or stratified_lineage(pairs, dataset_version)
+    which = "this dataset" if same else "the dataset given as production's"
+    note = (
+        "production's model doesn't say which pairs trained it; they are taken to be those of the stratified split "
+        f"of {which} (version {assumed.dataset_version[:12]})"
+    )
+    return assumed, note, same
+
+
+def _places(pairs: pd.DataFrame, keys: Keys, how: str, trained: Lineage | None) -> tuple[np.ndarray, np.ndarray, int]:
+    """The places of the pairs to train on and of those held out, and how many production's training takes away."""
+    if how == "stratified":
+        train, test = _stratified(pairs, keys)
+    elif how in ("hash", "auto"):
+        held_out = trained.held_out(keys) if how == "auto" and trained is not None else by_hash(keys)
+        train, test = np.flatnonzero(~held_out), np.flatnonzero(held_out)
+    else:
+        raise InputError(f"--split {how}: unknown; choose one of {', '.join(SPLITS)}")
+    left_out = 0
+    if trained is not None:
+        clean = trained.held_out(keys[test])
+        left_out = int((~clean).sum())
+        test = test[clean]
+    labels = pairs[TARGET].to_numpy()
+    for name, part in (("train", train), ("test", test)):
+        if len(np.unique(labels[part])) < 2:
+            without = f" (without {left_out:,} pairs that trained production)" if left_out else ""
+            raise InputError(f"the {name} part of the {how} split{without} has one class only; more rows are needed")
+    return train, test, left_out
+
+
+def _stratified(pairs: pd.DataFrame, keys: Keys) -> tuple[np.ndarray, np.ndarray]:
+    """The places of the two parts of the stratified split, in its own order.
+
+    Of a pair that the dataset holds twice, both copies go where the first goes: one that was trained on makes the other
+    prove nothing.
+    """
+    from sklearn.model_selection import train_test_split
+
+    distinct = ~pd.Series(keys).duplicated().to_numpy()
+    labels = pairs[TARGET].to_numpy()[distinct]
+    places = np.arange(len(labels))
+    try:
+        chosen, held_out = train_test_split(places, test_size=TEST_SHARE, random_state=SPLIT_SEED, stratify=labels)
+    except ValueError as error:
+        raise InputError(f"the dataset can't be split: {error}; more rows are needed") from error
+    if distinct.all():
+        return chosen, held_out
+    in_test: Flags = np.isin(keys, keys[distinct][held_out])
+    return np.flatnonzero(~in_test), np.flatnonzero(in_test)

@@ -151,6 +151,7 @@ def summarise(found: Mapping[str, Any], training: Mapping[str, Any] | None, **ru
     return Summary(
         code_version=code_version(),
         data=found.get("data"),
+        split=scores.get("split"),
         metrics=Models(production=_flat(scores.get("production")), candidate=_flat(scores.get("candidate"))),
         verdict=decision.get("verdict"),
         reasons=decision.get("reasons", []),

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, cast
 from urllib.parse import urlsplit
 
 from matchmaking import settings
-from matchmaking.errors import InputError, MlopsError
+from matchmaking.errors import InputError, MlopsError, RefusedError
 from matchmaking.escape import for_markdown
 from matchmaking.redact import redact
 from matchmaking.settings import EXPERIMENT
@@ -31,6 +31,8 @@ JOB_TAG = "pipeline_job_id"
 # the address of the run's page in Kubeflow Pipelines; a local run has none
 KFP_TAG = "kfp_run"
 REASON_TAG = "failure_reason"
+# which dataset a production model that doesn't say so was taken to be trained on: its sha256, a colon, the md5
+ASSUMED_TAG = "assumed_training_data"
 NOTE_TAG = "mlflow.note.content"
 FAILED, KILLED = "Failed: ", "Stopped: "
 # MLflow refuses longer tag values; the whole reason is in the artifact
@@ -296,6 +298,37 @@ def tag_run(run_id: str, tags: Mapping[str, str]) -> None:
 
     with told(RECORD):
         client().log_batch(run_id, tags=[RunTag(name, value[:TAG_LIMIT]) for name, value in tags.items()])
+
+
+def assume_training_data(run_id: str, model_sha256: str, version: str, *, told_so: bool) -> None:
+    """Records which dataset a production model is taken to be trained on, and refuses to take it for another one.
+
+    Nothing in a model from elsewhere says which pairs trained it. That it was the dataset of today can be true of one
+    dataset, and was most likely so of the first.
+
+    Args:
+        run_id: the run that assumes it.
+        model_sha256: of the production model.
+        version: md5 of the dataset.
+        told_so: whether a person says so; that counts more than what was assumed before.
+
+    Raises:
+        RefusedError: runs before this one took another dataset.
+        TrackingError: the server cannot be reached, after the retries.
+    """
+    with told(RECORD):
+        condition = f"tags.{ASSUMED_TAG} LIKE '{model_sha256}:%'"
+        newest = ["attributes.start_time DESC"]
+        found = client().search_runs([_experiment()], condition, order_by=newest, max_results=1)
+    earlier = found[0].data.tags[ASSUMED_TAG].partition(":")[2] if found else version
+    if earlier != version and not told_so:
+        raise RefusedError(
+            f"production's model doesn't say which pairs trained it. The run {found[0].info.run_name} took them to be "
+            f"of the dataset's version {earlier[:12]}; this is {version[:12]}, and pairs that trained production would "
+            "be held out to judge it. Name the dataset that production was trained on with --production-data (the "
+            "parameter production_data)"
+        )
+    tag_run(run_id, {ASSUMED_TAG: f"{model_sha256}:{version}"})
 
 
 def succeed_run(run_id: str) -> None:

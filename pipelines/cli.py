@@ -60,6 +60,7 @@ class Algorithm(StrEnum):
 class Split(StrEnum):
     """How the held-out pairs are chosen."""
 
+    auto = "auto"
     stratified = "stratified"
     hash = "hash"
 
@@ -101,7 +102,10 @@ def run(
     epochs: Annotated[int | None, typer.Option(min=1, help="retrain: passes over the rows, at most.")] = None,
     batch_size: Annotated[int | None, typer.Option(min=1, help="retrain: rows a step.")] = None,
     learning_rate: Annotated[float | None, typer.Option(min=1e-6, max=1, help="retrain: the first one.")] = None,
-    split: Annotated[Split, typer.Option(help="How held-out pairs are chosen.")] = Split.stratified,
+    split: Annotated[Split, typer.Option(help="How held-out pairs are chosen.")] = Split.auto,
+    production_data: Annotated[
+        str, typer.Option(help="What production was trained on, if it doesn't know.", show_default="--data")
+    ] = "",
     policy: Annotated[Path | None, typer.Option(help="A promotion policy (YAML).")] = None,
     fail_on_drift: Annotated[bool, typer.Option(help="monitor: exit code 3 past the policy's limits.")] = False,
     fail_on_degraded: Annotated[bool, typer.Option(help="evaluate: exit code 3 past the policy's limits.")] = False,
@@ -129,10 +133,11 @@ def run(
             "candidates": _absolute(candidates or str(work_dir / "candidates")),
             "algorithm": algorithm.value,
             "split": split.value,
+            "production_data": production_data,
             "policy": _policy_text(policy),
             **{name: value for name, value in recipe.items() if value is not None},
         },
-        "evaluate": {**common, "split": split.value},
+        "evaluate": {**common, "split": split.value, "production_data": production_data},
         "monitor": {**common, "current": current},
     }
     names = ["retrain", "evaluate", "monitor"] if pipeline is Pipeline.all else [pipeline.value]

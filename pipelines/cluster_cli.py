@@ -61,7 +61,12 @@ def submit(
     epochs: Annotated[int | None, typer.Option(min=1, help="retrain: passes over the rows, at most.")] = None,
     batch_size: Annotated[int | None, typer.Option(min=1, help="retrain: rows a step.")] = None,
     learning_rate: Annotated[float | None, typer.Option(min=1e-6, max=1, help="retrain: the first one.")] = None,
-    split: Annotated[Literal["stratified", "hash"], typer.Option(help="How held-out pairs are chosen.")] = "stratified",
+    split: Annotated[
+        Literal["auto", "stratified", "hash"], typer.Option(help="How held-out pairs are chosen.")
+    ] = "auto",
+    production_data: Annotated[
+        str, typer.Option(help="What production was trained on, if it doesn't know.", show_default="--data")
+    ] = "",
     policy: Annotated[Path | None, typer.Option(help="retrain: a promotion policy (YAML).")] = None,
     memory: Annotated[
         str,
@@ -104,10 +109,11 @@ def submit(
             "candidates": candidates,
             "algorithm": algorithm,
             "split": split,
+            "production_data": production_data,
             "policy": _policy_text(policy),
             **{key: value for key, value in recipe.items() if value is not None},
         },
-        "evaluate": {"split": split},
+        "evaluate": {"split": split, "production_data": production_data},
         "monitor": {"current": current},
         "promote": {"version": version, "force": force, "reason": reason},
     }

@@ -13,6 +13,7 @@ PIPELINES_OF = {
     "seed": ("retrain", "evaluate", "monitor"),
     "memory": ("retrain", "evaluate", "monitor"),
     "split": ("retrain", "evaluate"),
+    "production_data": ("retrain", "evaluate"),
     "candidates": ("retrain",),
     "algorithm": ("retrain",),
     "epochs": ("retrain",),

@@ -28,7 +28,8 @@ def retrain(
     epochs: int = DEFAULTS.epochs,
     batch_size: int = DEFAULTS.batch_size,
     learning_rate: float = DEFAULTS.learning_rate,
-    split: str = "stratified",
+    split: str = "auto",
+    production_data: str = "",
     policy: str = "",
     timestamp: str = "",
     memory: str = DEFAULT,
@@ -44,7 +45,9 @@ def retrain(
         epochs: passes over the training rows, at most; 0: the algorithm's own.
         batch_size: rows a step; 0: the algorithm's own.
         learning_rate: the optimiser's first; 0: the algorithm's own.
-        split: "stratified" or "hash".
+        split: how the held-out pairs are chosen: "auto" (none that trained production), "hash" or "stratified".
+        production_data: URI of the dataset that production was trained on, if its model doesn't know (CSV); empty for
+            `data`.
         policy: the promotion policy as YAML; empty for the default one.
         timestamp: UTC; empty for now.
         memory: request and limit of each step that holds the data, as in "6Gi"; see docs/cluster.md.
@@ -56,15 +59,23 @@ def retrain(
         job_id=dsl.PIPELINE_JOB_ID_PLACEHOLDER,
         timestamp=timestamp,
         params={"algorithm": algorithm, "seed": seed, "split": split},
+        production_data=production_data,
     )
     run_id = fetched.outputs["run_id"]
     served = fetched.outputs["production_model"]
     valid = validate(run_id=run_id, raw=fetched.outputs["raw"], production_model=served, source=data)
-    parts = split_pairs(run_id=run_id, pairs=valid.outputs["pairs"], how=split)
+    parts = split_pairs(
+        run_id=run_id,
+        pairs=valid.outputs["pairs"],
+        production_model=served,
+        how=split,
+        dataset_version=fetched.outputs["dataset_version"],
+    )
     trained = train(
         run_id=run_id,
         train_pairs=parts.outputs["train"],
         production_model=served,
+        lineage=parts.outputs["lineage"],
         algorithm=algorithm,
         seed=seed,
         epochs=epochs,

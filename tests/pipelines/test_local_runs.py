@@ -93,7 +93,7 @@ def test_retrain_finds_a_better_model_near_the_ceiling(work: Any, sample_csv: Pa
     _, _, runs = work
     found = summary(runs["retrain"])
     assert found["verdict"] == "promote"
-    _, test = split(generate(12_000, seed=1))
+    _, test = split(generate(12_000, seed=1), "stratified")
     ceiling = average_precision_score(test[TARGET], true_probability(test))
     candidate = found["metrics"]["candidate"]["average_precision"]
     assert found["metrics"]["production"]["average_precision"] < candidate < ceiling + 0.02

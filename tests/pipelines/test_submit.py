@@ -132,7 +132,8 @@ def test_a_run_from_its_upload_to_the_table(kfp: FakeKfp, mlops: Mlops) -> None:
         "seed": 7,
         "algorithm": "interactions",
         "epochs": 3,
-        "split": "stratified",
+        "split": "auto",
+        "production_data": "",
         "policy": "",
         "memory": memory.DEFAULT,
     }
@@ -348,7 +349,7 @@ def test_options_go_before_a_file(kfp: FakeKfp, here: Here, tmp_path: Path) -> N
         ("rows: 3", "rows is no parameter of retrain; those are algorithm, "),
         ("seed: many", "seed is a whole number, not 'many'"),
         ("seed: true", "seed is a whole number, not True"),
-        ("split: random", "split is stratified or hash, not 'random'"),
+        ("split: random", "split is auto, stratified or hash, not 'random'"),
         ("policy: {auto_promot: true}", "policy: auto_promot"),
         ("- seed", "parameters of retrain, a line each, as in 'seed: 7'"),
         ("seed: [", "is not YAML"),

@@ -74,7 +74,7 @@ def test_verdicts_on_the_real_rows(real: Path) -> None:
     from matchmaking.split import split
 
     pairs, _ = read_pairs(real / "matchmaking_dataset.csv")
-    _, test = split(pairs)
+    _, test = split(pairs, "stratified")
     scores = test[["match", *SLICES]].assign(production=score(test, real))
     p = np.clip(scores["production"], 1e-6, 1 - 1e-6)
     itself = decide(scores.assign(candidate=scores["production"]), load_policy())

@@ -83,7 +83,7 @@ def test_the_real_candidate_too(clean_python: Path, real: Path, tmp_path: Path) 
     from matchmaking.split import split
 
     pairs, _ = read_pairs(real / "matchmaking_dataset.csv")
-    train, test = split(pairs)
+    train, test = split(pairs, "stratified")
     train.to_parquet(tmp_path / "train.parquet", index=False)
     train_candidate(tmp_path / "train.parquet", real, tmp_path / "candidate", Recipe())
     found = served(clean_python, tmp_path / "candidate", test.to_json(orient="records", double_precision=15))

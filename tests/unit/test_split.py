@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+import h5py
+import numpy as np
 import pandas as pd
 import pytest
 from sklearn.model_selection import train_test_split
 
+from matchmaking import production
 from matchmaking.errors import InputError
+from matchmaking.lineage import Lineage, read_lineage, write_lineage
 from matchmaking.sample import generate
 from matchmaking.schema import FEATURES
-from matchmaking.split import held_out_by_hash, split
+from matchmaking.split import ASSUMED, SPLITS, Facts, held_out_by_hash, split, split_file, stratified_lineage
 
 
 def key(pairs: pd.DataFrame) -> set[tuple[object, ...]]:
@@ -19,11 +27,12 @@ def key(pairs: pd.DataFrame) -> set[tuple[object, ...]]:
 def test_stratified_is_production_s_split() -> None:
     pairs = generate(1_000, seed=0)
     train, test = train_test_split(pairs, test_size=0.2, random_state=42, stratify=pairs["match"])
-    pd.testing.assert_frame_equal(split(pairs)[0], train)
-    pd.testing.assert_frame_equal(split(pairs)[1], test)
+    found = split(pairs, "stratified")
+    pd.testing.assert_frame_equal(found[0], train)
+    pd.testing.assert_frame_equal(found[1], test)
 
 
-@pytest.mark.parametrize("how", ["stratified", "hash"])
+@pytest.mark.parametrize("how", SPLITS)
 def test_a_copy_of_a_training_row_is_no_test_row(how: str) -> None:
     pairs = generate(1_000, seed=0)
     train, test = split(pd.concat([pairs, pairs.head(500)], ignore_index=True), how)
@@ -48,9 +57,9 @@ def test_hash_test_rows_stay_test_rows_as_the_dataset_grows() -> None:
         assert not tested & key(train)
 
 
-def test_the_default_split_does_not_promise_that() -> None:
+def test_stratified_alone_does_not_promise_that() -> None:
     pairs = generate(8_000, seed=0)
-    earlier, later = split(pairs.head(5_000)), split(pairs)
+    earlier, later = split(pairs.head(5_000), "stratified"), split(pairs, "stratified")
     assert key(earlier[0]) & key(later[1])
 
 
@@ -70,7 +79,7 @@ def test_an_unknown_split_is_refused() -> None:
         split(generate(100, seed=0), "random")
 
 
-@pytest.mark.parametrize("how", ["stratified", "hash"])
+@pytest.mark.parametrize("how", SPLITS)
 def test_repeated_pairs_keep_the_test_part_as_it_is(how: str) -> None:
     """Copies go where their pair goes, whatever was copied."""
     pairs = generate(4_000, seed=0)
@@ -83,3 +92,131 @@ def test_repeated_pairs_keep_the_test_part_as_it_is(how: str) -> None:
         assert key(train) == key(plain[0])
         assert len(train) + len(test) == len(repeated)
     assert split(five, how)[1]["match"].mean() == pytest.approx(plain[1]["match"].mean())
+
+
+# ------------------------------------------------------------------------------- what production has been trained on
+
+
+@dataclass
+class Line:
+    """A production model and the datasets that come after one another."""
+
+    folder: Path
+
+    def run(self, pairs: pd.DataFrame, how: str = "auto") -> tuple[Facts, pd.DataFrame, pd.DataFrame]:
+        """What a run splits off; its candidate is in production from then on."""
+        name = f"data{len(list(self.folder.glob('data*')))}"
+        paths = [self.folder / each for each in (name, "train", "test", f"{name}.lineage")]
+        pairs.to_parquet(paths[0])
+        facts = split_file(paths[0], self.folder, *paths[1:], how, f"version of {name}")
+        shutil.copyfile(paths[3], self.folder / production.MODEL)
+        return facts, pd.read_parquet(paths[1]), pd.read_parquet(paths[2])
+
+
+@pytest.fixture
+def line(tmp_path: Path) -> Line:
+    return Line(tmp_path)
+
+
+def from_elsewhere(line: Line) -> None:
+    with h5py.File(line.folder / production.MODEL, "w") as file:
+        file.create_group("model_weights")
+
+
+def grown(pairs: pd.DataFrame, rows: int) -> pd.DataFrame:
+    """The first so many, in another order."""
+    return pairs.head(rows).sample(frac=1, random_state=rows)
+
+
+@pytest.mark.parametrize("first", ["none", "from elsewhere"])
+@pytest.mark.parametrize("later", SPLITS)
+def test_no_pair_that_trained_production_is_held_out(line: Line, first: str, later: str) -> None:
+    """Under `auto`, no pair that trained any model before it either."""
+    pairs = generate(9_000, seed=0)
+    if first == "from elsewhere":
+        from_elsewhere(line)
+    trained: set[tuple[object, ...]] = set()
+    for rows in (4_000, 6_000, 9_000):
+        facts, train, test = line.run(grown(pairs, rows), "auto" if rows == 4_000 else later)
+        assert not trained & key(test)
+        assert not key(train) & key(test)
+        assert (facts.train_rows, facts.test_rows) == (len(train), len(test))
+        assert len(train) + len(test) + facts.left_out == rows
+        assert facts.left_out == 0 or facts.rule == later
+        trained = key(train) | (trained if later == "auto" else set())
+    if later == "auto":
+        assert 0.18 < len(test) / 9_000 < 0.22
+        assert facts.left_out == 0
+
+
+def test_pairs_that_are_gone_are_remembered(line: Line) -> None:
+    """A dataset that is cut and grows again holds out nothing that has trained."""
+    pairs = generate(6_000, seed=0)
+    from_elsewhere(line)
+    _, first, _ = line.run(pairs)
+    line.run(pairs.tail(2_000))
+    _, _, test = line.run(pairs)
+    assert not key(first) & key(test)
+
+
+def test_a_model_from_elsewhere_is_taken_for_one_of_the_stratified_split_and_that_is_said(line: Line) -> None:
+    pairs = generate(3_000, seed=0)
+    from_elsewhere(line)
+    facts, train, test = line.run(pairs)
+    expected = split(pairs, "stratified")
+    for part, as_expected in zip((train, test), expected, strict=True):
+        pd.testing.assert_frame_equal(part, as_expected.reset_index(drop=True))
+    assert (facts.asked, facts.rule, facts.left_out) == ("auto", "stratified", 0)
+    (note,) = facts.notes
+    assert "doesn't say which pairs trained it" in note and "this dataset (version version of " in note
+    assert test.attrs["split"]["notes"] == [note]
+
+
+def test_what_is_said_of_its_training_counts(line: Line) -> None:
+    pairs = generate(6_000, seed=0)
+    from_elsewhere(line)
+    old = pairs.head(4_000)
+    write_lineage(line.folder / ASSUMED, stratified_lineage(old, "the old one"))
+    facts, _, test = line.run(pairs)
+    assert not key(split(old, "stratified")[0]) & key(test)
+    assert key(split(old, "stratified")[1]) <= key(test)
+    assert facts.rule == "production's" and "the dataset given as production's (version the old one)" in facts.notes[0]
+
+
+def test_an_explicit_split_leaves_out_what_trained_production(line: Line) -> None:
+    pairs = generate(6_000, seed=0)
+    line.run(pairs)
+    facts, train, test = line.run(pairs, "stratified")
+    # of a fifth of the pairs a fifth
+    assert 0.03 < len(test) / 6_000 < 0.05
+    assert facts.left_out == 1_200 - len(test)
+    assert f"{facts.left_out:,} pairs that the stratified split would hold out may have trained" in facts.notes[0]
+    # neither did those left out train the candidate, which stands for them from now on
+    _, _, later = line.run(pairs)
+    assert not key(train) & key(later) and len(later) == 1_200
+
+
+def test_nothing_clean_left_is_told(line: Line) -> None:
+    pairs = generate(2_000, seed=0)
+    line.run(pairs)
+    trained = pairs[~held_out_by_hash(pairs)]
+    with pytest.raises(InputError, match=r"the test part of the stratified split \(without [\d,]+ pairs that trained"):
+        split(trained, "stratified", read_lineage(line.folder / production.MODEL))
+
+
+def test_where_the_hash_decides_nothing_is_listed(line: Line) -> None:
+    line.run(generate(3_000, seed=0))
+    found = read_lineage(line.folder / production.MODEL)
+    assert found is not None and len(found.listed) == 0
+    assert (found.dataset_version, found.split) == ("version of data0", "hash")
+
+
+def test_what_is_no_lineage_is_told(tmp_path: Path) -> None:
+    path = tmp_path / "model.h5"
+    write_lineage(path, Lineage(listed=np.array([5, 3], np.uint64), listed_held_out=np.array([True, False])))
+    with pytest.raises(InputError, match=r"model\.h5: what it says of the pairs that trained it can't be read"):
+        read_lineage(path)
+    with h5py.File(path, "a") as file:
+        file["lineage"].attrs["format"] = 2
+    with pytest.raises(InputError, match="newer version"):
+        read_lineage(path)
