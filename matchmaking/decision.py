@@ -20,7 +20,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from matchmaking.errors import InputError
-from matchmaking.escape import for_markdown
+from matchmaking.escape import for_markdown, visible
 from matchmaking.metrics import LOWER_IS_BETTER, THRESHOLD, evaluate, expected_calibration_error
 
 # what can be tested: means over rows or pairs of rows, of which the bootstrap knows the sampling error
@@ -624,7 +624,7 @@ def _verdict(
         kind = "distinct matches" if distinct["rows"] < rows else "matches"
         return "hold", [f"{positives} {kind} in the held-out rows; a decision needs {needed}"]
     harmed = [
-        f"{t['name']} is clearly worse: {_numbers(t)}; it may lose {t['margin']:g} "
+        f"{visible(t['name'])} is clearly worse: {_numbers(t)}; it may lose {t['margin']:g} "
         f"(p = {t['p_harm_holm']:.2g}, Holm-adjusted)"
         for t in guardrails
         if t["result"] == "harm"
@@ -748,7 +748,7 @@ def explain(decision: dict[str, Any]) -> str:
             primary["p_value"],
         ),
         *(
-            _row(for_markdown(t["name"]), t["distinct"], t, f"> -{t['margin']:g}", t["p_harm_holm"])
+            _row(for_markdown(visible(t["name"])), t["distinct"], t, f"> -{t['margin']:g}", t["p_harm_holm"])
             for t in d["guardrails"]
         ),
         "",
@@ -800,7 +800,7 @@ def _changes(decision: dict[str, Any]) -> list[str]:
         return [f"held-out rows with at least {policy['bootstrap']['min_positives']} distinct matches"]
     changes = [f"the serving contract: {what}" for what in decision.get("contract", {}).get("failed", [])]
     changes += [
-        f"{t['name']}: a loss below {t['margin']:g} (now {-t['improvement']:.4f})"
+        f"{visible(t['name'])}: a loss below {t['margin']:g} (now {-t['improvement']:.4f})"
         for t in guardrails
         if t["result"] == "harm"
     ]

@@ -8,11 +8,18 @@ from __future__ import annotations
 
 import html
 import re
+from collections.abc import Iterator
 
 _MARKDOWN = re.compile(r"([\\`*_{}\[\]|#!~$])")
 # what makes a line a list or a heading where it begins it
 _LEADING = re.compile(r"^(\d*)([-+.)=](?!\d)|>)")
 _SPACES = re.compile(r"[\t\n\r\v\f]+")
+# of a value: white space, but single spaces; and letters and marks that show nothing (Unicode's Default_Ignorable)
+_UNSEEN = re.compile(
+    r"[\t\n\r\v\f\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180d\u180f\u2800\u3164\ufe00-\ufe0f\uffa0\U000e0100-\U000e01ef]"
+    r"|(?<= ) "
+)
+_COLOURS = re.compile(r"\x1b\[[\d;]*m")
 
 
 def for_terminal(text: object) -> str:
@@ -23,7 +30,21 @@ def for_terminal(text: object) -> str:
     shown = _SPACES.sub(" ", str(text))
     if shown.isprintable():
         return shown
-    return "".join(each if each.isprintable() else ascii(each)[1:-1] for each in shown)
+    return "".join(each if each.isprintable() else _spelled(each) for each in shown)
+
+
+def visible(text: object) -> str:
+    r"""A single value (a category, a column's name) in which white space can be told apart, too.
+
+    A tab becomes `\t`, a line break `\n`, of several spaces each but the first `\x20`; else as `for_terminal` has it.
+    """
+    return for_terminal(_UNSEEN.sub(lambda found: _spelled(found[0]), str(text)))
+
+
+def log_lines(text: str) -> Iterator[str]:
+    """The lines of a program's log, for a terminal; its colours are left out."""
+    for line in text.removesuffix("\n").split("\n") if text else []:
+        yield for_terminal(_COLOURS.sub("", line.removesuffix("\r")))
 
 
 def for_html(text: object) -> str:
@@ -35,3 +56,7 @@ def for_markdown(text: object) -> str:
     """Text for Markdown, also in a table's cell: neither Markdown's own syntax, nor HTML, nor a bare address."""
     escaped = _LEADING.sub(r"\1\\\2", _MARKDOWN.sub(r"\\\1", for_terminal(text).strip()))
     return escaped.replace("&", "&amp;").replace("<", "&lt;").replace("://", r"\://")
+
+
+def _spelled(char: str) -> str:
+    return r"\x20" if char == " " else ascii(char)[1:-1]

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from matchmaking.errors import InputError
-from matchmaking.escape import for_terminal
+from matchmaking.escape import visible
 from matchmaking.schema import CATEGORICAL, likely
 
 NUMBERS = (
@@ -93,7 +93,7 @@ def _other_width(values: pd.Series, width: int) -> str:
     shown = []
     for category, rows in list(counts.items())[width:][:5]:
         meant = likely(str(category), [str(known) for known in counts.index[:width]])
-        shown.append(f"'{for_terminal(str(category))}' {rows:,} rows" + (f" ({for_terminal(meant)}?)" if meant else ""))
+        shown.append(f"'{visible(category)}' {rows:,} rows" + (f" ({visible(meant)}?)" if meant else ""))
     return (
         f"column '{values.name}' has {len(counts)} categories, {len(counts) - width} more than the service knows; the "
         f"rarest: {', '.join(shown)}. Correct them, or leave those rows out"

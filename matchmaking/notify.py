@@ -56,7 +56,7 @@ def send(event: Event, title: str, body: str) -> bool:
     thread.join(SECONDS)
     if not any(reached):
         # what apprise says of a failure may hold the URL, so that isn't shown
-        print(f"the notification '{redact(title)}' did not reach everybody; the run goes on", flush=True)
+        print(f"the notification '{for_terminal(redact(title))}' did not reach everybody; the run goes on", flush=True)
     return any(reached)
 
 

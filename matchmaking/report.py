@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from matchmaking.escape import for_markdown, for_terminal
+from matchmaking.escape import for_markdown, for_terminal, visible
 from matchmaking.metrics import LOWER_IS_BETTER, SCALARS
 from matchmaking.redact import redact
 
@@ -92,7 +92,7 @@ def _outcome(summary: dict[str, Any]) -> str:
     drift = _drift(summary)
     if drift:
         columns = drift.get("drifted_columns") or summary.get("drifted_columns") or []
-        listed = ", ".join(map(str, columns[:5])) + (f" and {len(columns) - 5} more" if len(columns) > 5 else "")
+        listed = ", ".join(map(visible, columns[:5])) + (f" and {len(columns) - 5} more" if len(columns) > 5 else "")
         if drift.get("drifted"):
             reasons = f" ({'; '.join(drift['reasons'])})" if drift.get("reasons") else ""
             text = f"The data has drifted{reasons}: {listed}."
@@ -137,7 +137,7 @@ def slice_rows(models: dict[str, dict[str, Any]]) -> dict[str, list[SliceRow]]:
         for value, group in next(iter(groups.values())).items():
             numbers = [[groups[name].get(value, {}).get(metric) for name in models] for metric in SLICE_METRICS]
             few = group["positives"] < FEW_POSITIVES
-            rows.append(SliceRow(str(value), group["rows"], group["positives"], few, numbers))
+            rows.append(SliceRow(visible(value), group["rows"], group["positives"], few, numbers))
         tables[column] = sorted(rows, key=lambda row: -row.rows)[:MOST_SLICES]
     return tables
 
@@ -222,7 +222,7 @@ def markdown_report(summary: dict[str, Any]) -> str:
         ]
         for column in drift["columns"]:
             cells = [
-                str(column["column"]),
+                visible(column["column"]),
                 column["kind"],
                 _number(column["statistic"]),
                 _number(column["threshold"]),
@@ -260,6 +260,19 @@ def terminal_table(summary: dict[str, Any]) -> Table:
     return table
 
 
+def terminal_notes(summary: dict[str, Any]) -> Table | None:
+    """What stands below a run's headline: the reasons, and what somebody should look at; None for nothing."""
+    from rich.markup import escape
+    from rich.table import Table
+
+    notes = Table.grid(padding=(0, 1))
+    for reason in summary.get("reasons") or []:
+        notes.add_row("  -", escape(for_terminal(reason)))
+    for warning in warnings(summary):
+        notes.add_row("  -", f"[yellow]Warning:[/] {escape(for_terminal(warning))}")
+    return notes if notes.row_count else None
+
+
 def _drift_table(drift: dict[str, Any]) -> Table:
     from rich.markup import escape
     from rich.table import Table
@@ -271,7 +284,7 @@ def _drift_table(drift: dict[str, Any]) -> Table:
     for column in drift.get("columns") or []:
         numbers = (_number(column["statistic"]), _number(column["threshold"]))
         drifted = "[red]yes[/]" if column["drifted"] else "no"
-        table.add_row(escape(for_terminal(column["column"])), column["kind"], *numbers, drifted)
+        table.add_row(*(escape(visible(column[key])) for key in ("column", "kind")), *numbers, drifted)
     return table
 
 
@@ -338,11 +351,11 @@ def _data(summary: dict[str, Any]) -> list[str]:
         lines.append(f"{split['test_rows']:,} held out by {how} split, {split['train_rows']:,} to train on.")
         lines += [f"{note[:1].upper()}{note[1:]}." for note in split["notes"]]
     if data.get("extra_columns"):
-        lines.append(f"Extra columns, ignored: {', '.join(map(str, data['extra_columns']))}.")
+        lines.append(f"Extra columns, ignored: {', '.join(map(visible, data['extra_columns']))}.")
     if "warnings" in data:
         return [*lines, *(f"Warning: {warning}." for warning in data["warnings"])]
     for column, counts in (data.get("unseen") or {}).items():
-        listed = ", ".join(f"{name} ({rows:,})" for name, rows in list(counts.items())[:10])
+        listed = ", ".join(f"{visible(name)} ({rows:,})" for name, rows in list(counts.items())[:10])
         more = f" and {len(counts) - 10} more" if len(counts) > 10 else ""
         lines.append(f"{column} has categories unknown to production, which it scores as if empty: {listed}{more}.")
     if data.get("duplicates"):
@@ -396,7 +409,7 @@ def _text_lines(summary: dict[str, Any], evaluation: dict[str, Any] | None) -> I
         )
         for group in rows:
             numbers = "".join(f"{' / '.join(_number(v, 3) for v in pair):>{cell}}" for pair in group.values)
-            name = textwrap.shorten(for_terminal(group.value), 17, placeholder="…") or "…"
+            name = textwrap.shorten(group.value, 17, placeholder="…") or "…"
             yield f"{name:<18}{group.rows:>8,}{group.positives:>8,}{'*' if group.few else ' '}{numbers}"
         if any(group.few for group in rows):
             yield f"* fewer than {FEW_POSITIVES} matches: too few to tell models apart"
@@ -406,7 +419,8 @@ def _text_lines(summary: dict[str, Any], evaluation: dict[str, Any] | None) -> I
         yield from _section("Drift by column")
         yield f"{'':<24}{'kind':<10}{'method':<16}{'distance':>10}{'threshold':>12}"
         for column in drift["columns"]:
-            line = f"{for_terminal(str(column['column'])):<24.23}{column['kind']:<10}{column['method'] or '-':<16}"
+            kind, method = visible(column["kind"]), visible(column["method"] or "-")
+            line = f"{visible(column['column']):<24.23}{kind:<10}{method:<16}"
             line += f"{_number(column['statistic']):>10}{_number(column['threshold']):>12}"
             yield line + ("  DRIFTED" if column["drifted"] else "")
         for note in drift.get("notes") or []:

@@ -19,7 +19,7 @@ import numpy as np
 import pandas as pd
 
 from matchmaking.errors import InputError
-from matchmaking.escape import for_terminal
+from matchmaking.escape import for_terminal, visible
 
 if TYPE_CHECKING:
     import pandera.pandas as pa
@@ -261,7 +261,7 @@ def _unknown(column: str, counts: dict[str, int], known: list[str], rows: int) -
     shown = []
     for category, count in list(counts.items())[:SHOWN_CATEGORIES]:
         meant = likely(category, known)
-        shown.append(f"'{for_terminal(category)}' {count:,} rows" + (f" ({for_terminal(meant)}?)" if meant else ""))
+        shown.append(f"'{visible(category)}' {count:,} rows" + (f" ({visible(meant)}?)" if meant else ""))
     more = f" and {len(counts) - SHOWN_CATEGORIES} more" if len(counts) > SHOWN_CATEGORIES else ""
     unknown = sum(counts.values())
     return (
@@ -539,4 +539,4 @@ def _lines(file: _File, rows: list[int]) -> list[int]:
 
 
 def _listed(names: list[str]) -> str:
-    return ", ".join(f"'{for_terminal(name)}'" for name in names)
+    return ", ".join(f"'{visible(name)}'" for name in names)

@@ -245,8 +245,10 @@ def _mark_failed(run_id: str, reason: str) -> bool:
         tracking.fail_run(run_id, reason)
         return True
     except Exception as error:
+        from matchmaking.escape import for_terminal
+
         # the step's own failure is what must be told; this one only in the log
-        print(f"{UNMARKED} {run_id}: {' '.join(str(error).split())}", flush=True)
+        print(for_terminal(f"{UNMARKED} {run_id}: {' '.join(str(error).split())}"), flush=True)
         return False
 
 

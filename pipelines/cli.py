@@ -227,9 +227,13 @@ def bootstrap(
     if outcome.exit_code:
         _show({"bootstrap": outcome}, work_dir)
         raise typer.Exit(outcome.exit_code)
-    change = prepare_promotion(outcome.summary["candidate_uri"], str(production.resolve()))
-    apply(change, say=lambda line: typer.echo(for_terminal(line), err=True))
-    typer.echo(f"{for_terminal(production)} holds a first production model: {change.after}")
+
+    def say(line: str) -> None:
+        typer.echo(for_terminal(line), err=True)
+
+    change = prepare_promotion(outcome.summary["candidate_uri"], str(production.resolve()), say=say)
+    apply(change, say=say)
+    typer.echo(f"{for_terminal(production)} holds a first production model: {for_terminal(change.after)}")
 
 
 @app.command("compile")
@@ -240,7 +244,7 @@ def compile_pipelines(
     from pipelines.compile import compile_all
 
     for path in compile_all(out):
-        typer.echo(str(path))
+        typer.echo(for_terminal(path))
 
 
 @app.command()
@@ -339,7 +343,7 @@ def _show(outcomes: dict[str, Outcome], work_dir: Path) -> None:
     """The tables at the end: what came out, and where everything is."""
     from rich.table import Table
 
-    from matchmaking.report import headline, terminal_table, warnings
+    from matchmaking.report import headline, terminal_notes, terminal_table
 
     console = _console(stderr=False)
     for name, outcome in outcomes.items():
@@ -349,19 +353,14 @@ def _show(outcomes: dict[str, Outcome], work_dir: Path) -> None:
         if outcome.summary["metrics"]["production"] or outcome.summary["metrics"]["candidate"]:
             console.print(terminal_table(outcome.summary))
         console.print(f"[bold]{name}[/bold]: {_escape(headline(outcome.summary))}")
-        notes = Table.grid(padding=(0, 1))
-        for reason in outcome.summary.get("reasons") or []:
-            notes.add_row("  -", _escape(reason))
-        for warning in warnings(outcome.summary):
-            notes.add_row("  -", f"[yellow]Warning:[/] {_escape(warning)}")
-        if notes.row_count:
-            console.print(notes)
+        if told := terminal_notes(outcome.summary):
+            console.print(told)
     where = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
     for name, outcome in outcomes.items():
         if outcome.exit_code:
             error = outcome.summary["error"]
             _console().print(
-                f"[bold red]{name} failed[/bold red] in step {error['step']}: {_escape(error['message'])}",
+                f"[bold red]{name} failed[/bold red] in step {_escape(error['step'])}: {_escape(error['message'])}",
                 soft_wrap=True,
             )
             where.add_row(f"{name} log", _escape(_shown(outcome.folder / "run.log")))

@@ -31,6 +31,7 @@ import typer
 import yaml
 
 from matchmaking.errors import InputError, MlopsError
+from matchmaking.escape import for_terminal, log_lines
 from matchmaking.settings import image, kfp_host
 from pipelines import capacity
 from pipelines.capacity import KFP, PLATFORM, quantity
@@ -233,15 +234,15 @@ def status(cluster: Cluster = Kind.kind) -> None:
         typer.echo(f"{namespace}:")
         for deployment in kubectl.items("deployments", namespace):
             state = "ready" if _available(deployment) else "not ready"
-            typer.echo(f"  {deployment['metadata']['name']:<36}{state}")
+            _say(f"  {deployment['metadata']['name']:<36}{state}")
         for job in kubectl.items("jobs", namespace):
-            typer.echo(f"  job {job['metadata']['name']:<32}{_job_state(job)}")
+            _say(f"  job {job['metadata']['name']:<32}{_job_state(job)}")
         for cron in kubectl.items("cronjobs", namespace):
             last = cron.get("status", {}).get("lastScheduleTime", "never")
             when = f"{cron['spec']['schedule']} {cron['spec'].get('timeZone', '')}"
-            typer.echo(f"  {cron['metadata']['name']:<36}{when}, last {last}")
+            _say(f"  {cron['metadata']['name']:<36}{when}, last {last}")
         for pod, reason in _troubles(kubectl, namespace).items():
-            typer.echo(f"  {pod}: {reason}")
+            _say(f"  {pod}: {reason}")
 
 
 @app.command()
@@ -254,7 +255,7 @@ def logs(
     for namespace in NAMESPACES:
         for kind in ("deployment", "job"):
             if any(found["metadata"]["name"] == step for found in kubectl.items(f"{kind}s", namespace)):
-                typer.echo(kubectl("logs", f"{kind}/{step}", "--namespace", namespace, "--tail=500"), nl=False)
+                _say_log(kubectl("logs", f"{kind}/{step}", "--namespace", namespace, "--tail=500"))
                 return
     # Argo calls a node by its way down: retrain-x7d2f.root.train.executor(0)
     called = re.compile(rf"\.{re.escape(step)}(\(\d+\))?\.executor(\(\d+\))?$")
@@ -266,7 +267,7 @@ def logs(
     if not pods:
         raise InputError(f"there is no pod of a step {step}; KFP's UI has the logs of runs that ended over an hour ago")
     newest = max(pods, key=lambda pod: str(pod["creationTimestamp"]))["name"]
-    typer.echo(kubectl("logs", newest, "--namespace", KFP, "--container=main"), nl=False)
+    _say_log(kubectl("logs", newest, "--namespace", KFP, "--container=main"))
 
 
 @app.command()
@@ -307,7 +308,7 @@ def check(cluster: Kind, build: bool) -> None:
         problems += _old_kubectl()
         problems += _small_docker() if cluster is not Kind.existing else []
     for problem in problems:
-        typer.echo(f"Error: {problem}", err=True)
+        _say(f"Error: {problem}", err=True)
     for name, (*_, port) in DOORS.items():
         if not _free(port):
             typer.echo(f"Note: port {port} is in use, which `make open` needs for {name}", err=True)
@@ -644,7 +645,7 @@ def _wait(kubectl: Kubectl, objects: list[dict[str, Any]], deadline: float, say:
             return
         if time.monotonic() > deadline:
             for pod, why in troubles.items():
-                typer.echo(f"  {pod}: {why}", err=True)
+                _say(f"  {pod}: {why}", err=True)
             raise MlopsError(
                 f"not ready in time: {', '.join(missing)}; `make status` and `make logs STEP=...` show more"
             )
@@ -820,18 +821,20 @@ def _step(name: str) -> Iterator[Callable[..., None]]:
     called with what is to be said, and with what has to differ for that to be something else.
     """
     from rich.console import Console
+    from rich.markup import escape
 
     console, begin = Console(stderr=True, highlight=False, soft_wrap=True), time.monotonic()
     if console.is_terminal:
         with console.status(f"  {name}") as spinner:
-            yield lambda text, *_: spinner.update(f"  {name}: {text}")
+            yield lambda text, *_: spinner.update(f"  {name}: {escape(for_terminal(text))}")
     else:
         state: dict[str, Any] = {"text": "", "about": None}
         ended = threading.Event()
 
         def line() -> None:
             now = f"{time.monotonic() - begin:.0f} s"
-            console.print(f"  {name}, {now}: {state['text']}" if state["text"] else f"  {name}, {now}", markup=False)
+            text = for_terminal(state["text"])
+            console.print(f"  {name}, {now}: {text}" if text else f"  {name}, {now}", markup=False)
 
         def say(text: str, *about: object) -> None:
             changed, state["text"], state["about"] = state["about"] != (about or text), text, about or text
@@ -869,7 +872,13 @@ def run(*command: str, stdin: str | None = None, tries: int = 1, seconds: float 
             time.sleep(WAIT_SECONDS)
         try:
             done = subprocess.run(
-                command, input=stdin or "", capture_output=True, text=True, timeout=seconds, check=False
+                command,
+                input=stdin or "",
+                capture_output=True,
+                encoding="utf-8",
+                errors="replace",
+                timeout=seconds,
+                check=False,
             )
         except FileNotFoundError:
             raise MlopsError(f"{command[0]} isn't installed") from None
@@ -883,12 +892,24 @@ def run(*command: str, stdin: str | None = None, tries: int = 1, seconds: float 
     raise MlopsError(f"{shown}: {said[-600:]}")
 
 
+def _say(text: str, err: bool = False) -> None:
+    """Prints a line: names and reasons in it are the cluster's."""
+    typer.echo(for_terminal(text), err=err)
+
+
+def _say_log(text: str) -> None:
+    for line in log_lines(text):
+        typer.echo(line)
+
+
 def main() -> None:
     """Runs the command line; a failure is one line and an exit code."""
     try:
         app()
     except MlopsError as error:
-        typer.echo(f"Error: {error}", err=True)
+        # a Job's last lines are more than one
+        for line in log_lines(f"Error: {error}"):
+            typer.echo(line, err=True)
         sys.exit(error.exit_code)
 
 

@@ -136,9 +136,9 @@ def submit(
     uploaded = cluster.upload(server, pipeline)
     _say_uploaded(console, uploaded)
     run = cluster.start(server, uploaded, passed, name, experiment)
-    console.print(f"[bold]{pipeline}[/bold]  {run.url}", soft_wrap=True)
+    console.print(f"[bold]{pipeline}[/bold]  {_escape(run.url)}", soft_wrap=True)
     if run.found:
-        console.print(f"  the run {run.name} is there already: it is followed, no other is started")
+        console.print(f"  the run {_escape(run.name)} is there already: it is followed, no other is started")
     started = {"pipeline": pipeline, "run_id": run.run_id, "name": run.name, "url": run.url}
     if not wait:
         typer.echo(json.dumps(started, indent=1) if as_json else run.run_id)
@@ -162,7 +162,8 @@ def upload(host: Host = "") -> None:
     from pipelines.submit import upload_all
 
     for version in upload_all(host or kfp_host()):
-        typer.echo(f"{version.pipeline:<10}{version.name}  {'uploaded' if version.uploaded else 'there already'}")
+        told = "uploaded" if version.uploaded else "there already"
+        typer.echo(for_terminal(f"{version.pipeline:<10}{version.name}  {told}"))
 
 
 @schedule_app.command("apply")
@@ -196,7 +197,7 @@ def schedule_apply(
             )
         arguments[name] = laid_over(arguments[name], given(context), _chosen(found, f"--file {file}: {name}.arguments"))
     for name, done in schedule.apply(_server(host), schedules, arguments).items():
-        typer.echo(f"{name:<10}{schedules[name]:<16}{done}")
+        typer.echo(for_terminal(f"{name:<10}{schedules[name]:<16}{done}"))
     _console().print(
         "[yellow]Where the CronJobs of manifests/schedules/ are applied too, each pipeline runs twice: delete them, or "
         "`mlops schedule remove`.[/yellow]"
@@ -225,11 +226,11 @@ def schedule_list(
     table = Table("pipeline", "schedule (UTC)", "next", "last", "that run")
     for row in rows:
         table.add_row(
-            row.name,
-            row.cron,
+            _escape(row.name),
+            _escape(row.cron),
             f"{row.next:%Y-%m-%d %H:%M}" if row.next else "never" if row.enabled else "disabled",
             f"{row.last:%Y-%m-%d %H:%M}" if row.last else "",
-            (row.last_state or "").lower(),
+            _escape((row.last_state or "").lower()),
         )
     _console(stderr=False).print(table)
 
@@ -240,7 +241,7 @@ def schedule_remove(host: Host = "") -> None:
     from pipelines import schedule
 
     removed = schedule.remove(_server(host))
-    typer.echo(f"removed: {', '.join(removed)}" if removed else "there was no recurring run of ours")
+    typer.echo(for_terminal(f"removed: {', '.join(removed)}") if removed else "there was no recurring run of ours")
 
 
 def register(app: typer.Typer) -> None:
@@ -268,9 +269,10 @@ def _followed(server: Server, run: Run, console: Console, timeout: float | None,
     except KeyboardInterrupt:
         if stop:
             cluster.terminate(server, run)
-            console.print(f"interrupted: the run is being stopped: {run.url}", soft_wrap=True)
+            told = "the run is being stopped"
         else:
-            console.print(f"interrupted: the run goes on; Terminate on its page stops it: {run.url}", soft_wrap=True)
+            told = "the run goes on; Terminate on its page stops it"
+        console.print(f"interrupted: {told}: {_escape(run.url)}", soft_wrap=True)
         raise typer.Exit(130) from None
 
 
@@ -286,7 +288,7 @@ def _close_record(run: Run, ended: Ended, console: Console) -> None:
         for record in tracking.open_runs(run.run_id):
             reconcile.close(record, *reconcile.reason(ended))
     except tracking.TrackingError as error:
-        console.print(f"[yellow]{error}; the CronJob reconcile closes it[/yellow]", soft_wrap=True)
+        console.print(f"[yellow]{_escape(error)}; the CronJob reconcile closes it[/yellow]", soft_wrap=True)
 
 
 class _Progress:
@@ -308,15 +310,15 @@ class _Progress:
     def step(self, step: Step) -> None:
         if step.state in ("PENDING", "RUNNING"):
             if step.task not in self.running and not self.console.is_terminal:
-                self.console.print(f"  {step.title:<32}{'':>8}  started")
-            self.running[step.task] = step.title
+                self.console.print(f"  {_escape(step.title):<32}{'':>8}  started")
+            self.running[step.task] = _escape(step.title)
         else:
             self.running.pop(step.task, None)
             # of what was left out, since an earlier step failed or a condition wasn't met, there is nothing to say
             if step.state in ("SUCCEEDED", "FAILED", "CANCELED"):
                 took = f"{step.seconds:6.0f} s" if step.seconds is not None else ""
                 colour = {"SUCCEEDED": "green", "FAILED": "red"}.get(step.state, "yellow")
-                self.console.print(f"  {step.title:<32}{took:>8}  [{colour}]{step.state.lower()}[/]")
+                self.console.print(f"  {_escape(step.title):<32}{took:>8}  [{colour}]{_escape(step.state.lower())}[/]")
         self.status.update(f"  {', '.join(self.running.values()) or 'waiting for the next step'}")
 
 
@@ -326,16 +328,12 @@ def _say_uploaded(console: Console, version: Version) -> None:
 
 
 def _show(pipeline: str, run: Run, ended: Ended) -> None:
-    """What came of a run: the same table as of a local one."""
-    from rich.markup import escape
-
-    from matchmaking.report import headline, terminal_table
+    """What came of a run: the same table, reasons and warnings as of a local one."""
+    from matchmaking.report import headline, terminal_notes, terminal_table
 
     if ended.error:
-        step = f" in step {ended.error['step']}" if ended.error["step"] else ""
-        _console().print(
-            f"[bold red]{pipeline} failed[/]{step}: {escape(for_terminal(ended.error['message']))}", soft_wrap=True
-        )
+        step = f" in step {_escape(ended.error['step'])}" if ended.error["step"] else ""
+        _console().print(f"[bold red]{pipeline} failed[/]{step}: {_escape(ended.error['message'])}", soft_wrap=True)
         return
     console = _console(stderr=False)
     console.print()
@@ -343,13 +341,13 @@ def _show(pipeline: str, run: Run, ended: Ended) -> None:
     if summary:
         if summary["metrics"]["production"] or summary["metrics"]["candidate"]:
             console.print(terminal_table(summary))
-        console.print(f"[bold]{pipeline}[/bold]: {escape(for_terminal(headline(summary)))}")
-        for reason in summary["reasons"]:
-            console.print(f"  - {escape(for_terminal(reason))}")
+        console.print(f"[bold]{pipeline}[/bold]: {_escape(headline(summary))}")
+        if told := terminal_notes(summary):
+            console.print(told)
     elif ended.promotion is None:
         _console().print(f"{pipeline} succeeded; its summary couldn't be read from the log, the page has it")
     if ended.promotion is not None:
-        console.print(f"[bold]promote[/bold]: {escape(for_terminal(_promoted(ended.promotion)))}")
+        console.print(f"[bold]promote[/bold]: {_escape(_promoted(ended.promotion))}")
     where = {"run": run.url}
     if summary:
         where = {"candidate": summary["candidate_uri"], "MLflow run": mlflow_run_url(summary["run_id"]), **where}
@@ -357,7 +355,7 @@ def _show(pipeline: str, run: Run, ended: Ended) -> None:
     for label, place in where.items():
         if place:
             # whole, however narrow the terminal: addresses are copied
-            console.print(f"{label:<12}{escape(for_terminal(place))}", soft_wrap=True)
+            console.print(f"{label:<12}{_escape(place)}", soft_wrap=True)
 
 
 def _promoted(entry: dict[str, Any]) -> str:
@@ -369,17 +367,22 @@ def _promoted(entry: dict[str, Any]) -> str:
     return f"production holds {State(**entry['to'])}{backup}."
 
 
-def _memory(pipeline: str, arguments: Mapping[str, Any], console: Console) -> str:
-    """What the steps of a run get: what is asked for, or what its data's size asks for, if a node could hold it."""
+def _escape(text: object) -> str:
+    """For rich, which takes `[red]` for a colour."""
     from rich.markup import escape
 
+    return escape(for_terminal(text))
+
+
+def _memory(pipeline: str, arguments: Mapping[str, Any], console: Console) -> str:
+    """What the steps of a run get: what is asked for, or what its data's size asks for, if a node could hold it."""
     from pipelines.memory import check_fits, choose
 
     chosen = arguments.get("memory")
     if not chosen:
         uris = [arguments[name] for name in DATA_ARGUMENTS if arguments.get(name)]
         chosen, why = choose(pipeline, uris)
-        console.print(f"[dim]memory {chosen}: {escape(for_terminal(why))}[/dim]", soft_wrap=True)
+        console.print(f"[dim]memory {chosen}: {_escape(why)}[/dim]", soft_wrap=True)
     check_fits(str(chosen), os.environ.get("MLOPS_NODE_MEMORY", ""))
     return str(chosen)
 

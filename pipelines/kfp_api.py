@@ -27,6 +27,7 @@ from urllib3.exceptions import (
 )
 
 from matchmaking.errors import InputError, MlopsError
+from matchmaking.escape import for_terminal
 from matchmaking.redact import redact
 
 # what a pipeline carries in the cluster needs it: security contexts, optional keys
@@ -177,7 +178,7 @@ class Server:
         error = state.outcome.exception() if state.outcome else None
         # the first wait is short, and most often enough
         if error is not None and state.attempt_number == 2:
-            print(f"waiting: {self._told(error)}", file=sys.stderr, flush=True)
+            print(for_terminal(f"waiting: {self._told(error)}"), file=sys.stderr, flush=True)
 
     def _told(self, error: BaseException, kind: type[ServerError] = ServerError) -> ServerError:
         """A failure in one line."""

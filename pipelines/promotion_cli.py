@@ -128,22 +128,22 @@ def _carry_out(change: Change, yes: bool) -> None:
         if change.action == "rollback":
             raise
         back = f"mlops rollback --production {change.production_uri}"
-        if yes or not sys.stdin.isatty() or not typer.confirm(f"{error}. Roll back?"):
+        if yes or not sys.stdin.isatty() or not typer.confirm(for_terminal(f"{error}. Roll back?")):
             raise promotion.RestartError(f"{error}; the new model is in place, `{back}` takes it back") from error
         _carry_out(promotion.prepare_rollback(change.production_uri, reason=str(error), say=_say), yes=True)
         raise typer.Exit(1) from error
-    typer.echo(f"done: production holds {change.after}")
+    typer.echo(f"done: production holds {for_terminal(change.after)}")
     if entry.backup:
         to = "" if change.action == "promote" else f" --to {change.before.version or (change.before.model or '')[:12]}"
-        typer.echo(f"backup: {entry.backup} in the production folder; `mlops rollback{to}` restores it")
+        typer.echo(for_terminal(f"backup: {entry.backup} in the production folder; `mlops rollback{to}` restores it"))
 
 
 def _show(found: History) -> None:
     for entry in found.entries:
         if foreign := found.foreign_before.get(entry.id):
-            typer.echo(f"FOREIGN: a model file that no promotion of ours wrote (sha256 {foreign[:12]})")
+            typer.echo(f"FOREIGN: a model file that no promotion of ours wrote (sha256 {for_terminal(foreign[:12])})")
         what = entry.action + (f" of a {entry.abandoned}" if entry.abandoned else "")
-        typer.echo(f"{entry.time}  {what} by {for_terminal(entry.who)}")
+        typer.echo(for_terminal(f"{entry.time}  {what} by {entry.who}"))
         typer.echo(f"    from    {for_terminal(entry.before)}")
         typer.echo(f"    to      {for_terminal(entry.after)}")
         for label, text in (("why", entry.why), ("backup", entry.backup)):

@@ -83,7 +83,7 @@ def kubectl(arguments: list[str], stdin: str, behaviour: Any) -> str:
     if command == "delete" and arguments[1] == "job":
         save("objects", {key: each for key, each in objects.items() if not key.startswith("Job/")})
     if command == "logs":
-        return f"log of {arguments[1]}"
+        return str(behaviour.get("log", f"log of {arguments[1]}"))
     if command == "port-forward":
         forward(int(arguments[2].split(":")[0]), behaviour["kfp"])
     return ""

@@ -28,6 +28,7 @@ import yaml
 
 from matchmaking.settings import image
 from pipelines import cluster
+from tests.hostile import ESCAPES
 from tests.kfp_server import FakeKfp, kfp_server
 from tests.manifests.conftest import OVERLAYS, ROOT, Build, standin
 from tests.services.conftest import free_ports
@@ -578,6 +579,25 @@ def test_logs_finds_the_newest_pod_of_a_step(machine: Machine) -> None:
     assert "log of new" in machine("logs", "--cluster", "existing", "train").stdout
     done = machine("logs", "--cluster", "existing", "nothing")
     assert done.returncode == 2 and "no pod of a step nothing" in done.stderr
+
+
+def test_what_a_cluster_says_moves_no_terminal(machine: Machine) -> None:
+    """Logs hold what steps print of the data; names, reasons and errors are the cluster's."""
+    annotations = {"workflows.argoproj.io/node-name": "retrain-a.root.train.executor(0)"}
+    pod = {"metadata": {"name": "a", "creationTimestamp": "2026-01-01T00:00:00Z", "annotations": annotations}}
+    waiting = {"state": {"waiting": {"reason": "ImagePullBackOff", "message": ESCAPES}}}
+    machine.behaviour["pods"] = [{**pod, "status": {"containerStatuses": [waiting]}}]
+    machine.behaviour["log"] = f"\x1b[31mred\x1b[0m\tand\r\ncity {ESCAPES}\n\nlast"
+    done = machine("logs", "--cluster", "existing", "train")
+    shown = ESCAPES.replace("\x1b[31m", "").encode("unicode_escape").decode()
+    assert done.stdout == f"red and\ncity {shown}\n\nlast\n"
+    told = machine("status", "--cluster", "existing")
+    assert "  a: ImagePullBackOff \\x1b]0;OWNED" in told.stdout
+    machine.behaviour["fails"] = {"kubectl --context mine get pods": f"no {ESCAPES}"}
+    failed = machine("logs", "--cluster", "existing", "train")
+    assert failed.returncode == 1 and "Error: kubectl" in failed.stderr and "OWNED" in failed.stderr
+    for text in (done.stdout, told.stdout, failed.stderr):
+        assert all(char.isprintable() or char == "\n" for char in text)
 
 
 def test_down_of_an_existing_cluster_wants_a_yes(machine: Machine) -> None:

@@ -17,6 +17,7 @@ import pytest
 from matchmaking.errors import InputError, MlopsError
 from matchmaking.production import FILES
 from pipelines import in_cluster
+from tests.hostile import ESCAPES
 
 
 class Api:
@@ -118,6 +119,18 @@ def test_a_runs_workflow_is_looked_for(api: Api, monkeypatch: pytest.MonkeyPatch
     api.status = 403
     with pytest.raises(MlopsError, match="the Workflows of kubeflow can't be read: Forbidden"):
         in_cluster._has_workflow("kubeflow", "6b4b9c9e")
+
+
+def test_errors_move_no_terminal(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / ESCAPES).mkdir()
+    monkeypatch.setattr("sys.argv", ["in_cluster", "fetch", str(tmp_path / ESCAPES), str(tmp_path)])
+    with pytest.raises(SystemExit) as ended:
+        in_cluster.main()
+    assert ended.value.code == 2
+    said = capsys.readouterr().err
+    assert "OWNED\\x07" in said and said.removesuffix("\n").isprintable()
 
 
 def test_fetch_brings_the_three_files_or_says_that_there_are_none(tmp_path: Path) -> None:

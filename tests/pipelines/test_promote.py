@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import time
@@ -12,13 +13,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from markdown_it import MarkdownIt
 
 from matchmaking import production, promotion, registry, tracking
 from matchmaking.package import DECISION, fetch_package
 from matchmaking.sample import generate_file
+from tests.hostile import ESCAPES, HANDLER, MARKDOWN, SCRIPT
 from tests.promotion_fixtures import change_evidence, package, variant
 
 Mlops = Callable[..., "subprocess.CompletedProcess[str]"]
+# how a text that would move the terminal begins there
+SEEN = r"\x1b]0;OWNED\x07"
 NAMES = ("v20260101T000000Z", "v20260102T000000Z")
 
 
@@ -136,6 +141,71 @@ def test_names_that_a_terminal_cannot_show_are_no_failure(mlops: Mlops, served: 
     assert shown.returncode == 0, shown.stderr
     assert "promote by \\u0141ukasz@host" in shown.stdout
     assert "\\u6771\\u4eac asked" in shown.stdout
+
+
+def test_what_others_wrote_moves_no_terminal(
+    mlops: Mlops, served: Path, work: Path, incumbent: Path, tmp_path: Path
+) -> None:
+    """Reasons and warnings of a package, who and why of the audit trail, a restart command's last words."""
+    hostile = f"'{ESCAPES}' {MARKDOWN}"
+    uri = package(variant(incumbent, tmp_path / "bundle", "x"), served, tmp_path / "candidates", NAMES[0])
+    change_evidence(uri, DECISION, reasons=[hostile], warnings=[hostile])
+    options = ("--production", served, "--work-dir", work, "--yes")
+    done = mlops("promote", f"{uri}", *options)
+    assert done.returncode == 0, done.stderr
+    back = promotion.prepare_rollback(str(served), reason=hostile, say=lambda line: None)
+    promotion.apply(back, who=f"eve {ESCAPES}", say=lambda line: None)
+    told = mlops("history", "--production", served)
+    said = tmp_path / "restart"
+    said.write_text(f"#!/bin/sh\nprintf '%s' \"{ESCAPES}\"\nexit 1\n")
+    said.chmod(0o755)
+    failed = mlops("promote", f"{uri}", *options, MLOPS_RESTART_COMMAND=str(said))
+    assert failed.returncode == 1
+    for each, begins in ((done, "why: '"), (told, "why     '"), (told, "by eve "), (failed, "exit code 1: ")):
+        printed = each.stdout + each.stderr
+        assert all(char.isprintable() or char == "\n" for char in printed)
+        assert begins + SEEN in " ".join(printed.split(" ")) or begins + SEEN in " ".join(printed.split())
+
+
+def test_the_steps_of_a_promotion_show_texts_as_they_are(
+    served: Path, work: Path, records: Any, incumbent: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """The page of `check`, which KFP's UI draws, and what both steps print, which its log has."""
+    hostile = f"'{ESCAPES}' {MARKDOWN} {SCRIPT} {HANDLER}"
+    uri = package(variant(incumbent, tmp_path / "bundle", "x"), served, tmp_path / "candidates", NAMES[0])
+    change_evidence(uri, DECISION, reasons=[hostile], warnings=[hostile])
+    run_pipeline(tmp_path, production=str(served), version=uri, reason=f"since {hostile}")
+    (page,) = tmp_path.rglob("check/change")
+    text = page.read_text()
+    assert "OWNED" in text and all(char.isprintable() or char == "\n" for char in text)
+    drawn = MarkdownIt("commonmark", {"html": True}).enable("table").render(text)
+    assert set(re.findall(r"<(\w+)", drawn)) == {"ul", "li"}
+    # kfp's own lines are coloured; a step's are printed behind the mark of its output
+    run_id = promotion.history(str(served)).entries[-1].who.removeprefix(promotion.BY_RUN)
+    capfd.readouterr()
+    promotion.promote_in_run(
+        uri,
+        str(served),
+        run_id=run_id,
+        expected_before=production.hashes(served),
+        force=False,
+        reason=hostile,
+        entry_path=tmp_path / "entry.json",
+    )
+    back = promotion.prepare_rollback(str(served))
+    promotion.apply(back)
+    promotion.promote_in_run(
+        uri,
+        str(served),
+        run_id=run_id,
+        expected_before=production.hashes(served),
+        force=False,
+        reason=hostile,
+        entry_path=tmp_path / "entry.json",
+    )
+    printed = capfd.readouterr().out
+    assert f"why: '{SEEN}" in printed
+    assert all(char.isprintable() or char == "\n" for char in printed)
 
 
 def test_an_unusable_tracking_uri_is_told_before_anything(mlops: Mlops, served: Path, work: Path) -> None:

@@ -26,6 +26,7 @@ from pipelines.cli import main
 from pipelines.compile import PIPELINES
 from pipelines.kfp_api import Server, ServerError, UnsureError
 from pipelines.submit import follow, start, upload, upload_all
+from tests.hostile import ESCAPES
 from tests.kfp_server import FakeKfp, Fault, Plan, kfp_server
 
 Mlops = Callable[..., subprocess.CompletedProcess[str]]
@@ -179,6 +180,46 @@ def test_a_failed_run_fails_as_its_step_did(kfp: FakeKfp, here: Here) -> None:
     assert "Write the report" not in done.stderr
     assert "started" not in done.stderr.split("Check the dataset")[-1]
     assert "Traceback" not in done.stderr
+
+
+def test_warnings_are_shown_as_after_a_local_run(kfp: FakeKfp, here: Here) -> None:
+    unknown = "column 'city': 9 of 200 rows have a value that production's encoder doesn't know"
+    repeated = "3 of 200 rows repeat an earlier one exactly"
+    kfp.plans["retrain"].summary = {
+        **SUMMARY,
+        "reasons": ["average precision improves", f"the data: {repeated}"],
+        "data": {"rows": 200, "positives": 20, "warnings": [unknown, repeated]},
+    }
+    done = here("submit", "retrain", "--host", kfp.url)
+    assert done.returncode == 0
+    told = " ".join(done.stdout.split())
+    assert f"Warning: the data: {unknown}" in told
+    # what the reasons say isn't said twice
+    assert told.count(repeated) == 1
+
+
+def test_what_steps_and_servers_say_moves_no_terminal(kfp: FakeKfp, here: Here) -> None:
+    kfp.plans["retrain"].summary = {
+        **SUMMARY,
+        "reasons": [f"recall[city={ESCAPES}] [red]is[/red] worse"],
+        "data": {"rows": 200, "positives": 20, "warnings": [f"city {ESCAPES}"]},
+        "candidate_uri": f"s3://candidates/{ESCAPES}",
+    }
+    shown = [here("submit", "retrain", "--host", kfp.url)]
+    assert "[red]is[/red]" in shown[0].stdout
+    plan = kfp.plans["evaluate"]
+    plan.failing, plan.error = "validate", {"step": f"[b]{ESCAPES}", "exit_code": 2, "message": f"'{ESCAPES}'"}
+    shown.append(here("submit", "evaluate", "--host", kfp.url))
+    kfp.plans["promote"].entry = {
+        "backup": ESCAPES,
+        "to": {"sha256": {}, "version": ESCAPES},
+    }
+    shown.append(here("submit", "promote", "--host", kfp.url))
+    assert [done.returncode for done in shown] == [0, 2, 0]
+    assert "failed in step [b]\\x1b]0;" in shown[1].stderr
+    for done in shown:
+        assert "OWNED" in done.stdout + done.stderr
+        assert all(char.isprintable() or char == "\n" for char in done.stdout + done.stderr)
 
 
 def test_a_step_that_dies_without_a_word(kfp: FakeKfp) -> None:

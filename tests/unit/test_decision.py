@@ -589,3 +589,12 @@ def test_the_files_of_a_run_bring_the_data_s_warnings(better: pd.DataFrame, tmp_
     assert decide_file(tmp_path / "scores", "", 0, *paths)["verdict"] == "hold"
     assert json.loads(paths[0].read_text())["warnings"] == ["nine of ten"]
     assert "nine of ten" in paths[1].read_text()
+
+
+def test_a_slice_s_white_space_is_seen_in_reasons_and_on_the_page(better: pd.DataFrame) -> None:
+    lost = better["location"] == "c"
+    worse = better.assign(candidate=better["candidate"].where(~lost, better["candidate"] * 0.55))
+    decision = decide(worse.assign(location=worse["location"].mask(lost, "New\tDelhi")), POLICY)
+    assert guardrail(decision, "recall[location=New\tDelhi]")["result"] == "harm"
+    assert any(reason.startswith(r"recall[location=New\tDelhi] is clearly worse") for reason in decision["reasons"])
+    assert explain(decision).count(r"recall\[location=New\\tDelhi\]") == 3

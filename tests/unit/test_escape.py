@@ -5,7 +5,7 @@ from html.parser import HTMLParser
 import pytest
 from markdown_it import MarkdownIt
 
-from matchmaking.escape import for_html, for_markdown, for_terminal
+from matchmaking.escape import for_html, for_markdown, for_terminal, log_lines, visible
 from tests.hostile import TEXTS
 
 
@@ -47,3 +47,27 @@ def test_what_cannot_be_seen_is_spelled_out() -> None:
     assert for_terminal("Delhi") == "Delhi"
     assert for_terminal("कोलकाता, Köln") == "कोलकाता, Köln"
     assert for_terminal("a\u200bb\xa0c\x1b[2J\u202ed\ne") == r"a\u200bb\xa0c\x1b[2J\u202ed e"
+
+
+@pytest.mark.parametrize(
+    "white", ["\t", "\n", "\r", "\v", "\xa0", "\u2003", "\u200b", "\u3000", "\u3164", "\u2800", "\ufe0f"]
+)
+def test_of_a_value_white_space_is_told_apart(white: str) -> None:
+    shown = visible(f"New{white}Delhi")
+    assert shown == f"New{ascii(white)[1:-1]}Delhi"
+    # wherever it goes from there, it stays in sight
+    assert for_terminal(shown) == visible(shown) == shown
+    assert shown.replace("\\", "\\\\") in for_markdown(shown)
+    assert for_html(shown) == shown
+
+
+def test_of_several_spaces_each_is_seen() -> None:
+    assert visible("New Delhi") == "New Delhi"
+    assert visible("New   Delhi") == r"New \x20\x20Delhi"
+    assert visible("कोलकाता, Köln") == "कोलकाता, Köln"
+
+
+def test_the_lines_of_a_log() -> None:
+    log = "\x1b[1;31mred\x1b[0m\ta\r\n\n" + "\x1b[2Jb\u2028c\x85\n"
+    assert list(log_lines(log)) == ["red a", "", r"\x1b[2Jb\u2028c\x85"]
+    assert list(log_lines("")) == []

@@ -12,6 +12,7 @@ import pytest
 from rich.console import Console
 
 from matchmaking import report
+from matchmaking.escape import visible
 from matchmaking.metrics import SCALARS
 
 HOSTILE = '<script>alert("x")</script>|`[a](http://evil.example)\x1b[2J'
@@ -232,7 +233,7 @@ def test_slices_are_sorted_by_size_and_small_ones_flagged() -> None:
     assert [(row.value, row.rows, row.positives, row.few) for row in rows] == [
         ("Tax", 400, 60, False),
         ("Fraud", 300, 8, True),
-        (HOSTILE, 20, 1, True),
+        (visible(HOSTILE), 20, 1, True),
     ]
     assert rows[0].values == [[0.5, 0.5], [0.25, 0.25], [None, None], [0.75, 0.75]]
     page = report.html_report(retrained(metrics={}), evaluation)
@@ -312,3 +313,13 @@ def test_warnings_are_in_every_report_of_a_run_without_a_verdict() -> None:
     assert "(Delhi?)" in report.text_report(found)
     assert "Warning: the data: column 'city'" in report.markdown_report(found)
     assert report.warnings({**found, "reasons": told[:1]}) == told[1:]
+
+
+@pytest.mark.parametrize("white", ["\t", "\xa0", "\u200b"])
+def test_a_group_whose_name_has_other_white_space_is_another(white: str) -> None:
+    group = {"rows": 400, "positives": 60, **dict.fromkeys(("recall", "precision", "f1", "roc_auc"), 0.5)}
+    model = {**metrics(), "slices": {"location": {"New Delhi": group, f"New{white}Delhi": group}}}
+    shown = f"New{ascii(white)[1:-1]}Delhi"
+    found = summary(metrics={"production": model, "candidate": None})
+    for told in (report.text_report(found, {"production": model}), report.html_report(found, {"production": model})):
+        assert told.count("New Delhi") == told.count(shown) == 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import html
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,9 +11,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from matchmaking.decision import load_policy, with_data
 from matchmaking.errors import InputError
 from matchmaking.escape import for_terminal
 from matchmaking.ingest import validate_file
+from matchmaking.report import html_report, markdown_report, text_report
 from matchmaking.sample import generate
 from matchmaking.schema import CHUNK, COLUMNS, check_enough, describe, file_md5, read_pairs
 
@@ -395,3 +398,20 @@ def test_what_cannot_be_seen_is_shown_as_its_escape() -> None:
         for_terminal("M\u00fcnchen \u0926\u093f\u0932\u094d\u0932\u0940")
         == "M\u00fcnchen \u0926\u093f\u0932\u094d\u0932\u0940"
     )
+
+
+@pytest.mark.parametrize("white", ["\t", "\n", "\xa0", "\u200b"])
+def test_white_space_in_a_category_is_seen_wherever_it_is_told(white: str, pairs: pd.DataFrame) -> None:
+    """`New\\tDelhi` and `New Delhi` are two cities; a warning that shows one for the other says nothing."""
+    city = f"New{white}Delhi"
+    wrong = pairs.assign(city=pairs["city"].mask(pairs.index < 9, city))
+    (warning,) = describe(wrong, [], {"city": [*pairs["city"].unique(), "New Delhi"]}).warnings
+    shown = f"'New{ascii(white)[1:-1]}Delhi' 9 rows (New Delhi?)"
+    assert shown in warning
+    summary = {"data": {"rows": 200, "positives": 20, "warnings": [warning]}, "reasons": [f"the data: {warning}"]}
+    plain = text_report(summary) + html.unescape(html_report(summary))
+    assert " ".join(plain.split()).count(shown) == 4
+    assert shown.replace("\\", "\\\\") in markdown_report(summary)
+    decision = {"verdict": "hold", "reasons": [], "policy": {}, "primary": {}}
+    told = with_data(decision, {"rows": 200, "unseen": {}, "warnings": [warning]}, load_policy())
+    assert shown in told["reasons"][0]
