@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import tempfile
 from pathlib import Path
 
 from matchmaking import lineage, production, storage
 from matchmaking.redact import redact
 from matchmaking.schema import check_enough, check_known, describe, file_md5, read_pairs
+from matchmaking.split import ASSUMED
 
 
 def fetch_data(uri: str, target: Path) -> str:
@@ -45,29 +45,19 @@ def assume_training(uri: str, production_dir: Path, dataset_version: str) -> str
 
     Args:
         uri: the dataset that it was trained on, as its people say; empty where they don't, and then it is taken to be
-            the run's own.
-        production_dir: the copy of production; may be empty. Where `uri` counts, the lineage that it gives is written
-            beside the model.
+            the run's own. Where it counts, it is brought here, beside the model.
+        production_dir: the copy of production; may be empty.
         dataset_version: md5 of the run's dataset.
 
     Returns:
         md5 of that dataset; empty where nothing has to be assumed, as there is no model or it knows by itself.
 
     Raises:
-        InputError: the dataset at `uri` isn't there, or can't be read or split.
+        InputError: there is no dataset at `uri`.
     """
-    from matchmaking.split import ASSUMED, stratified_lineage
-
     if not production.present(production_dir) or lineage.read_lineage(production_dir / production.MODEL) is not None:
         return ""
-    if not uri:
-        return dataset_version
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "pairs.csv"
-        version = fetch_data(uri, path)
-        pairs, _ = read_pairs(path, target=True, source=f"--production-data {redact(uri)}")
-    lineage.write_lineage(production_dir / ASSUMED, stratified_lineage(pairs, version))
-    return version
+    return fetch_data(uri, production_dir / ASSUMED) if uri else dataset_version
 
 
 def validate_file(raw: Path, production_dir: Path, target: Path, *, source: str, labelled: bool = True) -> dict:

@@ -32,13 +32,13 @@ from matchmaking.lineage import (
     read_lineage,
     write_lineage,
 )
-from matchmaking.schema import TARGET
+from matchmaking.schema import TARGET, file_md5, read_pairs
 
 SPLITS = ("auto", "stratified", "hash")
 # production was trained under this one; it is not the seed of a run, and changing it would leak test rows
 SPLIT_SEED = 42
-# beside the copy of a production model that has no lineage: that of the dataset which it is said to be trained on
-ASSUMED = "assumed_lineage.h5"
+# beside the copy of a production model that has no lineage: the dataset that it is said to be trained on
+ASSUMED = "trained_on.csv"
 
 
 @dataclass(frozen=True)
@@ -109,8 +109,8 @@ def split_file(
     Args:
         pairs_path: the dataset.
         production_dir: the production bundle, whose training pairs aren't held out; may be empty. Without a lineage of
-            its own, the one in `ASSUMED` counts, or else it is taken to be trained under the stratified split of this
-            dataset.
+            its own, it is taken to be trained under the stratified split of the dataset in `ASSUMED`, or else of this
+            one.
         train_path: parquet file to write.
         test_path: parquet file to write; its pandas attributes hold the facts as `split`.
         lineage_path: HDF5 file to write: the lineage of a model that is trained on the training part.
@@ -118,18 +118,21 @@ def split_file(
         dataset_version: md5 of the dataset.
 
     Raises:
-        InputError: see `split`.
+        InputError: see `split`; or the dataset in `ASSUMED` can't be read or split.
     """
+    trained, assumed = _production_lineage(production_dir)
     pairs = pd.read_parquet(pairs_path)
     keys = pair_keys(pairs)
-    trained, assumption, same = _production_lineage(pairs, production_dir, dataset_version)
+    if assumed and trained is None:
+        trained = stratified_lineage(pairs, dataset_version)
+    same = assumed and trained is not None and trained.dataset_version == dataset_version
     # of the same dataset, in the order that production's own training had
     rule = "stratified" if how == "auto" and same else how
     train, test, left_out = _places(pairs, keys, rule, trained)
     held_out = np.ones(len(pairs), bool)
     held_out[train] = False
     named = rule if rule != "auto" else "hash" if trained is None else "production's"
-    notes = [assumption] if assumption else []
+    notes = [_assumption(trained, same)] if assumed and trained is not None else []
     if left_out:
         notes.append(
             f"{left_out:,} pairs that the {named} split would hold out may have trained production, and were left out"
@@ -151,23 +154,25 @@ def facts_of(test: pd.DataFrame) -> dict[str, Any] | None:
     return test.attrs.get("split")
 
 
-def _production_lineage(
-    pairs: pd.DataFrame, production_dir: Path, dataset_version: str
-) -> tuple[Lineage | None, str, bool]:
-    """Production's lineage, what was assumed for it, and whether it is that of the stratified split of these pairs."""
+def _production_lineage(production_dir: Path) -> tuple[Lineage | None, bool]:
+    """Production's lineage as far as it is known before the dataset is read, and whether it is assumed."""
     if not production.present(production_dir):
-        return None, "", False
+        return None, False
     if known := read_lineage(production_dir / production.MODEL):
-        return known, "", False
-    assumed = read_lineage(production_dir / ASSUMED) if (production_dir / ASSUMED).exists() else None
-    same = assumed is None or assumed.dataset_version == dataset_version
-    assumed = assumed or stratified_lineage(pairs, dataset_version)
+        return known, False
+    path = production_dir / ASSUMED
+    if not path.exists():
+        return None, True
+    pairs, _ = read_pairs(path, target=True, source="what production is said to be trained on (--production-data)")
+    return stratified_lineage(pairs, file_md5(path)), True
+
+
+def _assumption(trained: Lineage, same: bool) -> str:
     which = "this dataset" if same else "the dataset given as production's"
-    note = (
+    return (
         "production's model doesn't say which pairs trained it; they are taken to be those of the stratified split "
-        f"of {which} (version {assumed.dataset_version[:12]})"
+        f"of {which} (version {trained.dataset_version[:12]})"
     )
-    return assumed, note, same
 
 
 def _places(pairs: pd.DataFrame, keys: Keys, how: str, trained: Lineage | None) -> tuple[np.ndarray, np.ndarray, int]:

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 schedule_app = typer.Typer(no_args_is_help=True, help="Recurring runs on Kubeflow Pipelines, instead of CronJobs.")
 
 # what names data whose size counts
-DATA_ARGUMENTS = ("data", "current")
+DATA_ARGUMENTS = ("data", "current", "production_data")
 Host = Annotated[str, typer.Option(help="Kubeflow Pipelines.", show_default="MLOPS_KFP_HOST, or http://localhost:8080")]
 Data = Annotated[str, typer.Option(help="The dataset, as the cluster sees it.")]
 Production = Annotated[str, typer.Option(help="The production model's place, as the cluster sees it.")]
@@ -392,7 +392,8 @@ def _chosen(arguments: dict[str, Any], source: str) -> dict[str, Any]:
     for name, hint in get_type_hints(submit, include_extras=False).items():
         offered = get_args(hint) if get_origin(hint) is Literal else ()
         if offered and name in arguments and arguments[name] not in offered:
-            raise InputError(f"{source}: {name} is {' or '.join(offered)}, not {arguments[name]!r}")
+            choices = f"{', '.join(offered[:-1])} or {offered[-1]}"
+            raise InputError(f"{source}: {name} is {choices}, not {arguments[name]!r}")
     return arguments
 
 
