@@ -20,6 +20,10 @@ IN_IMAGES = MLOPS_REGISTRY=$(REGISTRY) MLOPS_TAG=$(TAG)
 # that was last brought up, where it isn't said
 CLUSTER ?= $(or $(shell cat $(WORK)/cluster 2>/dev/null),kind)
 ON_CLUSTER = CLUSTER=$(CLUSTER) WORK=$(WORK) $(IN_IMAGES) $(BIN)/python -m pipelines.cluster
+# tests that run side by side, each with servers of its own: no more than four, which take 8 GB
+WORKERS ?= $(shell n=$$(nproc 2>/dev/null || getconf _NPROCESSORS_ONLN); echo $$((n < 4 ? n : 4)))
+# a file's tests stay together, as they share what was made for them; the folders that take long come first
+PYTEST = $(BIN)/pytest --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder
 KINDS := base trainer monitor client mlflow
 LOCK = uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-annotate \
   --no-header --no-emit-package legalaid-mlops
@@ -69,16 +73,16 @@ sample-production: $(SAMPLE)/production/lawyer_match_model.h5
 run: setup $(DATA) $(SAMPLE)/production/lawyer_match_model.h5 ## retrain, evaluate and monitor once, on sample data
 	@$(BIN)/mlops run all --data $(DATA) --production $(SAMPLE)/production --work-dir $(WORK)
 
-test: dev ## the whole test suite that needs no Docker
-	@$(BIN)/pytest -m 'not docker'
+test: dev ## the whole test suite that needs no Docker; WORKERS=1 runs one test at a time
+	@$(PYTEST) -m 'not docker'
 	@echo "Left out: what runs in containers; make test-all runs that too, and needs a Docker engine"
 
 test-all: dev images ## build the images, and run every test
-	@$(IN_IMAGES) MLOPS_TEST_INSTALL=1 $(BIN)/pytest
+	@$(IN_IMAGES) MLOPS_TEST_INSTALL=1 $(PYTEST)
 	@$(MAKE) --no-print-directory startup
 
 test-unit: dev ## the quick part of it
-	@$(BIN)/pytest tests/unit
+	@$(PYTEST) tests/unit
 
 repro: setup data/pairs.csv ## the same as DVC stages (dvc.yaml): only what has changed, with metrics and plots to compare
 	@PATH="$(abspath $(BIN)):$$PATH" $(BIN)/dvc repro

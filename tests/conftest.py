@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import shutil
 import subprocess
@@ -48,20 +49,40 @@ def mlops() -> Callable[..., subprocess.CompletedProcess[str]]:
     return call
 
 
+def once(factory: pytest.TempPathFactory, name: str, make: Callable[[Path], None]) -> Path:
+    """The folder of a session that `make` fills, once for all workers of a parallel run; the others wait for it.
+
+    Nobody writes there afterwards: tests that change something copy it first.
+    """
+    root = factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        root = root.parent
+    folder, done = root / name, root / f"{name}.done"
+    with (root / f"{name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not done.exists():
+            shutil.rmtree(folder, ignore_errors=True)
+            folder.mkdir()
+            make(folder)
+            done.touch()
+    return folder
+
+
 @pytest.fixture(scope="session")
 def sample_csv(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """12,000 generated pairs: enough to show that a better model is better."""
-    path = tmp_path_factory.mktemp("data") / "pairs.csv"
-    generate_file(path, 12_000, seed=1)
-    return path
+    return once(tmp_path_factory, "data", lambda folder: generate_file(folder / "pairs.csv", 12_000, 1)) / "pairs.csv"
 
 
 @pytest.fixture(scope="session")
 def incumbent(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A production folder of our own: the dense recipe on 3,000 generated pairs of another seed."""
+    return once(tmp_path_factory, "incumbent", train_incumbent) / "production"
+
+
+def train_incumbent(folder: Path) -> None:
     from matchmaking.model import Recipe, train_candidate
 
-    folder = tmp_path_factory.mktemp("incumbent")
     train = folder / "train.parquet"
     generate(3_000, seed=2).to_parquet(train, index=False)
     (folder / "none").mkdir()
@@ -70,4 +91,35 @@ def incumbent(tmp_path_factory: pytest.TempPathFactory) -> Path:
     served.mkdir()
     for name in production.FILES:
         shutil.copyfile(folder / "bundle" / name, served / name)
-    return served
+
+
+@pytest.fixture(scope="session")
+def run_of_all(
+    mlops: Callable[..., subprocess.CompletedProcess[str]],
+    sample_csv: Path,
+    incumbent: Path,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> tuple[Path, subprocess.CompletedProcess[str]]:
+    """One `mlops run all` with the defaults: its work folder, and what it printed."""
+
+    def run(folder: Path) -> None:
+        before = production.hashes(incumbent)
+        places = ("--data", sample_csv, "--production", incumbent, "--work-dir", folder / "work")
+        done = mlops("run", "all", *places, "--seed", "3")
+        assert done.returncode == 0, done.stdout + done.stderr
+        assert production.hashes(incumbent) == before
+        (folder / "stdout").write_text(done.stdout)
+        (folder / "stderr").write_text(done.stderr)
+
+    folder = once(tmp_path_factory, "all", run)
+    printed = ((folder / name).read_text() for name in ("stdout", "stderr"))
+    return folder / "work", subprocess.CompletedProcess(["mlops", "run", "all"], 0, *printed)
+
+
+# what takes long first, or one worker is left with it at the end
+FOLDERS = ("services", "pipelines", "real", "manifests", "unit")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    places = [Path(__file__).with_name(name) for name in FOLDERS]
+    items.sort(key=lambda item: next((n for n, place in enumerate(places) if place in item.path.parents), 0))

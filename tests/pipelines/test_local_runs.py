@@ -21,16 +21,12 @@ from matchmaking.steps import ERROR_MARK
 Mlops = Callable[..., subprocess.CompletedProcess[str]]
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def work(
-    mlops: Mlops, sample_csv: Path, incumbent: Path, tmp_path_factory: pytest.TempPathFactory
+    run_of_all: tuple[Path, subprocess.CompletedProcess[str]],
 ) -> tuple[Path, subprocess.CompletedProcess[str], dict[str, Path]]:
     """One `mlops run all`: the work folder, what it printed, and each run's folder."""
-    folder = tmp_path_factory.mktemp("work")
-    before = production.hashes(incumbent)
-    done = mlops("run", "all", "--data", sample_csv, "--production", incumbent, "--work-dir", folder, "--seed", "3")
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert production.hashes(incumbent) == before
+    folder, done = run_of_all
     return folder, done, {path.name.split("_")[0]: path for path in (folder / "runs").iterdir()}
 
 

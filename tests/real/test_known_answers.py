@@ -7,6 +7,7 @@ import shutil
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -50,11 +51,20 @@ def test_evaluate_reproduces_production_s_metrics(mlops: Mlops, read_only: Path,
     assert production.hashes(read_only) == before
 
 
-def test_the_default_candidate_beats_production_on_all_five(mlops: Mlops, read_only: Path, tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def retrained(mlops: Mlops, read_only: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
+    """A retraining with the defaults: its work folder and its summary."""
+    work = tmp_path_factory.mktemp("retrained")
     data = read_only / "matchmaking_dataset.csv"
-    done = mlops("run", "retrain", "--data", data, "--production", read_only, "--work-dir", tmp_path, "--json")
+    done = mlops("run", "retrain", "--data", data, "--production", read_only, "--work-dir", work, "--json")
     assert done.returncode == 0, done.stderr
-    found = json.loads(done.stdout)
+    return work, json.loads(done.stdout)
+
+
+def test_the_default_candidate_beats_production_on_all_five(
+    retrained: tuple[Path, dict[str, Any]], read_only: Path
+) -> None:
+    _, found = retrained
     candidate = found["metrics"]["candidate"]
     assert all(candidate[name] > value for name, value in PRODUCTION.items()), candidate
     assert candidate["roc_auc"] >= 0.977
@@ -88,18 +98,18 @@ def test_verdicts_on_the_real_rows(real: Path) -> None:
     assert any("recall" in reason for reason in rejected["reasons"])
 
 
-def test_promote_then_rollback_on_a_copy(mlops: Mlops, real: Path, tmp_path: Path) -> None:
+def test_promote_then_rollback_on_a_copy(
+    mlops: Mlops, real: Path, retrained: tuple[Path, dict[str, Any]], tmp_path: Path
+) -> None:
     """The candidate of a retraining goes into production, and production comes back byte for byte."""
     served = tmp_path / "production"
     served.mkdir()
     for name in production.FILES:
         shutil.copyfile(real / name, served / name)
     before = production.hashes(served)
-    work = ("--work-dir", tmp_path / "work")
-    data = ("--data", real / "matchmaking_dataset.csv")
-    done = mlops("run", "retrain", *data, "--production", served, *work, "--json")
-    assert done.returncode == 0, done.stderr
-    package = json.loads(done.stdout)["candidate_uri"]
+    work_dir, found = retrained
+    work = ("--work-dir", work_dir)
+    package = found["candidate_uri"]
     assert mlops("promote", "--production", served, "--yes", *work).returncode == 0
     assert production.hashes(served) == production.hashes(Path(package)) != before
     assert mlops("rollback", "--production", served, "--yes", *work).returncode == 0

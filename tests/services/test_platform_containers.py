@@ -9,6 +9,7 @@ up by the script of `object-store/seaweedfs`. MinIO's own set-up and policies ar
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -168,7 +169,8 @@ def platform(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Platform]:
     network = engine.networks.create(f"mlops-{uuid.uuid4().hex[:8]}")
     folder = tmp_path_factory.mktemp("platform")
     # a container's user, who isn't this one, reads from there
-    for place in (folder, *list(folder.parents)[:2]):
+    deep = 3 if "PYTEST_XDIST_WORKER" in os.environ else 2
+    for place in (folder, *list(folder.parents)[:deep]):
         place.chmod(0o755)
     found = Platform(engine, network, folder, *_manifests(folder))
     binary = {str(weed.resolve()): {"bind": "/usr/local/bin/weed", "mode": "ro"}}
