@@ -27,7 +27,7 @@ def test_a_pipeline_needs_no_right_to_write_production(
     before = s3.content("production")
     done = mlops(
         *("run", "retrain", "--data", "s3://data/pairs.csv", "--production", "s3://production/live"),
-        *("--candidates", "s3://candidates", "--work-dir", tmp_path, "--json"),
+        *("--candidates", "s3://candidates", "--work-dir", tmp_path, "--epochs", "6", "--json"),
     )
     assert done.returncode == 0, done.stderr
     summary = json.loads(done.stdout)

@@ -159,7 +159,7 @@ def assert_logged_once(server: Tracking, run_id: str, epochs: int) -> None:
 
 def test_all_pipelines_against_a_server(run: Mlops, server: Tracking, tmp_path: Path) -> None:
     with server.start():
-        done = run("all", "--seed", "1", **PATIENT)
+        done = run("all", "--seed", "1", "--epochs", "6", **PATIENT)
         assert done.returncode == 0, done.stdout + done.stderr
         for name, summary in summaries(tmp_path).items():
             recorded = server.run(name)
