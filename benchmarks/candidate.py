@@ -1,0 +1,112 @@
+"""How good a candidate is on fresh pairs: `python -m benchmarks.candidate sizes` or `... point`, on generated pairs.
+
+`sizes`: average precision by the number of training rows, of the default candidate, the same without weight averaging,
+and `--algorithm dense`. `point`: the operating point that was chosen, the one that would have been best, and what the
+difference costs in F-beta, in expectation over the labels of the fresh pairs: where a sample of labels has its highest
+F-beta is mostly chance.
+"""
+
+from __future__ import annotations
+
+import itertools
+import sys
+from collections.abc import Callable
+from unittest import mock
+
+import numpy as np
+from sklearn.metrics import average_precision_score
+
+from matchmaking import features, model
+from matchmaking.metrics import THRESHOLD
+from matchmaking.sample import generate, true_probability
+
+FRESH = 30_000
+FEWEST_MATCHES = 4
+# (training rows, --epochs or 0 for the recipe's own, seeds)
+SIZES = (
+    (40, 0, 6),
+    (100, 0, 6),
+    (200, 0, 6),
+    (400, 0, 3),
+    (800, 0, 3),
+    (1_600, 0, 3),
+    (3_200, 0, 3),
+    (9_600, 0, 3),
+    (9_600, 3, 3),
+)
+VARIANTS: tuple[tuple[str, str, bool], ...] = (
+    ("candidate", "interactions", True),
+    ("without averaging", "interactions", False),
+    ("dense", "dense", True),
+)
+
+
+def fresh_logits(rows: int, recipe: model.Recipe) -> tuple[np.ndarray, np.ndarray, model.Training]:
+    """Trains on generated pairs of the recipe's seed; gives the logits and true probabilities of `FRESH` others.
+
+    Labels, where they are needed, are those of `generate(FRESH, seed=1_000 + recipe.seed)`.
+    """
+    drawn = (generate(rows, seed=seed) for seed in itertools.count(100 + recipe.seed, 100))
+    # a dataset with fewer matches to train on isn't accepted
+    pairs = next(each for each in drawn if each["match"].sum() >= FEWEST_MATCHES)
+    fresh = generate(FRESH, seed=1_000 + recipe.seed)
+    # as production's: fitted on other rows
+    encoder, scaler = features.fit_encoders(generate(9_600, seed=99))
+    inputs, unseen = (features.encode(each, encoder, scaler) for each in (pairs, fresh))
+    widths = [len(known) for known in encoder.categories_]
+    trained, record = model.train(inputs, pairs["match"].to_numpy(np.float32), widths, recipe)
+    probability = trained.predict(unseen, batch_size=8192, verbose=0).ravel().astype(float)
+    probability = probability.clip(1e-7, 1 - 1e-7)
+    return np.log(probability / (1 - probability)), true_probability(fresh), record
+
+
+def expected_fbeta(logits: np.ndarray, true: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """F-beta of predicting the highest 1, 2, ... pairs as matches, in expectation: (their last logit, F-beta)."""
+    order = np.argsort(-logits, kind="stable")
+    beta2 = model.RECALL_WEIGHT**2
+    found = np.cumsum(true[order])
+    return logits[order], (1 + beta2) * found / (beta2 * true.sum() + np.arange(1, len(true) + 1))
+
+
+def sizes(say: Callable[[str], None]) -> None:
+    """Prints average precision by size and variant: the mean over the seeds, and each seed's."""
+    for rows, epochs, seeds in SIZES:
+        for name, algorithm, averaging in VARIANTS:
+            found = []
+            for seed in range(seeds):
+                with mock.patch.object(model, "MOMENTUM", model.MOMENTUM if averaging else 0.0):
+                    logits, _, _ = fresh_logits(rows, model.Recipe(algorithm, seed=seed, epochs=epochs))
+                match = generate(FRESH, seed=1_000 + seed)["match"]
+                found.append(average_precision_score(match, logits))
+            each = " ".join(f"{value:.3f}" for value in found)
+            say(f"{rows:>6,} rows  {f'{epochs} epochs' if epochs else '':<9} {name:<18} {np.mean(found):.4f}  ({each})")
+
+
+def point(say: Callable[[str], None], rows: int = 9_600, seeds: int = 10) -> None:
+    """Prints, for each seed, the operating point chosen, the best one, and F-beta at both."""
+    say(f"{'seed':>4} {'chosen':>8} {'best':>8} {'F-beta':>8} {'highest':>8} {'lost':>8}")
+    lost = []
+    for seed in range(seeds):
+        logits, true, record = fresh_logits(rows, model.Recipe(seed=seed))
+        at, fbeta = expected_fbeta(logits, true)
+        own = fbeta[np.count_nonzero(logits >= np.log(THRESHOLD / (1 - THRESHOLD))) - 1]
+        best = 1 / (1 + np.exp(-(at[fbeta.argmax()] - record.logit_shift)))
+        lost.append(fbeta.max() - own)
+        say(f"{seed:>4} {record.operating_point:>8.3f} {best:>8.3f} {own:>8.4f} {fbeta.max():>8.4f} {lost[-1]:>8.4f}")
+    say(f"lost, mean of {seeds} seeds: {np.mean(lost):.4f}, at most {np.max(lost):.4f}")
+
+
+def main() -> None:
+    """Prints what is asked for."""
+
+    def say(line: str) -> None:
+        print(line, flush=True)
+
+    what = {"sizes": sizes, "point": point}
+    if len(sys.argv) != 2 or sys.argv[1] not in what:
+        sys.exit(__doc__)
+    what[sys.argv[1]](say)
+
+
+if __name__ == "__main__":
+    main()
