@@ -10,6 +10,9 @@ and for one from elsewhere whose dataset is given (`--production-data`).
 from __future__ import annotations
 
 import argparse
+import contextlib
+import io
+import logging
 import shutil
 import tempfile
 from pathlib import Path
@@ -79,10 +82,13 @@ def _train(folder, pairs, served, how, seed, *, lineage):  # type: ignore[no-unt
     import pandas as pd
 
     folder.mkdir()
+    logging.disable()
     pairs.to_parquet(folder / "pairs")
     parts = [folder / name for name in ("train", "test", "lineage")]
     split_file(folder / "pairs", served, *parts, how, "")
-    train_candidate(parts[0], served, folder / "bundle", Recipe(seed=seed), lineage_path=parts[2] if lineage else None)
+    with contextlib.redirect_stdout(io.StringIO()):
+        recipe = Recipe(seed=seed)
+        train_candidate(parts[0], served, folder / "bundle", recipe, lineage_path=parts[2] if lineage else None)
     return pd.read_parquet(parts[1])
 
 
