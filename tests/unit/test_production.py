@@ -13,12 +13,14 @@ from typing import Any
 import h5py
 import joblib
 import numpy as np
+import pandas as pd
 import pytest
 import sklearn
-from sklearn.preprocessing import MinMaxScaler, OneHotEncoder
+from sklearn.preprocessing import MinMaxScaler, OneHotEncoder, StandardScaler
 
 from matchmaking import production
 from matchmaking.errors import InputError
+from matchmaking.schema import CATEGORICAL
 
 
 @pytest.fixture
@@ -81,6 +83,28 @@ def test_an_encoder_that_is_none_is_refused(bundle: Path, content: bytes, words:
         production.check_bundle(bundle)
 
 
+@pytest.mark.parametrize(
+    ("scaler", "words"),
+    [
+        (OneHotEncoder(), "holds a OneHotEncoder, not a fitted StandardScaler"),
+        (StandardScaler(), "holds a StandardScaler, not a fitted StandardScaler"),
+        (StandardScaler().fit([[1.0]]), "scales other columns"),
+    ],
+)
+def test_a_scaler_that_is_none_is_refused(bundle: Path, scaler: Any, words: str) -> None:
+    (bundle / production.SCALER).write_bytes(pickle.dumps(scaler))
+    with pytest.raises(InputError, match=f"scaler.pkl {words}"):
+        production.check_bundle(bundle)
+
+
+def test_an_encoder_of_fewer_categories_is_refused(bundle: Path) -> None:
+    encoder = production.check_bundle(bundle).encoder
+    rows = pd.DataFrame({name: [known[0]] for name, known in zip(CATEGORICAL, encoder.categories_, strict=True)})
+    (bundle / production.ENCODER).write_bytes(pickle.dumps(OneHotEncoder().fit(rows)))
+    with pytest.raises(InputError, match=r"encoder.pkl gives 19 model inputs.*the service needs 47"):
+        production.check_bundle(bundle)
+
+
 def edit_config(path: Path, change: Any) -> None:
     with h5py.File(path, "r+") as file:
         config = json.loads(file.attrs["model_config"])
@@ -94,6 +118,14 @@ def test_a_model_file_that_is_none_is_refused(bundle: Path) -> None:
         production.check_bundle(bundle)
     with h5py.File(bundle / production.MODEL, "w") as file:
         file["x"] = 1
+    with pytest.raises(InputError, match="without a Keras model"):
+        production.check_bundle(bundle)
+
+
+@pytest.mark.parametrize("part", ["model_config", "model_weights"])
+def test_half_a_model_is_refused(bundle: Path, part: str) -> None:
+    with h5py.File(bundle / production.MODEL, "r+") as file:
+        del (file.attrs if part == "model_config" else file)[part]
     with pytest.raises(InputError, match="without a Keras model"):
         production.check_bundle(bundle)
 

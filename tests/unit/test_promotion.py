@@ -211,6 +211,7 @@ def test_rollbacks_go_back_one_promotion_each(served: Path, packages: list[str])
     assert contents(served) == contents(Path(packages[0]))
     rollback(served)
     assert contents(served) == original
+    assert promotion.history(str(served)).foreign_before == {}
     with refused("no promotion to take back"):
         rollback(served)
 
