@@ -25,12 +25,13 @@ RUN --mount=type=cache,target=/root/.cache/pip \
 
 FROM python:3.11-slim-bookworm AS deps
 COPY --from=build /opt/venv /opt/venv
-# any user may run it, on a read-only root file system: only /tmp is written to
+# any user may run it, on a read-only root file system: only /tmp is written to, and nothing is imported from there
 ENV PATH=/opt/mlops/bin:/opt/venv/bin:$PATH \
     HOME=/tmp \
     USER=mlops \
     PYTHONDONTWRITEBYTECODE=1 \
     PYTHONUNBUFFERED=1 \
+    PYTHONSAFEPATH=1 \
     MPLBACKEND=Agg \
     GIT_PYTHON_REFRESH=quiet \
     MLFLOW_DISABLE_TELEMETRY=true \

@@ -70,7 +70,7 @@ def restart_timeout() -> float:
 
 
 def kfp_host() -> str:
-    """MLOPS_KFP_HOST: the address of the Kubeflow Pipelines UI, which serves its API too."""
+    """MLOPS_KFP_HOST: the address of Kubeflow Pipelines' API server, or of its UI, which passes the API on."""
     return os.environ.get("MLOPS_KFP_HOST") or "http://localhost:8080"
 
 
@@ -93,7 +93,10 @@ def mlflow_run_url(run_id: str) -> str:
 VARIABLES = {
     "MLFLOW_TRACKING_URI": ("where runs are recorded", "SQLite in the work folder"),
     "MLFLOW_TRACKING_USERNAME, MLFLOW_TRACKING_PASSWORD": ("who records them, on a server that asks", "nobody"),
-    "MLOPS_KFP_HOST": ("address of the Kubeflow Pipelines UI, which serves its API too", "http://localhost:8080"),
+    "MLOPS_KFP_HOST": (
+        "address of Kubeflow Pipelines' API server, or of its UI, which passes the API on",
+        "http://localhost:8080",
+    ),
     "MLOPS_KFP_URL": (
         "the address at which people open the Kubeflow Pipelines UI, for links",
         "MLOPS_KFP_HOST; in the cluster's pods what `make open` gives, http://localhost:8080",

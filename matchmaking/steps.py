@@ -165,7 +165,8 @@ def costs_of(metadata: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 
 def _as_text(costs: Iterable[Mapping[str, Any]]) -> str:
-    return ";".join(f"{c['step']}:{c['wall_seconds']}:{c['import_seconds']}:{c['peak_mb']}" for c in costs)
+    # four digits tell enough, and each is kept a hundred times
+    return ";".join(f"{c['step']}:{c['wall_seconds']:.4g}:{c['import_seconds']:.4g}:{c['peak_mb']:.4g}" for c in costs)
 
 
 def own_cost(name: str) -> dict[str, Any]:

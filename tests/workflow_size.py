@@ -107,4 +107,25 @@ def _patch(
     given = json.dumps(executor_input, separators=(",", ":"))
     interface = json.dumps(component, separators=(",", ":"))
     command = ["-" * LAUNCHER, given, interface, *container["command"], *container["args"]]
-    return {"containers": [{"name": "main", "command": command, "env": pod, "resources": container["resources"]}]}
+    main = {"name": "main", "command": command, "env": _env(pod), "resources": container["resources"]}
+    others = {key: value for key, value in pod.items() if not key.endswith("AsEnv")}
+    return {"containers": [{**main, "image": container["image"]}], **others}
+
+
+def _env(pod: dict[str, Any]) -> list[dict[str, Any]]:
+    """The variables as Kubernetes has them: each says whose key it is."""
+    return [
+        {
+            "name": each["envVar"],
+            "valueFrom": {
+                f"{kind}KeyRef": {
+                    "name": source[f"{kind}Name"],
+                    "key": each[f"{kind}Key"],
+                    **({"optional": source["optional"]} if "optional" in source else {}),
+                }
+            },
+        }
+        for kind in ("configMap", "secret")
+        for source in pod.get(f"{kind}AsEnv", [])
+        for each in source["keyToEnv"]
+    ]

@@ -1,12 +1,13 @@
-"""The pipelines' steps on inputs as they come in a cluster, where they are not what kfp.local gives.
+"""The pipelines' steps as they are compiled, on inputs as they come in a cluster: neither is what kfp.local has.
 
 KFP's launcher reads the artifacts back from its metadata store (backend/src/v2/metadata/converter.go and client.go of
 2.17.0): they have lost their type, a list or dict in their metadata comes as a struct of one field, a bool as a number,
-and nothing comes of an empty folder.
+and nothing comes of an empty folder. What runs is the image's component of the step's name.
 """
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,9 @@ import pytest
 
 from matchmaking.sample import generate_file
 from matchmaking.steps import costs_of
+from pipelines import local
 from pipelines.local import run_pipeline
+from tests.compiled_steps import as_compiled
 
 
 def stored(value: Any) -> Any:
@@ -71,6 +74,15 @@ def test_every_step_takes_them(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    run_step = local._run_step
+    commands: list[list[str]] = []
+
+    def run_compiled(watcher: Any, scratch: str, full_command: list[str], env_vars: Any = None) -> int:
+        commands.append(as_compiled(name, full_command))
+        here = [sys.executable, *commands[-1][1:]]
+        return run_step(watcher, scratch, here, env_vars)
+
+    monkeypatch.setattr(local, "_run_step", run_compiled)
     # a run sets it for its steps
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path / 'work' / 'mlflow.db'}")
     generate_file(tmp_path / "pairs.csv", 2_400, seed=1)
@@ -79,6 +91,9 @@ def test_every_step_takes_them(
     outcome = run_pipeline(name, {**common, **arguments}, tmp_path / "work")
     log = (outcome.folder / "run.log").read_text()
     assert outcome.exit_code == 0, log
+    steps = [command[4] for command in commands]
+    assert {tuple(command[:4]) for command in commands} == {("python3", "-P", "-m", "components.run")}
+    assert len(steps) == {"retrain": 8, "monitor": 7}[name] and {"ingest", "validate", "report"} < {*steps}
     # each step's cost has come through the metadata of the artifacts
     told = {step["step"] for step in outcome.summary["steps"]}
     assert {"ingest", "validate"} <= told

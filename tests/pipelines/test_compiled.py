@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import yaml
 
+from components.run import names
 from matchmaking.errors import InputError, MlopsError
 from pipelines import memory
 from pipelines.compile import PIPELINES, compile_all, compile_pipeline
@@ -83,7 +84,7 @@ def environment(step: dict[str, Any]) -> dict[str, tuple[str, str, bool]]:
     for kind, key in (("secretAsEnv", "secret"), ("configMapAsEnv", "configMap")):
         for source in step["pod"].get(kind, []):
             for entry in source["keyToEnv"]:
-                found[entry["envVar"]] = (source[f"{key}Name"], entry[f"{key}Key"], source["optional"])
+                found[entry["envVar"]] = (source[f"{key}Name"], entry[f"{key}Key"], source.get("optional", False))
     return found
 
 
@@ -123,12 +124,44 @@ def test_every_variable_that_the_code_reads_is_given(steps: Any) -> None:
     assert {"MLOPS_RESTART_COMMAND", "MLOPS_RESTART_TIMEOUT"} <= environment(steps["promote", "promote"]).keys()
 
 
+def _cpus(amount: str) -> float:
+    return float(amount.removesuffix("m")) / 1000 if amount.endswith("m") else float(amount)
+
+
+def test_each_step_runs_its_images_component(steps: Any) -> None:
+    for (_, name), step in steps.items():
+        component = name.removesuffix("-2")
+        assert step["container"]["command"] == ["python3", "-P", "-m", "components.run"]
+        assert step["container"]["args"] == [component, "--executor_input", "{{$}}"]
+        assert component in names()
+
+
+def test_a_component_knows_what_its_tasks_are_given_and_no_more() -> None:
+    """What the function's defaults give needn't stand in each copy of a step's interface."""
+    for pipeline in PIPELINES:
+        spec = next(yaml.safe_load_all(compiled(pipeline)))
+        dags = [spec["root"]["dag"], *(part["dag"] for part in spec["components"].values() if "dag" in part)]
+        given: dict[str, set[str]] = {}
+        for task in [task for dag in dags for task in dag["tasks"].values()]:
+            inputs = task.get("inputs", {})
+            given.setdefault(task["componentRef"]["name"], set()).update(
+                inputs.get("parameters", {}), inputs.get("artifacts", {})
+            )
+        for name, component in spec["components"].items():
+            inputs = component.get("inputDefinitions", {})
+            known = {*inputs.get("parameters", {}), *inputs.get("artifacts", {})}
+            # of which a step's memory, or a dict that it is given, is made
+            assert all(more.startswith("pipelinechannel--") for more in given[name] - known), (pipeline, name)
+            assert known <= given[name], (pipeline, name)
+
+
 def test_resources_fit_what_was_measured(steps: Any) -> None:
     for (_, name), step in steps.items():
         resources = step["container"]["resources"]
         amounts = [resources["resourceMemoryRequest"], resources["resourceMemoryLimit"]]
-        assert float(resources["cpuRequest"]) <= float(resources["cpuLimit"]) <= 2
-        assert float(resources["cpuRequest"]) <= 1
+        request, limit = (_cpus(resources[f"resourceCpu{kind}"]) for kind in ("Request", "Limit"))
+        assert request <= limit <= 2
+        assert request <= 1
         if step["component"] in memory.NEEDS:
             # by the run's parameter, which the driver looks for under this name
             assert amounts == ["{{$.inputs.parameters['pipelinechannel--memory']}}"] * 2
@@ -212,8 +245,7 @@ def test_no_free_text_stands_inside_a_constant(steps: Any) -> None:
         for value in step["task"]["inputs"]["parameters"].values():
             constant = json.dumps(value.get("runtimeValue", {}).get("constant"))
             found |= set(re.findall(r"\{\{\$\.inputs\.parameters\['pipelinechannel--([\w-]+)'\]\}\}", constant))
-    # of the memory, KFP's driver refuses what is no amount before the launcher sees it
-    assert found == {"algorithm", "force", "memory", "seed", "split"}
+    assert found == {"algorithm", "force", "seed", "split"}
 
 
 def test_names_for_people(steps: Any) -> None:

@@ -101,6 +101,26 @@ def test_a_limit_of_a_files_size_is_told_in_one_line(limit: int, pairs: Path, in
     assert not (tmp_path / "pairs.csv").exists()
 
 
+def test_a_compiled_pipeline_that_finds_no_room_is_named(mlops: Mlops, tmp_path: Path) -> None:
+    (tmp_path / "build").mkdir()
+    (tmp_path / "build" / "evaluate.yaml").symlink_to("/dev/full")
+    done = mlops("compile", "--out", tmp_path / "build")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr == f"Error: {tmp_path / 'build' / 'evaluate.yaml'} can't be written: No space left on device\n"
+    # where KFP's compiler writes first
+    full = subprocess.run(
+        [MLOPS, "compile", "--out", str(tmp_path / "build")],
+        capture_output=True,
+        text=True,
+        check=False,
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (1_000, 1_000)),
+        env={**os.environ, "PYTHONDONTWRITEBYTECODE": "1", "TMPDIR": str(tmp_path)},
+    )
+    assert full.returncode == 1
+    (line,) = full.stderr.splitlines()
+    assert line.startswith(f"Error: {tmp_path}/") and line.endswith("can't be written: File too large")
+
+
 def test_seeds_are_those_that_everything_can_be_seeded_with(
     mlops: Mlops, pairs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -16,9 +16,11 @@ import pytest
 
 from matchmaking import production
 from matchmaking.errors import InputError, MlopsError
-from matchmaking.sample import generate
+from matchmaking.sample import generate, generate_file
 from matchmaking.settings import image, package_version
 from pipelines import containers
+from pipelines.local import run_pipeline
+from tests.compiled_steps import as_compiled
 from tests.services.conftest import S3, free_ports
 
 Mlops = Callable[..., subprocess.CompletedProcess[str]]
@@ -335,3 +337,41 @@ def test_the_mlflow_image(engine: Any) -> None:
         container.remove(force=True)
     drivers = ["python3", "-c", "import psycopg2, boto3, flask_wtf; print('drivers')"]
     assert b"drivers" in engine.containers.run(image("mlflow"), drivers, entrypoint="", remove=True)
+
+
+@docker_test
+@pytest.mark.parametrize("name", ["retrain", "monitor"])
+def test_compiled_steps_run_in_the_images(
+    engine: Any, name: str, incumbent: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a cluster's pods run, which isn't what kfp.local does: each step by the name of its image's component."""
+    plain, ran = containers._run_container, []
+
+    def run_compiled(client: Any, image: str, command: list[str], volumes: Any, **options: Any) -> int:
+        ran.append(as_compiled(name, command))
+        return plain(client, image, ran[-1], volumes, **options)
+
+    monkeypatch.setattr(containers, "_run_container", run_compiled)
+    # a run sets it for its steps
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path / 'work' / 'mlflow.db'}")
+    generate_file(tmp_path / "pairs.csv", 2_400, seed=1)
+    places = {"data": str(tmp_path / "pairs.csv"), "production": str(incumbent)}
+    if name == "retrain":
+        places |= {"candidates": str(tmp_path / "candidates"), "algorithm": "dense", "epochs": "1"}
+    arguments = {key: int(value) if value.isdecimal() else value for key, value in places.items()}
+    outcome = run_pipeline(name, arguments, tmp_path / "work", runner="docker")
+    assert outcome.exit_code == 0, (outcome.folder / "run.log").read_text()
+    assert {tuple(command[:4]) for command in ran} == {("python3", "-P", "-m", "components.run")}
+    steps = {
+        "retrain": ["compare", "evaluate", "ingest", "package", "report", "split", "train", "validate"],
+        "monitor": ["drift", "ingest", "ingest", "report", "score", "validate", "validate"],
+    }
+    assert sorted(command[4] for command in ran) == steps[name]
+
+
+@docker_test
+def test_nothing_is_imported_from_where_a_step_stands(call: Callable[..., str]) -> None:
+    """Neither by the images' Python, whoever calls it, nor by steps of `--runner docker`."""
+    shadow = "cd /tmp && echo 'print(\"shadowed\")' >random.py && cp random.py matchmaking.py && "
+    assert "shadowed" not in call("base", "sh", "-c", f"{shadow} python3 -m components.run --help")
+    assert "shadowed" not in call("client", "sh", "-c", f"{shadow} python3 -c 'import random, matchmaking'")
