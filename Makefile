@@ -62,11 +62,10 @@ data/pairs.csv: setup
 $(SAMPLE)/pairs-$(ROWS)-$(SEED).csv: | setup
 	@$(BIN)/mlops data generate --rows $(ROWS) --seed $(SEED) --out $@
 
-# a first production model by the old recipe, from fewer pairs of an earlier time: an incumbent that can be beaten
+# a first production model, from fewer pairs of an earlier time: an incumbent that can be beaten
 $(SAMPLE)/production/lawyer_match_model.h5: | setup
-	@$(BIN)/mlops data generate --rows 4000 --seed 1000 --out $(SAMPLE)/first-pairs.csv
-	@$(BIN)/mlops bootstrap --data $(SAMPLE)/first-pairs.csv --production $(SAMPLE)/production --work-dir $(WORK) \
-	  --algorithm dense
+	@$(BIN)/mlops data generate --rows 3000 --seed 1000 --out $(SAMPLE)/first-pairs.csv
+	@$(BIN)/mlops bootstrap --data $(SAMPLE)/first-pairs.csv --production $(SAMPLE)/production --work-dir $(WORK)
 
 sample-production: $(SAMPLE)/production/lawyer_match_model.h5
 
