@@ -24,6 +24,9 @@ def test_the_quickstart(tmp_path: Path) -> None:
         if name and (ROOT / name).is_file():
             (clone / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy2(ROOT / name, clone / name)
+    # older than what was installed from them: else the copy would be installed into the .venv that it borrows
+    for name in (clone / "pyproject.toml", *(clone / "requirements").iterdir()):
+        os.utime(name, (0, 0))
     (clone / ".venv").symlink_to(ROOT / ".venv")
     kept = ("PATH", "HOME", "LANG", "TMPDIR", "PIP_CONFIG_FILE", "PIP_INDEX_URL", "SSL_CERT_FILE")
     environment = {name: os.environ[name] for name in kept if name in os.environ} | {
