@@ -82,7 +82,7 @@ def sizes(say: Callable[[str], None]) -> None:
             say(f"{rows:>6,} rows  {f'{epochs} epochs' if epochs else '':<9} {name:<18} {np.mean(found):.4f}  ({each})")
 
 
-def point(say: Callable[[str], None], rows: int = 9_600, seeds: int = 10) -> None:
+def point(say: Callable[[str], None], rows: int = 9_600, seeds: int = 5) -> None:
     """Prints, for each seed, the operating point chosen, the best one, and F-beta at both."""
     say(f"{'seed':>4} {'chosen':>8} {'best':>8} {'F-beta':>8} {'highest':>8} {'lost':>8}")
     lost = []

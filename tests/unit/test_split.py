@@ -183,6 +183,14 @@ def test_what_is_said_of_its_training_counts(line: Line) -> None:
     assert facts.rule == "production's" and "the dataset given as production's" in facts.notes[0]
 
 
+def test_what_is_said_of_its_training_needs_labels(line: Line) -> None:
+    pairs = generate(3_000, seed=0)
+    from_elsewhere(line)
+    pairs.drop(columns="match").to_csv(line.folder / ASSUMED, index=False)
+    with pytest.raises(InputError, match=r"--production-data.*match"):
+        line.run(pairs)
+
+
 def test_an_explicit_split_leaves_out_what_trained_production(line: Line) -> None:
     pairs = generate(6_000, seed=0)
     line.run(pairs)
