@@ -31,11 +31,11 @@ def ingest(
         data: URI of a CSV file.
         production: URI of the production folder; empty for none.
         raw: the file as it is.
-        production_model: a copy of the three production files, and what was assumed of its training; empty for none.
+        production_model: a copy of the three production files, with `production_data` where it counts; empty for none.
         pipeline: the name of the pipeline whose run is opened; empty where `run_id` is open already.
         job_id: identifies this execution, so that a retried step finds the run it opened.
         timestamp: UTC, as in 20260131T235959Z; empty for now.
-        params: what the run was asked to do; one with a `split` has to know which pairs trained production.
+        params: what the run was asked to do.
         run_id: the MLflow run, where it is open already.
         instead: URI to read where `data` is empty.
         production_data: URI of the dataset that a production model which doesn't know was trained on; empty for the
@@ -53,15 +53,12 @@ def ingest(
 
     outputs = {"Dataset as it came": raw, "Production model": production_model}
     with step("ingest" if not instead else "ingest current", run_id, outputs) as this:
-        from matchmaking.ingest import assume_training, fetch_data, fetch_production
+        from matchmaking.ingest import fetch_data, fetch_production, fetch_training_data
 
         opened = this.open_run(pipeline, timestamp, job_id, params) if pipeline else (run_id, timestamp)
         version = fetch_data(data or instead, Path(raw.path))
         folder = Path(production_model.path)
         sha256 = fetch_production(production, folder)
-        if "split" in params and (assumed := assume_training(production_data, folder, version)):
-            from matchmaking.production import MODEL
-            from matchmaking.tracking import assume_training_data
-
-            assume_training_data(opened[0], sha256[MODEL], assumed, told_so=bool(production_data))
+        if production_data:
+            fetch_training_data(production_data, folder)
         return (*opened, version, sha256)

@@ -46,4 +46,13 @@ def split(
             how=how,
             dataset_version=dataset_version,
         )
+        if facts.assumed:
+            from matchmaking.production import MODEL
+            from matchmaking.schema import file_sha256
+            from matchmaking.split import ASSUMED
+            from matchmaking.tracking import assume_training_data
+
+            served = Path(production_model.path)
+            told_so = (served / ASSUMED).exists()
+            assume_training_data(run_id, file_sha256(served / MODEL), facts.assumed, told_so=told_so)
         train.metadata["rows"], test.metadata["rows"] = facts.train_rows, facts.test_rows

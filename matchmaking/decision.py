@@ -265,7 +265,7 @@ def bootstrap_weights(
 ) -> Iterator[Floats]:
     """How often each row is drawn in each resample, in blocks of shape (some resamples, rows).
 
-    Stratified by label, as the holdout itself is: without groups, every resample has the holdout's number of positives.
+    Stratified by label, given how many of each the holdout has: without groups, every resample has as many positives.
 
     Args:
         match: labels, 0 or 1, shape (rows,).

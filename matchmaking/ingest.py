@@ -40,24 +40,14 @@ def fetch_production(uri: str, target: Path) -> dict[str, str]:
     return production.hashes(target)
 
 
-def assume_training(uri: str, production_dir: Path, dataset_version: str) -> str:
-    """Finds out which dataset a production model without a lineage is to be taken for trained on.
-
-    Args:
-        uri: the dataset that it was trained on, as its people say; empty where they don't, and then it is taken to be
-            the run's own. Where it counts, it is brought here, beside the model.
-        production_dir: the copy of production; may be empty.
-        dataset_version: md5 of the run's dataset.
-
-    Returns:
-        md5 of that dataset; empty where nothing has to be assumed, as there is no model or it knows by itself.
+def fetch_training_data(uri: str, production_dir: Path) -> None:
+    """Brings the dataset here that production was trained on, beside its model, where that doesn't know by itself.
 
     Raises:
-        InputError: there is no dataset at `uri`.
+        InputError: there is no such file.
     """
-    if not production.present(production_dir) or lineage.read_lineage(production_dir / production.MODEL) is not None:
-        return ""
-    return fetch_data(uri, production_dir / ASSUMED) if uri else dataset_version
+    if production.present(production_dir) and lineage.read_lineage(production_dir / production.MODEL) is None:
+        storage.download(uri, production_dir / ASSUMED)
 
 
 def validate_file(raw: Path, production_dir: Path, target: Path, *, source: str, labelled: bool = True) -> dict:

@@ -22,6 +22,8 @@ from matchmaking.errors import InputError
 from matchmaking.schema import CATEGORICAL, FEATURES
 
 TEST_SHARE = 0.2
+# what a model can have been trained under
+RULES = ("stratified", "hash")
 # in the .h5
 GROUP = "lineage"
 FORMAT = 1
@@ -36,7 +38,7 @@ class Lineage:
 
     Attributes:
         dataset_version: md5 of the dataset it was trained on.
-        split: the rule that held pairs out when it was trained, in a word ("hash", "stratified", ...).
+        split: the rule that held pairs out when the line of models began, one of `RULES`.
         train_rows, test_rows: pairs it was trained on, and pairs held out then.
         listed: keys of pairs that the hash of a pair says the opposite of, ascending, uint64.
         listed_held_out: whether each of them is held out (else it has trained), bool.
@@ -62,11 +64,14 @@ class Lineage:
 def pair_keys(pairs: pd.DataFrame) -> Keys:
     """What a pair is known by, a hash of its features: uint64 array of shape (rows,).
 
-    The label is left out, so that a corrected label doesn't move its row. The hash is pandas' SipHash with its default
-    key, on float64 and text whatever types the file had.
+    The label is left out, so that a corrected label doesn't move its row; a pair with a corrected feature is another
+    one. The hash is pandas' SipHash with its default key, on float64 and text whatever types the file had.
     """
     types = {name: object if name in CATEGORICAL else "float64" for name in FEATURES}
-    hashes = pd.util.hash_pandas_object(pairs[list(FEATURES)].astype(types), index=False, categorize=True)
+    plain = pairs[list(FEATURES)].astype(types)
+    numbers = [name for name in FEATURES if name not in CATEGORICAL]
+    plain[numbers] += 0.0  # -0.0 is 0.0
+    hashes = pd.util.hash_pandas_object(plain, index=False, categorize=True)
     return np.asarray(hashes, dtype=np.uint64)
 
 
@@ -99,7 +104,7 @@ def lineage_of(
 
 
 def write_lineage(path: Path, lineage: Lineage) -> None:
-    """Puts a lineage into an HDF5 file, a model's or one of its own."""
+    """Puts a lineage into an HDF5 file that has none, a model's or a new one."""
     import h5py
 
     with h5py.File(path, "a") as file:
@@ -125,25 +130,30 @@ def read_lineage(path: Path) -> Lineage | None:
             return None
         try:
             return _read(file[GROUP])
-        except (KeyError, ValueError, TypeError, AttributeError, OSError) as error:
+        except (KeyError, ValueError, TypeError, AttributeError, OverflowError, OSError) as error:
             raise InputError(
                 f"{path}: what it says of the pairs that trained it can't be read ({type(error).__name__}: {error})"
             ) from error
 
 
 def _read(group: Any) -> Lineage:
-    if int(group.attrs["format"]) > FORMAT:
-        raise ValueError("a newer version of mlops wrote it: update this one")
-    listed = np.asarray(group["listed"], np.uint64) if "listed" in group else np.empty(0, np.uint64)
-    flags = np.asarray(group["listed_held_out"]).astype(bool) if "listed" in group else np.empty(0, bool)
-    if listed.ndim != 1 or listed.shape != flags.shape or (listed[1:] <= listed[:-1]).any():
-        raise ValueError("its keys aren't in order")
     attrs = group.attrs
-    return Lineage(
-        str(attrs["dataset_version"]),
-        str(attrs["split"]),
-        int(attrs["train_rows"]),
-        int(attrs["test_rows"]),
-        listed,
-        flags,
-    )
+    if int(attrs["format"]) > FORMAT:
+        raise ValueError("a newer version of mlops wrote it: update this one")
+    split = str(attrs["split"])
+    if split not in RULES:
+        raise ValueError(f"its split is none of {', '.join(RULES)}")
+    listed, flags = np.empty(0, np.uint64), np.empty(0, bool)
+    if "listed" in group:
+        # looked at before it is read: what is packed may be far larger than its file
+        for name, kind in (("listed", np.uint64), ("listed_held_out", np.uint8)):
+            found = group[name]
+            if found.dtype != kind or found.ndim != 1 or found.shape != group["listed"].shape:
+                raise ValueError(f"'{name}' isn't of the right type and size")
+            if found.id.get_create_plist().get_nfilters():
+                raise ValueError(f"'{name}' is packed")
+        listed, flags = group["listed"][()], group["listed_held_out"][()].astype(bool)
+    if (listed[1:] <= listed[:-1]).any():
+        raise ValueError("its keys aren't in order")
+    train_rows, test_rows = int(attrs["train_rows"]), int(attrs["test_rows"])
+    return Lineage(str(attrs["dataset_version"])[:32], split, train_rows, test_rows, listed, flags)

@@ -12,6 +12,7 @@ model. Of whatever a split would hold out, the pairs that trained production are
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -37,6 +38,8 @@ from matchmaking.schema import TARGET, file_md5, read_pairs
 SPLITS = ("auto", "stratified", "hash")
 # production was trained under this one; it is not the seed of a run, and changing it would leak test rows
 SPLIT_SEED = 42
+# of the pairs that a lineage lists; with fewer, that is said
+MOST_FOUND = 0.5
 # beside the copy of a production model that has no lineage: the dataset that it is said to be trained on
 ASSUMED = "trained_on.csv"
 
@@ -50,6 +53,7 @@ class Facts:
         rule: what decided: "stratified", "hash", or "production's" (the one that production was trained under).
         train_rows, test_rows: pairs that train, and pairs that are held out.
         left_out: pairs that the rule would hold out, and that trained production: neither here nor there.
+        assumed: md5 of the dataset that production was taken to be trained on; empty where it knows, or isn't there.
         notes: what somebody should know before trusting them, each in one sentence: what had to be assumed of
             production's training, and how many pairs were left out.
     """
@@ -59,6 +63,7 @@ class Facts:
     train_rows: int
     test_rows: int
     left_out: int = 0
+    assumed: str = ""
     notes: tuple[str, ...] = ()
 
 
@@ -83,16 +88,16 @@ def held_out_by_hash(pairs: pd.DataFrame) -> np.ndarray:
 
 
 def stratified_lineage(pairs: pd.DataFrame, dataset_version: str) -> Lineage:
-    """That of a model from elsewhere, trained under the stratified split of these pairs.
+    """That of a model from elsewhere, trained under the stratified split of these pairs as they are.
+
+    Of a pair that is there twice that split may have trained one copy and held out the other; then it has trained.
 
     Raises:
         InputError: they can't be split.
     """
     keys = pair_keys(pairs)
-    _, test = _stratified(pairs, keys)
-    held_out = np.zeros(len(pairs), bool)
-    held_out[test] = True
-    return lineage_of(keys, held_out, "stratified", dataset_version)
+    train, _ = _draw(pairs[TARGET].to_numpy())
+    return lineage_of(keys, ~np.isin(keys, keys[train]), "stratified", dataset_version)
 
 
 def split_file(
@@ -127,24 +132,28 @@ def split_file(
         trained = stratified_lineage(pairs, dataset_version)
     same = assumed and trained is not None and trained.dataset_version == dataset_version
     # of the same dataset, in the order that production's own training had
-    rule = "stratified" if how == "auto" and same else how
+    rule = "stratified" if how == "auto" and same and len(np.unique(keys)) == len(keys) else how
     train, test, left_out = _places(pairs, keys, rule, trained)
     held_out = np.ones(len(pairs), bool)
     held_out[train] = False
-    named = rule if rule != "auto" else "hash" if trained is None else "production's"
-    notes = [_assumption(trained, same)] if assumed and trained is not None else []
+    kept = trained if rule == "auto" else None
+    named = rule if rule != "auto" else "production's" if kept else "hash"
+    notes = [*_assumption(trained, same)] if assumed and trained is not None else []
+    if trained is not None and not same:
+        notes += _found_again(trained, keys, assumed)
     if left_out:
         notes.append(
             f"{left_out:,} pairs that the {named} split would hold out may have trained production, and were left out"
         )
-    facts = Facts(how, named, len(train), len(test), left_out, tuple(notes))
-    kept = trained if named == "production's" else None
-    under = kept.split if kept else named
-    lineage = lineage_of(keys, held_out, under, dataset_version, kept)
+    version = trained.dataset_version if assumed and trained is not None else ""
+    facts = Facts(how, named, len(train), len(test), left_out, version, tuple(notes))
+    lineage = lineage_of(keys, held_out, kept.split if kept else named, dataset_version, kept)
     held = pairs.iloc[test]
     held.attrs["split"] = asdict(facts)
     pairs.iloc[train].to_parquet(train_path, index=False)
     held.to_parquet(test_path, index=False)
+    # a step that is tried again
+    lineage_path.unlink(missing_ok=True)
     write_lineage(lineage_path, lineage)
     return facts
 
@@ -167,12 +176,31 @@ def _production_lineage(production_dir: Path) -> tuple[Lineage | None, bool]:
     return stratified_lineage(pairs, file_md5(path)), True
 
 
-def _assumption(trained: Lineage, same: bool) -> str:
+def _assumption(trained: Lineage, same: bool) -> Iterator[str]:
     which = "this dataset" if same else "the dataset given as production's"
-    return (
+    yield (
         "production's model doesn't say which pairs trained it; they are taken to be those of the stratified split "
         f"of {which} (version {trained.dataset_version[:12]})"
     )
+
+
+def _found_again(trained: Lineage, keys: Keys, assumed: bool) -> Iterator[str]:
+    """A word of warning where hardly any of the pairs that a lineage lists are in the dataset.
+
+    Raises:
+        InputError: none of them is, and it is the lineage of a dataset that was given as production's.
+    """
+    if not len(trained.listed):
+        return
+    found = int(np.isin(trained.listed, keys).sum())
+    said = f"of {len(trained.listed):,} pairs that production's training is known by, {found:,} are in this dataset"
+    if found == 0 and assumed:
+        raise InputError(
+            f"{said}: production was trained on something else than was given (--production-data), or all of it was "
+            "respelt since"
+        )
+    if found < MOST_FOUND * len(trained.listed):
+        yield f"{said}; those that were respelt or corrected since count as new ones, and may have trained it"
 
 
 def _places(pairs: pd.DataFrame, keys: Keys, how: str, trained: Lineage | None) -> tuple[np.ndarray, np.ndarray, int]:
@@ -203,16 +231,21 @@ def _stratified(pairs: pd.DataFrame, keys: Keys) -> tuple[np.ndarray, np.ndarray
     Of a pair that the dataset holds twice, both copies go where the first goes: one that was trained on makes the other
     prove nothing.
     """
-    from sklearn.model_selection import train_test_split
-
     distinct = ~pd.Series(keys).duplicated().to_numpy()
-    labels = pairs[TARGET].to_numpy()[distinct]
-    places = np.arange(len(labels))
-    try:
-        chosen, held_out = train_test_split(places, test_size=TEST_SHARE, random_state=SPLIT_SEED, stratify=labels)
-    except ValueError as error:
-        raise InputError(f"the dataset can't be split: {error}; more rows are needed") from error
+    chosen, held_out = _draw(pairs[TARGET].to_numpy()[distinct])
     if distinct.all():
         return chosen, held_out
     in_test: Flags = np.isin(keys, keys[distinct][held_out])
     return np.flatnonzero(~in_test), np.flatnonzero(in_test)
+
+
+def _draw(labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The draw that production's own training had: places of the two parts."""
+    from sklearn.model_selection import train_test_split
+
+    places = np.arange(len(labels))
+    try:
+        train, test = train_test_split(places, test_size=TEST_SHARE, random_state=SPLIT_SEED, stratify=labels)
+    except ValueError as error:
+        raise InputError(f"the dataset can't be split: {error}; more rows are needed") from error
+    return train, test

@@ -316,10 +316,12 @@ def assume_training_data(run_id: str, model_sha256: str, version: str, *, told_s
         RefusedError: runs before this one took another dataset.
         TrackingError: the server cannot be reached, after the retries.
     """
+    from mlflow.entities import ViewType
+
     with told(RECORD):
         condition = f"tags.{ASSUMED_TAG} LIKE '{model_sha256}:%'"
         newest = ["attributes.start_time DESC"]
-        found = client().search_runs([_experiment()], condition, order_by=newest, max_results=1)
+        found = client().search_runs([_experiment()], condition, ViewType.ALL, max_results=1, order_by=newest)
     earlier = found[0].data.tags[ASSUMED_TAG].partition(":")[2] if found else version
     if earlier != version and not told_so:
         raise RefusedError(

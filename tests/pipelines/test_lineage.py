@@ -39,13 +39,16 @@ def test_a_model_from_elsewhere_is_assumed_to_know_one_dataset(
 ) -> None:
     old, grown = datasets
     options = ("--production", incumbent, "--work-dir", tmp_path)
+    # a run that came to nothing has assumed nothing
+    (tmp_path / "bad.csv").write_text(old.read_text().replace("match", "matched", 1))
+    assert mlops("run", "evaluate", "--data", tmp_path / "bad.csv", *options).returncode == 2
     found = run_of(mlops("run", "retrain", "--data", old, *options, *QUICK, "--json"))
     split = found["split"]
     assert (split["asked"], split["rule"], split["test_rows"], split["left_out"]) == ("auto", "stratified", 300, 0)
     (note,) = split["notes"]
     assert note.startswith("production's model doesn't say which pairs trained it")
     assert f"the split: {note}" in found["reasons"]
-    (folder,) = (tmp_path / "runs").iterdir()
+    (folder,) = (tmp_path / "runs").glob("retrain_*")
     assert json.loads((folder / "decision.json").read_text())["split"] == split
     assert "300 held out by the stratified split, 1,200 to train on." in (folder / "report.txt").read_text()
 

@@ -14,7 +14,7 @@ from sklearn.model_selection import train_test_split
 
 from matchmaking import production
 from matchmaking.errors import InputError
-from matchmaking.lineage import Lineage, read_lineage, write_lineage
+from matchmaking.lineage import Lineage, pair_keys, read_lineage, write_lineage
 from matchmaking.sample import generate
 from matchmaking.schema import FEATURES
 from matchmaking.split import ASSUMED, SPLITS, Facts, held_out_by_hash, split, split_file
@@ -191,6 +191,35 @@ def test_what_is_said_of_its_training_needs_labels(line: Line) -> None:
         line.run(pairs)
 
 
+def test_a_pair_that_trained_in_any_copy_has_trained(line: Line) -> None:
+    """Production's own training dealt out rows; here the pairs that repeat one another go together."""
+    pairs = generate(3_000, seed=0)
+    repeated = pd.concat([pairs.head(40), pairs], ignore_index=True)
+    from_elsewhere(line)
+    trained, _ = train_test_split(repeated, test_size=0.2, random_state=42, stratify=repeated["match"])
+    facts, train, test = line.run(repeated)
+    assert not key(trained) & key(test)
+    assert not key(train) & key(test)
+    assert len(test) > 550 and facts.left_out == 0
+
+
+def test_another_dataset_than_production_s_is_told(line: Line) -> None:
+    from_elsewhere(line)
+    generate(3_000, seed=1).to_csv(line.folder / ASSUMED, index=False)
+    with pytest.raises(InputError, match=r"of [\d,]+ pairs that production's training is known by, 0 are in this"):
+        line.run(generate(3_000, seed=0))
+    pairs = generate(3_000, seed=0)
+    pd.concat([generate(2_000, seed=1), pairs.head(300)]).to_csv(line.folder / ASSUMED, index=False)
+    facts, _, _ = line.run(pairs)
+    assert any("count as new ones" in note for note in facts.notes)
+
+
+def test_signs_of_zero_are_one(line: Line) -> None:
+    pairs = generate(10, seed=0)
+    zero, minus = pairs.assign(success_rate=0.0), pairs.assign(success_rate=-0.0)
+    assert (pair_keys(zero) == pair_keys(minus)).all()
+
+
 def test_an_explicit_split_leaves_out_what_trained_production(line: Line) -> None:
     pairs = generate(6_000, seed=0)
     line.run(pairs)
@@ -225,6 +254,20 @@ def test_what_is_no_lineage_is_told(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"model\.h5: what it says of the pairs that trained it can't be read"):
         read_lineage(path)
     with h5py.File(path, "a") as file:
-        file["lineage"].attrs["format"] = 2
-    with pytest.raises(InputError, match="newer version"):
+        # a few bytes that would unpack to two gigabytes
+        del file["lineage/listed"]
+        file["lineage"].create_dataset("listed", shape=2**28, dtype=np.uint64, compression="gzip", chunks=2**22)
+        del file["lineage/listed_held_out"]
+        file["lineage"].create_dataset("listed_held_out", shape=2**28, dtype=np.uint8, compression="gzip", chunks=2**22)
+    with pytest.raises(InputError, match="'listed' is packed"):
         read_lineage(path)
+    for name, value, words in (
+        ("train_rows", float("inf"), "OverflowError"),
+        ("split", "<b>", "its split is none of"),
+        ("format", 2, "newer version"),
+    ):
+        with h5py.File(path, "a") as file:
+            file["lineage"].attrs[name] = value
+        with pytest.raises(InputError, match="can't be read") as told:
+            read_lineage(path)
+        assert words in str(told.value) or name == "train_rows"
