@@ -298,8 +298,9 @@ def _evidently(
         datasets = (Dataset.from_pandas(frame, definition) for frame in frames)
         snapshot = Report(metrics).run(*datasets)
         snapshot.save_html(str(html))
+        # Evidently sums over a set of categories, whose order, and so the last digit, differs from process to process
         return {
-            metric["config"]["column"]: float(metric["value"])
+            metric["config"]["column"]: round(float(metric["value"]), 12)
             for metric in snapshot.dict()["metrics"]
             if metric["config"]["type"] == "evidently:metric_v2:ValueDrift"
         }

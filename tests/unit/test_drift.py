@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +17,10 @@ from scipy.stats import wasserstein_distance
 
 from matchmaking.drift import _noise, detect_drift, drift_files, halves, jensen_shannon
 from matchmaking.errors import InputError
+from matchmaking.sample import generate
 from matchmaking.schema import CATEGORICAL, FEATURES
+
+ROOT = Path(__file__).parents[2]
 
 
 def make_pairs(rows: int, seed: int = 0) -> pd.DataFrame:
@@ -122,6 +128,23 @@ def test_the_same_category_in_another_dtype_is_no_drift(tmp_path: Path) -> None:
     reference = make_pairs(1_000)
     current = reference.astype({"match": float, "availability": bool, "case_type": "category"})
     assert all(row["statistic"] == 0 for row in detect_drift(reference, current, tmp_path)["columns"])
+
+
+def test_distances_are_the_same_in_every_process(tmp_path: Path) -> None:
+    """Whatever the order that its sets of texts have."""
+    generate(3_000, seed=0).to_parquet(tmp_path / "pairs.parquet")
+    code = """
+import sys
+from pathlib import Path
+from matchmaking.drift import drift_files
+folder, name = Path(sys.argv[1]), sys.argv[2]
+files = {"result_path": folder / name, "page_path": folder / f"{name}.html"}
+drift_files(folder / "pairs.parquet", folder / "pairs.parquet", self_comparison=True, seed=0, **files)
+"""
+    for seed in "1234":
+        env = {**os.environ, "PYTHONHASHSEED": seed}
+        subprocess.run([sys.executable, "-c", code, str(tmp_path), seed], env=env, check=True, cwd=ROOT)
+    assert len({(tmp_path / seed).read_bytes() for seed in "1234"}) == 1
 
 
 def test_large_frames_are_sampled_the_same_way_each_time(tmp_path: Path) -> None:
