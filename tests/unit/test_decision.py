@@ -157,8 +157,11 @@ def test_a_better_model_is_promoted_automatically_where_the_policy_says_so(bette
     by_itself = policy(auto_promote=True)
     decision = decide(better, by_itself)
     assert (decision["verdict"], decision["automatic"]) == ("promote", True)
-    failed = {"passed": False, "checks": [{"name": "loads", "passed": False, "detail": "no"}]}
-    assert not with_contract(decision, failed)["automatic"]
+    checks = [{"name": "input", "passed": True, "detail": "47"}, {"name": "loads", "passed": False, "detail": "no"}]
+    failed = with_contract(decision, {"passed": False, "checks": checks})
+    assert not failed["automatic"]
+    assert failed["contract"] == {"passed": False, "failed": ["loads: no"]}
+    assert failed["reasons"] == ["the serving contract failed, loads: no", *decision["reasons"]]
     assert not decide(better, POLICY)["automatic"]
     assert not decide(simulate(), by_itself)["automatic"]
 
@@ -251,10 +254,12 @@ def test_a_candidate_that_is_miscalibrated_by_half_the_margin_passes() -> None:
 
 def test_calibration_is_judged_against_production_on_both_sides() -> None:
     scores = calibrated(6_000, np.random.default_rng(0))
-    ways = {loss: expit(logit(scores["production"]) + shift_that_loses(loss)) for loss in (0.05, 0.03, -0.03, -0.09)}
+    ways = {
+        loss: expit(logit(scores["production"]) + shift_that_loses(loss)) for loss in (0.09, 0.05, 0.03, -0.03, -0.09)
+    }
     found = {
         (old, new): guardrail(decide(scores.assign(production=ways[old], candidate=ways[new]), POLICY), "calibration")
-        for old, new in ((0.05, 0.03), (0.05, -0.03), (0.03, 0.05), (-0.03, -0.09))
+        for old, new in ((0.05, 0.03), (0.05, -0.03), (0.03, 0.05), (-0.03, -0.09), (-0.03, 0.09), (0.03, -0.09))
     }
     # farther from the truth than the margin, and still nearer than production: no reason to keep production
     for new in (0.03, -0.03):
@@ -262,7 +267,11 @@ def test_calibration_is_judged_against_production_on_both_sides() -> None:
         assert found[0.05, new]["result"] == "non-inferior"
     assert found[0.05, 0.03]["production"] == pytest.approx(0.05, abs=0.01)
     assert found[0.03, 0.05]["result"] != "non-inferior"
-    assert found[-0.03, -0.09]["result"] == "harm"
+    for worse in ((-0.03, -0.09), (-0.03, 0.09), (0.03, -0.09)):
+        assert found[worse]["result"] == "harm"
+        # what the verdict goes by and the p-value that is shown agree
+        assert found[worse]["p_noninferior"] == 1
+    assert found[0.05, 0.03]["p_noninferior"] < 0.001 and found[0.05, -0.03]["p_noninferior"] < 0.001
 
 
 # --- repeated rows
