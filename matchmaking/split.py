@@ -143,7 +143,8 @@ def split_file(
         notes += _found_again(trained, keys, assumed)
     if left_out:
         notes.append(
-            f"{left_out:,} pairs that the {named} split would hold out may have trained production, and were left out"
+            f"{left_out:,} pairs that the {named} split would hold out may have trained production, and were left out; "
+            "the others are no random sample of the dataset, those of --split auto are"
         )
     version = trained.dataset_version if assumed and trained is not None else ""
     facts = Facts(how, named, len(train), len(test), left_out, version, tuple(notes))
