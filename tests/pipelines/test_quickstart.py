@@ -46,5 +46,5 @@ def test_the_quickstart(tmp_path: Path) -> None:
     said = " ".join((done.stdout + done.stderr).split())
     assert done.returncode == 0, said
     assert "The candidate is better than production" in said
-    assert "these columns have: consultation_fee" in said
+    assert "The data has drifted (score drifted): consultation_fee, score." in said
     assert "A new month of pairs" in said
