@@ -20,7 +20,7 @@ IN_IMAGES = MLOPS_REGISTRY=$(REGISTRY) MLOPS_TAG=$(TAG)
 # that was last brought up, where it isn't said
 CLUSTER ?= $(or $(shell cat $(WORK)/cluster 2>/dev/null),kind)
 ON_CLUSTER = CLUSTER=$(CLUSTER) WORK=$(WORK) $(IN_IMAGES) $(BIN)/python -m pipelines.cluster
-# tests that run side by side, each with servers of its own: no more than four, which take 8 GB
+# tests that run side by side, each with servers of its own: no more than four
 WORKERS ?= $(shell n=$$(nproc 2>/dev/null || getconf _NPROCESSORS_ONLN); echo $$((n < 4 ? n : 4)))
 # a file's tests stay together, as they share what was made for them; the folders that take long come first
 PYTEST = $(BIN)/pytest --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder

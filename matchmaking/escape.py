@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import html
 import re
+import sys
 from collections.abc import Iterator
 
 _MARKDOWN = re.compile(r"([\\`*_{}\[\]|#!~$])")
@@ -31,6 +32,18 @@ def for_terminal(text: object) -> str:
     if shown.isprintable():
         return shown
     return "".join(each if each.isprintable() else _spelled(each) for each in shown)
+
+
+def for_rich(text: object) -> str:
+    """Text for the console of rich, which takes `[red]` for a colour."""
+    from rich.markup import escape
+
+    return escape(for_terminal(text))
+
+
+def say(text: object, err: bool = False) -> None:
+    """Prints a line in which addresses, names, reasons and answers are what somebody else wrote."""
+    print(for_terminal(text), file=sys.stderr if err else sys.stdout, flush=True)
 
 
 def visible(text: object) -> str:

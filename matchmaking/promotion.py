@@ -23,9 +23,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from matchmaking import notify, production, registry, settings
+from matchmaking import escape, notify, production, registry, settings
 from matchmaking.errors import InputError, MlopsError, RefusedError
-from matchmaking.escape import for_terminal
 from matchmaking.package import PACKAGED, Package, fetch_package
 from matchmaking.production_store import STATE, ChangedError, Store, open_store
 from matchmaking.records import SHORT, Entry, Journal, NewerError, RecordError, State, read_record
@@ -43,11 +42,6 @@ ACTIONS = ("promote", "rollback")
 BY_RUN = "pipeline run "
 
 Say = Callable[[str], None]
-
-
-def tell(line: str) -> None:
-    """Prints a line: names, reasons and answers in it are what somebody wrote."""
-    print(for_terminal(line), flush=True)
 
 
 class RestartError(MlopsError):
@@ -138,7 +132,7 @@ def prepare_promotion(
     *,
     force: bool = False,
     reason: str = "",
-    say: Say = tell,
+    say: Say = escape.say,
 ) -> Change:
     """Checks everything about a promotion; writes nothing to production but what an earlier one left to finish.
 
@@ -192,7 +186,7 @@ def prepare_promotion(
     return replace(change, overridden=objections)
 
 
-def prepare_rollback(production_uri: str, *, to: str = "", reason: str = "", say: Say = tell) -> Change:
+def prepare_rollback(production_uri: str, *, to: str = "", reason: str = "", say: Say = escape.say) -> Change:
     """Finds the backup a rollback restores, and checks it.
 
     Args:
@@ -232,7 +226,7 @@ def prepare_rollback(production_uri: str, *, to: str = "", reason: str = "", say
     return change
 
 
-def apply(change: Change, *, who: str = "", say: Say = tell) -> Entry:
+def apply(change: Change, *, who: str = "", say: Say = escape.say) -> Entry:
     """Makes a prepared change.
 
     Args:
@@ -321,7 +315,7 @@ def promote_in_run(
 
     change = prepare_promotion(version, production_uri, force=force, reason=reason)
     for line in explain(change):
-        tell(line)
+        escape.say(line)
     entry_path.write_text("{}")
     promoted = {"promoted": change.after.version or ""}
     if not change.nothing:
@@ -355,7 +349,7 @@ def explain(change: Change) -> list[str]:
     ]
 
 
-def recover(production_uri: str, *, say: Say = tell) -> None:
+def recover(production_uri: str, *, say: Say = escape.say) -> None:
     """Finishes or undoes a change that was cut off, if there is one, and says what it did.
 
     Raises:

@@ -252,7 +252,8 @@ class Summary(Record):
     split: dict[str, Any] | None = Field(
         default=None,
         description="how the held-out pairs were chosen: `asked`, `rule`, `train_rows`, `test_rows`, `left_out` (as "
-        "they may have trained production), `notes` (sentences); null for monitor",
+        "they may have trained production), `assumed` (md5 of the dataset that production was taken to be trained on; "
+        "empty where it knows), `notes` (sentences); null for monitor",
     )
     metrics: Models = Field(
         default=Models(),

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from matchmaking.escape import for_markdown, for_terminal, visible
+from matchmaking.escape import for_markdown, for_rich, for_terminal, visible
 from matchmaking.metrics import LOWER_IS_BETTER, SCALARS
 from matchmaking.redact import redact
 
@@ -262,14 +262,13 @@ def terminal_table(summary: dict[str, Any]) -> Table:
 
 def terminal_notes(summary: dict[str, Any]) -> Table | None:
     """What stands below a run's headline: the reasons, and what somebody should look at; None for nothing."""
-    from rich.markup import escape
     from rich.table import Table
 
     notes = Table.grid(padding=(0, 1))
     for reason in summary.get("reasons") or []:
-        notes.add_row("  -", escape(for_terminal(reason)))
+        notes.add_row("  -", for_rich(reason))
     for warning in warnings(summary):
-        notes.add_row("  -", f"[yellow]Warning:[/] {escape(for_terminal(warning))}")
+        notes.add_row("  -", f"[yellow]Warning:[/] {for_rich(warning)}")
     return notes if notes.row_count else None
 
 

@@ -138,7 +138,9 @@ def split_file(
     held_out[train] = False
     kept = trained if rule == "auto" else None
     named = rule if rule != "auto" else "production's" if kept else "hash"
-    notes = [*_assumption(trained, same)] if assumed and trained is not None else []
+    notes = []
+    if assumed and trained is not None:
+        notes.append(_assumption(trained, same))
     if trained is not None and not same:
         notes += _found_again(trained, keys, assumed)
     if left_out:
@@ -177,9 +179,9 @@ def _production_lineage(production_dir: Path) -> tuple[Lineage | None, bool]:
     return stratified_lineage(pairs, file_md5(path)), True
 
 
-def _assumption(trained: Lineage, same: bool) -> Iterator[str]:
+def _assumption(trained: Lineage, same: bool) -> str:
     which = "this dataset" if same else "the dataset given as production's"
-    yield (
+    return (
         "production's model doesn't say which pairs trained it; they are taken to be those of the stratified split "
         f"of {which} (version {trained.dataset_version[:12]})"
     )

@@ -9,13 +9,14 @@ import signal
 import sys
 import time
 from enum import StrEnum
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from matchmaking.errors import NO_ROOM, InputError, MlopsError, RefusedError, cannot_write
-from matchmaking.escape import for_terminal
+from matchmaking.escape import for_rich, for_terminal, say
 from matchmaking.settings import MAX_SEED
 from pipelines import cluster_cli, data_cli, promotion_cli
 from pipelines.options import check_options
@@ -227,13 +228,10 @@ def bootstrap(
     if outcome.exit_code:
         _show({"bootstrap": outcome}, work_dir)
         raise typer.Exit(outcome.exit_code)
-
-    def say(line: str) -> None:
-        typer.echo(for_terminal(line), err=True)
-
-    change = prepare_promotion(outcome.summary["candidate_uri"], str(production.resolve()), say=say)
-    apply(change, say=say)
-    typer.echo(f"{for_terminal(production)} holds a first production model: {for_terminal(change.after)}")
+    aside = partial(say, err=True)
+    change = prepare_promotion(outcome.summary["candidate_uri"], str(production.resolve()), say=aside)
+    apply(change, say=aside)
+    say(f"{production} holds a first production model: {change.after}")
 
 
 @app.command("compile")
@@ -352,7 +350,7 @@ def _show(outcomes: dict[str, Outcome], work_dir: Path) -> None:
             continue
         if outcome.summary["metrics"]["production"] or outcome.summary["metrics"]["candidate"]:
             console.print(terminal_table(outcome.summary))
-        console.print(f"[bold]{name}[/bold]: {_escape(headline(outcome.summary))}")
+        console.print(f"[bold]{name}[/bold]: {for_rich(headline(outcome.summary))}")
         if told := terminal_notes(outcome.summary):
             console.print(told)
     where = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
@@ -360,25 +358,18 @@ def _show(outcomes: dict[str, Outcome], work_dir: Path) -> None:
         if outcome.exit_code:
             error = outcome.summary["error"]
             _console().print(
-                f"[bold red]{name} failed[/bold red] in step {_escape(error['step'])}: {_escape(error['message'])}",
+                f"[bold red]{name} failed[/bold red] in step {for_rich(error['step'])}: {for_rich(error['message'])}",
                 soft_wrap=True,
             )
-            where.add_row(f"{name} log", _escape(_shown(outcome.folder / "run.log")))
+            where.add_row(f"{name} log", for_rich(_shown(outcome.folder / "run.log")))
         if (outcome.folder / "report.html").exists():
-            where.add_row(f"{name} report", _escape(_shown(outcome.folder / "report.html")))
+            where.add_row(f"{name} report", for_rich(_shown(outcome.folder / "report.html")))
         if outcome.summary["candidate_uri"]:
-            where.add_row("candidate", _escape(_shown(outcome.summary["candidate_uri"])))
+            where.add_row("candidate", for_rich(_shown(outcome.summary["candidate_uri"])))
     option = "" if work_dir == Path("work") else f" --work-dir {work_dir}"
-    where.add_row("MLflow UI", _escape(f"mlops ui{option}   (http://localhost:5001)"))
+    where.add_row("MLflow UI", for_rich(f"mlops ui{option}   (http://localhost:5001)"))
     console.print()
     console.print(where, soft_wrap=True)
-
-
-def _escape(text: str) -> str:
-    """For rich, which takes `[red]` for a colour."""
-    from rich.markup import escape
-
-    return escape(for_terminal(text))
 
 
 def _shown(place: Path | str) -> str:

@@ -31,7 +31,7 @@ import typer
 import yaml
 
 from matchmaking.errors import InputError, MlopsError
-from matchmaking.escape import for_terminal, log_lines
+from matchmaking.escape import for_rich, for_terminal, log_lines, say
 from matchmaking.settings import image, kfp_host
 from pipelines import capacity
 from pipelines.capacity import KFP, PLATFORM, quantity
@@ -234,15 +234,15 @@ def status(cluster: Cluster = Kind.kind) -> None:
         typer.echo(f"{namespace}:")
         for deployment in kubectl.items("deployments", namespace):
             state = "ready" if _available(deployment) else "not ready"
-            _say(f"  {deployment['metadata']['name']:<36}{state}")
+            say(f"  {deployment['metadata']['name']:<36}{state}")
         for job in kubectl.items("jobs", namespace):
-            _say(f"  job {job['metadata']['name']:<32}{_job_state(job)}")
+            say(f"  job {job['metadata']['name']:<32}{_job_state(job)}")
         for cron in kubectl.items("cronjobs", namespace):
             last = cron.get("status", {}).get("lastScheduleTime", "never")
             when = f"{cron['spec']['schedule']} {cron['spec'].get('timeZone', '')}"
-            _say(f"  {cron['metadata']['name']:<36}{when}, last {last}")
+            say(f"  {cron['metadata']['name']:<36}{when}, last {last}")
         for pod, reason in _troubles(kubectl, namespace).items():
-            _say(f"  {pod}: {reason}")
+            say(f"  {pod}: {reason}")
 
 
 @app.command()
@@ -308,7 +308,7 @@ def check(cluster: Kind, build: bool) -> None:
         problems += _old_kubectl()
         problems += _small_docker() if cluster is not Kind.existing else []
     for problem in problems:
-        _say(f"Error: {problem}", err=True)
+        say(f"Error: {problem}", err=True)
     for name, (*_, port) in DOORS.items():
         if not _free(port):
             typer.echo(f"Note: port {port} is in use, which `make open` needs for {name}", err=True)
@@ -645,7 +645,7 @@ def _wait(kubectl: Kubectl, objects: list[dict[str, Any]], deadline: float, say:
             return
         if time.monotonic() > deadline:
             for pod, why in troubles.items():
-                _say(f"  {pod}: {why}", err=True)
+                say(f"  {pod}: {why}", err=True)
             raise MlopsError(
                 f"not ready in time: {', '.join(missing)}; `make status` and `make logs STEP=...` show more"
             )
@@ -821,12 +821,11 @@ def _step(name: str) -> Iterator[Callable[..., None]]:
     called with what is to be said, and with what has to differ for that to be something else.
     """
     from rich.console import Console
-    from rich.markup import escape
 
     console, begin = Console(stderr=True, highlight=False, soft_wrap=True), time.monotonic()
     if console.is_terminal:
         with console.status(f"  {name}") as spinner:
-            yield lambda text, *_: spinner.update(f"  {name}: {escape(for_terminal(text))}")
+            yield lambda text, *_: spinner.update(f"  {name}: {for_rich(text)}")
     else:
         state: dict[str, Any] = {"text": "", "about": None}
         ended = threading.Event()
@@ -890,11 +889,6 @@ def run(*command: str, stdin: str | None = None, tries: int = 1, seconds: float 
         said = " ".join((done.stderr.strip() or done.stdout.strip()).splitlines()[-3:])
     shown = " ".join(part for part in command[:6] if not part.startswith("--context"))
     raise MlopsError(f"{shown}: {said[-600:]}")
-
-
-def _say(text: str, err: bool = False) -> None:
-    """Prints a line: names and reasons in it are the cluster's."""
-    typer.echo(for_terminal(text), err=err)
 
 
 def _say_log(text: str) -> None:

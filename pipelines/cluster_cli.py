@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args, get_origin,
 import typer
 
 from matchmaking.errors import InputError
-from matchmaking.escape import for_terminal
+from matchmaking.escape import for_rich, for_terminal
 from matchmaking.settings import (
     CANDIDATES_URI,
     DATA_URI,
@@ -136,9 +136,9 @@ def submit(
     uploaded = cluster.upload(server, pipeline)
     _say_uploaded(console, uploaded)
     run = cluster.start(server, uploaded, passed, name, experiment)
-    console.print(f"[bold]{pipeline}[/bold]  {_escape(run.url)}", soft_wrap=True)
+    console.print(f"[bold]{pipeline}[/bold]  {for_rich(run.url)}", soft_wrap=True)
     if run.found:
-        console.print(f"  the run {_escape(run.name)} is there already: it is followed, no other is started")
+        console.print(f"  the run {for_rich(run.name)} is there already: it is followed, no other is started")
     started = {"pipeline": pipeline, "run_id": run.run_id, "name": run.name, "url": run.url}
     if not wait:
         typer.echo(json.dumps(started, indent=1) if as_json else run.run_id)
@@ -226,11 +226,11 @@ def schedule_list(
     table = Table("pipeline", "schedule (UTC)", "next", "last", "that run")
     for row in rows:
         table.add_row(
-            _escape(row.name),
-            _escape(row.cron),
+            for_rich(row.name),
+            for_rich(row.cron),
             f"{row.next:%Y-%m-%d %H:%M}" if row.next else "never" if row.enabled else "disabled",
             f"{row.last:%Y-%m-%d %H:%M}" if row.last else "",
-            _escape((row.last_state or "").lower()),
+            for_rich((row.last_state or "").lower()),
         )
     _console(stderr=False).print(table)
 
@@ -272,7 +272,7 @@ def _followed(server: Server, run: Run, console: Console, timeout: float | None,
             told = "the run is being stopped"
         else:
             told = "the run goes on; Terminate on its page stops it"
-        console.print(f"interrupted: {told}: {_escape(run.url)}", soft_wrap=True)
+        console.print(f"interrupted: {told}: {for_rich(run.url)}", soft_wrap=True)
         raise typer.Exit(130) from None
 
 
@@ -288,7 +288,7 @@ def _close_record(run: Run, ended: Ended, console: Console) -> None:
         for record in tracking.open_runs(run.run_id):
             reconcile.close(record, *reconcile.reason(ended))
     except tracking.TrackingError as error:
-        console.print(f"[yellow]{_escape(error)}; the CronJob reconcile closes it[/yellow]", soft_wrap=True)
+        console.print(f"[yellow]{for_rich(error)}; the CronJob reconcile closes it[/yellow]", soft_wrap=True)
 
 
 class _Progress:
@@ -310,15 +310,17 @@ class _Progress:
     def step(self, step: Step) -> None:
         if step.state in ("PENDING", "RUNNING"):
             if step.task not in self.running and not self.console.is_terminal:
-                self.console.print(f"  {_escape(step.title):<32}{'':>8}  started")
-            self.running[step.task] = _escape(step.title)
+                self.console.print(f"  {for_rich(step.title):<32}{'':>8}  started")
+            self.running[step.task] = for_rich(step.title)
         else:
             self.running.pop(step.task, None)
             # of what was left out, since an earlier step failed or a condition wasn't met, there is nothing to say
             if step.state in ("SUCCEEDED", "FAILED", "CANCELED"):
                 took = f"{step.seconds:6.0f} s" if step.seconds is not None else ""
                 colour = {"SUCCEEDED": "green", "FAILED": "red"}.get(step.state, "yellow")
-                self.console.print(f"  {_escape(step.title):<32}{took:>8}  [{colour}]{_escape(step.state.lower())}[/]")
+                self.console.print(
+                    f"  {for_rich(step.title):<32}{took:>8}  [{colour}]{for_rich(step.state.lower())}[/]"
+                )
         self.status.update(f"  {', '.join(self.running.values()) or 'waiting for the next step'}")
 
 
@@ -332,8 +334,8 @@ def _show(pipeline: str, run: Run, ended: Ended) -> None:
     from matchmaking.report import headline, terminal_notes, terminal_table
 
     if ended.error:
-        step = f" in step {_escape(ended.error['step'])}" if ended.error["step"] else ""
-        _console().print(f"[bold red]{pipeline} failed[/]{step}: {_escape(ended.error['message'])}", soft_wrap=True)
+        step = f" in step {for_rich(ended.error['step'])}" if ended.error["step"] else ""
+        _console().print(f"[bold red]{pipeline} failed[/]{step}: {for_rich(ended.error['message'])}", soft_wrap=True)
         return
     console = _console(stderr=False)
     console.print()
@@ -341,13 +343,13 @@ def _show(pipeline: str, run: Run, ended: Ended) -> None:
     if summary:
         if summary["metrics"]["production"] or summary["metrics"]["candidate"]:
             console.print(terminal_table(summary))
-        console.print(f"[bold]{pipeline}[/bold]: {_escape(headline(summary))}")
+        console.print(f"[bold]{pipeline}[/bold]: {for_rich(headline(summary))}")
         if told := terminal_notes(summary):
             console.print(told)
     elif ended.promotion is None:
         _console().print(f"{pipeline} succeeded; its summary couldn't be read from the log, the page has it")
     if ended.promotion is not None:
-        console.print(f"[bold]promote[/bold]: {_escape(_promoted(ended.promotion))}")
+        console.print(f"[bold]promote[/bold]: {for_rich(_promoted(ended.promotion))}")
     where = {"run": run.url}
     if summary:
         where = {"candidate": summary["candidate_uri"], "MLflow run": mlflow_run_url(summary["run_id"]), **where}
@@ -355,7 +357,7 @@ def _show(pipeline: str, run: Run, ended: Ended) -> None:
     for label, place in where.items():
         if place:
             # whole, however narrow the terminal: addresses are copied
-            console.print(f"{label:<12}{_escape(place)}", soft_wrap=True)
+            console.print(f"{label:<12}{for_rich(place)}", soft_wrap=True)
 
 
 def _promoted(entry: dict[str, Any]) -> str:
@@ -367,13 +369,6 @@ def _promoted(entry: dict[str, Any]) -> str:
     return f"production holds {State(**entry['to'])}{backup}."
 
 
-def _escape(text: object) -> str:
-    """For rich, which takes `[red]` for a colour."""
-    from rich.markup import escape
-
-    return escape(for_terminal(text))
-
-
 def _memory(pipeline: str, arguments: Mapping[str, Any], console: Console) -> str:
     """What the steps of a run get: what is asked for, or what its data's size asks for, if a node could hold it."""
     from pipelines.memory import check_fits, choose
@@ -382,7 +377,7 @@ def _memory(pipeline: str, arguments: Mapping[str, Any], console: Console) -> st
     if not chosen:
         uris = [arguments[name] for name in DATA_ARGUMENTS if arguments.get(name)]
         chosen, why = choose(pipeline, uris)
-        console.print(f"[dim]memory {chosen}: {_escape(why)}[/dim]", soft_wrap=True)
+        console.print(f"[dim]memory {chosen}: {for_rich(why)}[/dim]", soft_wrap=True)
     check_fits(str(chosen), os.environ.get("MLOPS_NODE_MEMORY", ""))
     return str(chosen)
 

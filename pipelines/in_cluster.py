@@ -13,7 +13,7 @@ import typer
 
 from matchmaking import settings, storage
 from matchmaking.errors import InputError, MlopsError
-from matchmaking.escape import for_terminal
+from matchmaking.escape import say
 from matchmaking.production import FILES
 
 ROWS, SEED = 12_000, 0
@@ -40,11 +40,11 @@ def _seed_data(uri: str, folder: Path) -> None:
     from matchmaking.sample import generate_file
 
     if storage.read_bytes(uri) is not None:
-        _say(f"{uri} is there already")
+        say(f"{uri} is there already")
         return
     generate_file(folder / "pairs.csv", ROWS, SEED)
     storage.replace_bytes(uri, (folder / "pairs.csv").read_bytes(), None)
-    _say(f"{uri}: {ROWS:,} generated pairs")
+    say(f"{uri}: {ROWS:,} generated pairs")
 
 
 def _seed_production(uri: str, candidates: str, folder: Path) -> None:
@@ -52,9 +52,9 @@ def _seed_production(uri: str, candidates: str, folder: Path) -> None:
     from matchmaking.sample import generate_file
     from pipelines.local import run_pipeline
 
-    recover(uri, say=_say)
+    recover(uri, say=say)
     if held := storage.hash_bundle(uri, FILES):
-        _say(f"{uri} holds {', '.join(held)} already")
+        say(f"{uri} holds {', '.join(held)} already")
         return
     generate_file(folder / "first-pairs.csv", FIRST_ROWS, FIRST_SEED)
     arguments = {
@@ -64,11 +64,11 @@ def _seed_production(uri: str, candidates: str, folder: Path) -> None:
         "seed": SEED,
         "algorithm": "interactions",
     }
-    outcome = run_pipeline("retrain", arguments, folder / "work", on_step=_say)
+    outcome = run_pipeline("retrain", arguments, folder / "work", on_step=say)
     if outcome.exit_code:
         raise MlopsError(f"there is no first model: {outcome.summary['error']['message']}")
-    apply(prepare_promotion(outcome.summary["candidate_uri"], uri, say=_say), say=_say)
-    _say(f"{uri} holds a first production model")
+    apply(prepare_promotion(outcome.summary["candidate_uri"], uri, say=say), say=say)
+    say(f"{uri} holds a first production model")
 
 
 @app.command()
@@ -79,7 +79,7 @@ def fetch(
     """Bring production's files, for the service to load."""
     if not storage.download_bundle(production, FILES, folder):
         raise InputError(f"{production} holds no model yet")
-    _say(f"{folder}: {', '.join(FILES)}")
+    say(f"{folder}: {', '.join(FILES)}")
 
 
 @app.command()
@@ -108,7 +108,7 @@ def restart(
             wanted, status = found.spec.replicas, found.status
             new = (status.observed_generation or 0) >= generation and (status.updated_replicas or 0) == wanted
             if new and (status.available_replicas or 0) == wanted and (status.replicas or 0) == wanted:
-                _say(f"{namespace}/{deployment} was restarted")
+                say(f"{namespace}/{deployment} was restarted")
                 return
             time.sleep(POLL_SECONDS)
     except config.ConfigException as error:
@@ -130,8 +130,8 @@ def reconcile(
 
     server = Server(host)
     server.check()
-    closed = close_ended(server, lambda run_id: _has_workflow(namespace, run_id), say=_say)
-    _say(f"{closed} closed")
+    closed = close_ended(server, lambda run_id: _has_workflow(namespace, run_id), say=say)
+    say(f"{closed} closed")
 
 
 def _has_workflow(namespace: str, run_id: str) -> bool:
@@ -152,17 +152,12 @@ def _has_workflow(namespace: str, run_id: str) -> bool:
     return bool(found["items"])
 
 
-def _say(text: str) -> None:
-    """Prints a line: addresses, names and answers in it are what somebody else wrote."""
-    typer.echo(for_terminal(text))
-
-
 def main() -> None:
     """Runs the command line; a failure is one line and an exit code."""
     try:
         app()
     except MlopsError as error:
-        typer.echo(f"Error: {for_terminal(error)}", err=True)
+        say(f"Error: {error}", err=True)
         sys.exit(error.exit_code)
 
 

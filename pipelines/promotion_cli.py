@@ -7,13 +7,14 @@ import os
 import shutil
 import sys
 import textwrap
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from matchmaking.errors import InputError
-from matchmaking.escape import for_terminal
+from matchmaking.escape import for_terminal, say
 
 if TYPE_CHECKING:
     from matchmaking.promotion import Change, History
@@ -25,6 +26,7 @@ PRIMARY = ("primary_production", "primary_candidate")
 
 WorkDir = Annotated[Path, typer.Option(help="Where the MLflow records are.")]
 Yes = Annotated[bool, typer.Option("--yes", help="Don't ask.")]
+_aside = partial(say, err=True)
 
 
 def candidates(
@@ -63,7 +65,7 @@ def promote(
 
     _track(work_dir)
     _must_be_able_to_ask(yes)
-    change = prepare_promotion(version, production, force=force, reason=reason, say=_say)
+    change = prepare_promotion(version, production, force=force, reason=reason, say=_aside)
     _carry_out(change, yes)
 
 
@@ -81,7 +83,7 @@ def rollback(
 
     _track(work_dir)
     _must_be_able_to_ask(yes)
-    _carry_out(prepare_rollback(production, to=to, reason=reason, say=_say), yes)
+    _carry_out(prepare_rollback(production, to=to, reason=reason, say=_aside), yes)
 
 
 def history(
@@ -97,7 +99,7 @@ def history(
         return
     _show(found)
     for line in found.unreadable:
-        _say(f"the audit trail: {line}; it is left out")
+        _aside(f"the audit trail: {line}; it is left out")
     typer.echo(f"now: {for_terminal(found.current)}")
     if found.unfinished:
         typer.echo(f"UNFINISHED: {for_terminal(found.unfinished)}")
@@ -123,14 +125,14 @@ def _carry_out(change: Change, yes: bool) -> None:
         typer.echo("nothing was changed")
         raise typer.Exit(1)
     try:
-        entry = promotion.apply(change, say=_say)
+        entry = promotion.apply(change, say=_aside)
     except promotion.RestartError as error:
         if change.action == "rollback":
             raise
         back = f"mlops rollback --production {change.production_uri}"
         if yes or not sys.stdin.isatty() or not typer.confirm(for_terminal(f"{error}. Roll back?")):
             raise promotion.RestartError(f"{error}; the new model is in place, `{back}` takes it back") from error
-        _carry_out(promotion.prepare_rollback(change.production_uri, reason=str(error), say=_say), yes=True)
+        _carry_out(promotion.prepare_rollback(change.production_uri, reason=str(error), say=_aside), yes=True)
         raise typer.Exit(1) from error
     typer.echo(f"done: production holds {for_terminal(change.after)}")
     if entry.backup:
@@ -190,7 +192,3 @@ def _track(work_dir: Path) -> None:
 def _must_be_able_to_ask(yes: bool) -> None:
     if not yes and not sys.stdin.isatty():
         raise InputError("nobody is there to be asked (the input is no terminal); say --yes to go on without asking")
-
-
-def _say(text: str) -> None:
-    typer.echo(for_terminal(text), err=True)
