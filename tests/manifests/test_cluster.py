@@ -478,7 +478,7 @@ def test_what_isnt_ready_in_time_is_named_with_its_reason(machine: Machine, monk
     kubectl.apply(yaml.safe_load_all(Path(machine.behaviour["built"]["manifests/overlays/existing"]).read_text()))
     objects = machine.applied()
     with pytest.raises(cluster.MlopsError, match="not ready in time: mlflow; "):
-        cluster._wait(kubectl, objects, time.monotonic() - 1, print)
+        cluster._wait(kubectl, objects, time.monotonic() - 1, lambda text, err=False: print(text))
 
 
 class Scripted:
