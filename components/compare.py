@@ -39,10 +39,7 @@ def compare(
 
     with step("compare", run_id, {"Decision": decision, "Verdict": verdict}, [scores, evaluation, data_report]):
         from matchmaking.decision import decide_file
-        from matchmaking.package import PACKAGED
+        from matchmaking.package import promotable
 
         paths = (Path(decision.path), Path(verdict.path), Path(evaluation.path), Path(data_report.path))
-        decided = decide_file(Path(scores.path), policy, seed, *paths)
-        if decided["verdict"] not in PACKAGED:
-            return "no"
-        return "automatic" if decided["automatic"] else "by hand"
+        return promotable(decide_file(Path(scores.path), policy, seed, *paths))

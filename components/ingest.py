@@ -57,6 +57,8 @@ def ingest(
 
         opened = this.open_run(pipeline, timestamp, job_id, params) if pipeline else (run_id, timestamp)
         version = fetch_data(data or instead, Path(raw.path))
+        if pipeline:
+            this.tell_dataset(version)
         folder = Path(production_model.path)
         sha256 = fetch_production(production, folder)
         if production_data:

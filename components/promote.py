@@ -12,9 +12,9 @@ def promote(
     version: str,
     production: str,
     production_sha256: dict,
-    force: bool,
-    reason: str,
     audit_entry: Output[Artifact],
+    force: bool = False,
+    reason: str = "",
 ):
     """Backs up production, replaces its model file whole, reads it back, and records who did what and why.
 
@@ -23,9 +23,9 @@ def promote(
         version: of the model registry, or the package's name or URI.
         production: URI of the production folder.
         production_sha256: what production must hold still, by file name.
+        audit_entry: JSON.
         force: pass over what the evidence forbids.
         reason: why; needed with force.
-        audit_entry: JSON.
     """
     import json
     from pathlib import Path

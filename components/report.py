@@ -9,70 +9,77 @@ from matchmaking.settings import image
 @dsl.component(base_image=image("base"), install_kfp_package=False)
 def report(
     run_id: str,
-    pipeline: str,
-    timestamp: str,
-    seed: int,
     production: str,
     production_sha256: dict,
-    dataset_version: str,
     data_report: Input[Artifact],
     results: Output[Artifact],
     report: Output[HTML],
     summary: Output[Markdown],
-    candidate_uri: str = "",
-    then: str = "",
+    candidates: str = "",
     evaluation: Input[Artifact] = None,
     decision: Input[Artifact] = None,
     candidate: Input[Model] = None,
-    packaged: Input[Artifact] = None,
     drift: Input[Artifact] = None,
     drift_report: Input[HTML] = None,
-):
-    """Writes the reports and the summary, and closes the MLflow run.
+) -> str:
+    """Packages and registers a candidate that improves, writes the reports and the summary, and closes the MLflow run.
 
     Args:
-        run_id: the MLflow run.
-        pipeline: the pipeline's name.
-        timestamp: the run's.
-        seed: the run's.
+        run_id: the MLflow run, which knows what it is called after, its seed and its dataset.
         production: URI of the production folder, hashed again to show that it didn't change.
         production_sha256: its hashes before.
-        dataset_version: md5 of the dataset.
         data_report: JSON.
         results: a folder: summary.json, report.html, report.txt, plots.
         report: the HTML report.
         summary: the result in a few lines.
-        candidate_uri: the package; empty for none.
-        then: "automatic" where the promotion follows, which closes the run instead.
+        candidates: URI of the folder packages go to, where there is a candidate.
         evaluation: JSON.
-        decision: JSON.
+        decision: JSON; of a candidate that the policy has promoted, the promotion closes the run instead.
         candidate: the bundle with its training record.
-        packaged: carries what the packaging cost.
         drift: JSON.
         drift_report: Evidently's report.
+
+    Returns:
+        The package's URI; empty where there is none.
     """
     from pathlib import Path
 
     from matchmaking.steps import collect, step, tell_summary
 
-    inputs = [data_report, candidate, evaluation, decision, packaged, drift]
+    inputs = [data_report, candidate, evaluation, decision, drift]
     outputs = {"Results": results, "Report": report, "Summary": summary}
     with step("report", run_id, outputs, inputs):
+        from matchmaking.registry import publish_candidate
         from matchmaking.summary import write_reports
+        from matchmaking.tracking import begun
 
         def path(artifact):
             return Path(artifact.path) if artifact else None
 
+        run = begun(run_id)
+        uri = ""
+        if candidate:
+            uri = publish_candidate(
+                path(candidate),
+                path(evaluation),
+                path(decision),
+                run_id=run_id,
+                candidates_uri=candidates,
+                timestamp=run.timestamp,
+                dataset_version=run.dataset_version,
+            )
+            # beside the outputs, for the summary of a local run that fails from here on
+            Path(results.path).with_name("packaged").write_text(uri)
         written = write_reports(
             Path(results.path),
             run_id=run_id,
-            pipeline=pipeline,
-            timestamp=timestamp,
-            seed=seed,
+            pipeline=run.pipeline,
+            timestamp=run.timestamp,
+            seed=run.seed,
             production_uri=production,
             production_before=production_sha256,
-            dataset_version=dataset_version,
-            candidate_uri=candidate_uri,
+            dataset_version=run.dataset_version,
+            candidate_uri=uri,
             steps=collect(inputs),
             data_report=path(data_report),
             evaluation=path(evaluation),
@@ -82,6 +89,6 @@ def report(
             drift_page=path(drift_report),
             page=Path(report.path),
             short=Path(summary.path),
-            last=then != "automatic",
         )
         tell_summary(written)
+        return uri

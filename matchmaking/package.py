@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import tempfile
+from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -46,6 +47,17 @@ class Package:
     def eligible(self) -> bool:
         """Whether its evidence allows a promotion."""
         return self.decision.verdict in PACKAGED and self.contract.passed
+
+
+def promotable(decision: Mapping[str, Any]) -> str:
+    """How a candidate may be promoted: "automatic" (the policy lets its run do it), "by hand", or "no".
+
+    Args:
+        decision: what `decision.decide` gave.
+    """
+    if decision["verdict"] not in PACKAGED:
+        return "no"
+    return "automatic" if decision["automatic"] else "by hand"
 
 
 def package_candidate(

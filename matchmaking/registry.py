@@ -7,6 +7,7 @@ A version's files are kept with the run that made it, below `model/`; the packag
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import tempfile
@@ -16,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from matchmaking import production
 from matchmaking.errors import InputError
-from matchmaking.package import Package
+from matchmaking.package import Package, fetch_package, package_candidate
 from matchmaking.redact import redact
 from matchmaking.schema import FEATURES, INTEGERS
 from matchmaking.tracking import TAG_LIMIT, client, told
@@ -56,6 +57,51 @@ def available() -> bool:
     """Whether there is a registry to ask: MLFLOW_TRACKING_URI is set, and its SQLite file exists where it is one."""
     uri = os.environ.get("MLFLOW_TRACKING_URI", "")
     return bool(uri) and (not uri.startswith("sqlite:///") or Path(uri.removeprefix("sqlite:///")).exists())
+
+
+def publish_candidate(
+    candidate: Path,
+    evaluation: Path,
+    decision: Path,
+    *,
+    run_id: str,
+    candidates_uri: str,
+    timestamp: str,
+    dataset_version: str,
+) -> str:
+    """Publishes a candidate that improves and registers it; one that doesn't is left alone.
+
+    A step that is tried again finds what it has published and registered, and leaves it as it is.
+
+    Args:
+        candidate: the bundle with its training record.
+        evaluation: JSON file.
+        decision: JSON file.
+        run_id: the MLflow run that made it.
+        candidates_uri: where candidates are kept.
+        timestamp: the run's, UTC.
+        dataset_version: md5 of the dataset.
+
+    Returns:
+        The package's URI; empty where there is none.
+
+    Raises:
+        InputError: the place cannot be written, or another package of that name is there.
+        TrackingError: the server or its artifact store cannot be reached, after the retries.
+    """
+    uri = package_candidate(
+        candidate,
+        json.loads(evaluation.read_text()),
+        json.loads(decision.read_text()),
+        candidates_uri=candidates_uri,
+        timestamp=timestamp,
+        dataset_version=dataset_version,
+    )
+    if uri:
+        # what is registered is what was published, read back
+        with tempfile.TemporaryDirectory() as folder:
+            register(fetch_package(uri, Path(folder)), run_id)
+    return uri
 
 
 def register(package: Package, run_id: str) -> str:

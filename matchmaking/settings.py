@@ -84,9 +84,14 @@ def kfp_run_url(run_id: str, known: str = "") -> str:
     return f"{kfp_url(known)}/#/runs/details/{run_id}"
 
 
-def mlflow_run_url(run_id: str) -> str:
-    """The page of a run in MLflow's UI; MLOPS_MLFLOW_URL is the address at which people open it."""
-    return f"{(os.environ.get('MLOPS_MLFLOW_URL') or 'http://localhost:5001').rstrip('/')}/#/runs/{run_id}"
+def mlflow_url(known: str = "") -> str:
+    """MLOPS_MLFLOW_URL: the address at which people open MLflow's UI; otherwise `known`, or `make open`'s."""
+    return (os.environ.get("MLOPS_MLFLOW_URL") or known or "http://localhost:5001").rstrip("/")
+
+
+def mlflow_run_url(run_id: str, known: str = "") -> str:
+    """The page of a run in MLflow's UI."""
+    return f"{mlflow_url(known)}/#/runs/{run_id}"
 
 
 # what docs/reference.md says of them: meaning, and what holds where they aren't set

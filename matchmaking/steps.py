@@ -74,6 +74,16 @@ class Running:
             raise InputError(f"seed {params['seed']}: give a whole number from 0 to {MAX_SEED}")
         return self.run_id, timestamp
 
+    def tell_dataset(self, version: str) -> None:
+        """Records the md5 of the run's dataset with it.
+
+        Raises:
+            TrackingError: MLflow cannot be reached.
+        """
+        from matchmaking.tracking import DATASET_TAG, tag_run
+
+        tag_run(self.run_id, {DATASET_TAG: version})
+
 
 @dataclass
 class _Imports:

@@ -45,7 +45,6 @@ def write_reports(
     drift_page: Path | None,
     page: Path,
     short: Path,
-    last: bool = True,
 ) -> dict[str, Any]:
     """Writes everything a run leaves behind into one folder, and records it in MLflow.
 
@@ -62,7 +61,6 @@ def write_reports(
         candidate: the candidate's bundle.
         drift_page: Evidently's report.
         page, short: files for the HTML and the Markdown that KFP shows.
-        last: whether this ends the run; a promotion that follows ends it otherwise, and may fail.
 
     Returns:
         The summary.
@@ -73,6 +71,7 @@ def write_reports(
     """
     from matchmaking import plots, report, tracking
     from matchmaking.model import TRAINING_RECORD
+    from matchmaking.package import promotable
     from matchmaking.steps import own_cost
 
     folder.mkdir(parents=True, exist_ok=True)
@@ -130,7 +129,8 @@ def write_reports(
             "dataset_version": dataset_version,
         },
         artifacts=folder,
-        close=last,
+        # the promotion that follows ends the run otherwise, and may fail
+        close=not found["decision"] or promotable(found["decision"]) != "automatic",
     )
     result = result.model_copy(update={"steps": [*steps, own_cost("report")]})
     write_summary(folder, result)

@@ -30,6 +30,11 @@ if TYPE_CHECKING:
 JOB_TAG = "pipeline_job_id"
 # the address of the run's page in Kubeflow Pipelines; a local run has none
 KFP_TAG = "kfp_run"
+# and that of MLflow's UI, as the pod that opened the run was told it
+MLFLOW_TAG = "mlflow_url"
+PIPELINE_TAG = "pipeline"
+# md5
+DATASET_TAG = "dataset_version"
 REASON_TAG = "failure_reason"
 # which dataset a production model that doesn't say so was taken to be trained on: its sha256, a colon, the md5
 ASSUMED_TAG = "assumed_training_data"
@@ -203,7 +208,7 @@ def start_run(pipeline: str, timestamp: str, job_id: str, params: Mapping[str, A
             experiment = _experiment()
         known = _of_job(experiment, job_id)
         if not known:
-            tags = {JOB_TAG: job_id, "pipeline": pipeline, **_revision(), **_kfp_page(job_id)}
+            tags = {JOB_TAG: job_id, PIPELINE_TAG: pipeline, **_revision(), **_pages(job_id)}
             client().create_run(experiment, run_name=f"{pipeline}_{timestamp}", tags=tags)
             # a creation whose answer was lost is sent again, and then there are two
             known = _of_job(experiment, job_id)
@@ -216,18 +221,51 @@ def start_run(pipeline: str, timestamp: str, job_id: str, params: Mapping[str, A
     return str(run.info.run_id), timestamp
 
 
+@dataclass(frozen=True)
+class Begun:
+    """What the first step has recorded of its run.
+
+    Attributes:
+        pipeline: its name.
+        timestamp: UTC, as in 20260131T235959Z.
+        seed: the run's.
+        dataset_version: md5 of the dataset.
+    """
+
+    pipeline: str
+    timestamp: str
+    seed: int
+    dataset_version: str
+
+
+def begun(run_id: str) -> Begun:
+    """What a run was begun with.
+
+    Raises:
+        TrackingError: the server cannot be reached, after the retries.
+    """
+    with told(RECORD):
+        data = client().get_run(run_id).data
+    tags, params = data.tags, data.params
+    # KFP's numbers are doubles, and one of them may be written as such
+    return Begun(tags[PIPELINE_TAG], params["timestamp"], int(float(params["seed"])), tags[DATASET_TAG])
+
+
 def _revision() -> dict[str, str]:
     """Which revision of the versioned data was asked for; its md5 is in the parameters in any case."""
     revision = os.environ.get("MLOPS_DATA_REVISION")
     return {"data_revision": revision} if revision else {}
 
 
-def _kfp_page(job_id: str) -> dict[str, str]:
-    """Where the run is in Kubeflow Pipelines, which calls it by its job's id; nothing outside of its pods."""
+def _pages(job_id: str) -> dict[str, str]:
+    """Where people find the run, for the steps after this one; nothing outside of Kubeflow Pipelines' pods.
+
+    Kubeflow Pipelines calls it by its job's id.
+    """
     if not os.environ.get("KFP_POD_NAME"):
         return {}
     page = settings.kfp_run_url(job_id)
-    return {KFP_TAG: page, NOTE_TAG: _page_note(page)}
+    return {KFP_TAG: page, MLFLOW_TAG: settings.mlflow_url(), NOTE_TAG: _page_note(page)}
 
 
 def _page_note(page: str | None) -> str:
@@ -483,12 +521,13 @@ def close_run(run_id: str, reason: str, *, killed: bool = False) -> bool:
 
 def links(run_id: str) -> list[str]:
     """Where people find a run, a line each: in MLflow and, if it is one of theirs, in Kubeflow Pipelines."""
-    lines = [f"MLflow run {settings.mlflow_run_url(run_id)}"]
     try:
         with told(RECORD):
-            page = client().get_run(run_id).data.tags.get(KFP_TAG)
+            tags = client().get_run(run_id).data.tags
     except MlopsError:
-        page = None
+        tags = {}
+    lines = [f"MLflow run {settings.mlflow_run_url(run_id, tags.get(MLFLOW_TAG, ''))}"]
+    page = tags.get(KFP_TAG)
     return [*lines, f"Kubeflow Pipelines run {page}"] if page else lines
 
 

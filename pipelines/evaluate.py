@@ -55,12 +55,8 @@ def evaluate(
     measured = measure(run_id=run_id, test_pairs=parts.outputs["test"], production_model=served)
     report(
         run_id=run_id,
-        pipeline="evaluate",
-        timestamp=fetched.outputs["timestamp"],
-        seed=seed,
         production=production,
         production_sha256=fetched.outputs["production_sha256"],
-        dataset_version=fetched.outputs["dataset_version"],
         data_report=valid.outputs["data_report"],
         evaluation=measured.outputs["evaluation"],
     )

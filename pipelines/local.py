@@ -296,7 +296,7 @@ def _failed(name: str, timestamp: str, folder: Path, arguments: dict[str, Any], 
     _take_reports(steps, folder)
     outputs = {key: steps.outputs.get(place, folder / "none") for key, place in OUTPUTS.items()}
     outputs["training"] = steps.outputs.get("train/candidate", folder) / TRAINING_RECORD
-    packaged = steps.outputs.get("package/packaged")
+    packaged = steps.outputs.get("report/packaged")
     error = Failure(step=failure["step"], message=failure["message"], exit_code=int(failure["exit_code"]))
     known = {
         "pipeline": name,

@@ -68,12 +68,8 @@ def monitor(
     )
     report(
         run_id=run_id,
-        pipeline="monitor",
-        timestamp=reference.outputs["timestamp"],
-        seed=seed,
         production=production,
         production_sha256=reference.outputs["production_sha256"],
-        dataset_version=reference.outputs["dataset_version"],
         data_report=valid_fresh.outputs["data_report"],
         drift=found.outputs["result"],
         drift_report=found.outputs["drift_report"],

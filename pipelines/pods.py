@@ -5,9 +5,10 @@ retries are put in while a pipeline is compiled and a local run is the same with
 Secrets are those of `manifests/`; a compiled pipeline holds their names, never a value.
 
 Each step is told what it needs and nothing else. All talk to MLflow: the first opens the run, the last closes it, and
-one that fails says why. Only the steps that read or write datasets, candidates or production are given storage
-credentials, and only `promote` those that may write production. (What passes from step to step, KFP's own launcher
-carries, with KFP's own credentials.)
+one that fails says why. Where people open the UIs, for links, the first step records with the run and the others read
+there, as a pod's environment stands in the Workflow many times. Only the steps that read or write datasets, candidates
+or production are given storage credentials, and only `promote` those that may write production. (What passes from step
+to step, KFP's own launcher carries, with KFP's own credentials.)
 
 Retries are for pods that were deleted (with their node, say), not for steps that failed, were evicted or took too
 long. A step waits out an outage of MLflow or the storage by itself, about a minute, and then its failure is final: KFP
@@ -61,6 +62,8 @@ class Pod:
     Attributes:
         title: what people read in the UI.
         storage: whether it reads or writes datasets, candidates or production.
+        links: whether it is told where people open the UIs: who opens the MLflow run records it there, and a promotion
+            tells of itself without asking.
         pure: whether its outputs depend on its inputs alone.
         cpu, cpu_limit: the request, and the limit.
         memory, memory_limit: the same, of a step that doesn't grow with the data (see `pipelines.memory` for those that
@@ -70,6 +73,7 @@ class Pod:
 
     title: str
     storage: bool = False
+    links: bool = False
     pure: bool = False
     cpu: str = "200m"
     cpu_limit: str = "1"
@@ -80,18 +84,17 @@ class Pod:
 
 # by component; those without growth peak at 108 to 260 MB, to which KFP's launcher adds some 60
 PODS = {
-    "ingest": Pod("Fetch dataset and production", storage=True),
+    "ingest": Pod("Fetch dataset and production", storage=True, links=True),
     "validate": Pod("Check the dataset", pure=True),
     "split": Pod("Split off held-out pairs", pure=True),
     "train": Pod("Train a candidate", pure=True, cpu="1", cpu_limit="2", seconds=7200),
     "evaluate": Pod("Measure on held-out pairs", pure=True, cpu="500m", cpu_limit="2"),
     "compare": Pod("Decide whether it is better", pure=True),
-    "package": Pod("Package and register it", storage=True),
     "score": Pod("Score with production", pure=True, cpu="500m", cpu_limit="2"),
     "drift": Pod("Look for drift", pure=True, cpu="500m"),
     "report": Pod("Write the report", storage=True),
-    "check": Pod("Check the package's evidence", storage=True),
-    "promote": Pod("Put it into production", storage=True),
+    "check": Pod("Check the package's evidence", storage=True, links=True),
+    "promote": Pod("Put it into production", storage=True, links=True),
 }
 
 
@@ -127,7 +130,8 @@ def _equip(task: Any, component: str, memory: Any) -> None:
     request, limit = (memory, memory) if component in NEEDS else (pod.memory, pod.memory_limit)
     secret = PROMOTION_SECRET if component == "promote" else PIPELINE_SECRET
     kubernetes.use_config_map_as_env(task, SETTINGS, _same([*TRACKING_SETTINGS, *(STORAGE_SETTINGS * pod.storage)]))
-    kubernetes.use_config_map_as_env(task, SETTINGS, _same(LINK_SETTINGS), optional=True)
+    if pod.links:
+        kubernetes.use_config_map_as_env(task, SETTINGS, _same(LINK_SETTINGS), optional=True)
     kubernetes.use_secret_as_env(task, secret, _same([*TRACKING, *(STORAGE * pod.storage)]))
     kubernetes.use_secret_as_env(task, NOTIFY_SECRET, {NOTIFY_KEY: "MLOPS_NOTIFY_URLS"}, optional=True)
     if component == "promote":

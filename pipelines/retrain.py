@@ -5,7 +5,6 @@ from kfp import dsl
 from components.compare import compare
 from components.evaluate import evaluate
 from components.ingest import ingest
-from components.package import package
 from components.promote import promote
 from components.report import report
 from components.split import split as split_pairs
@@ -92,39 +91,23 @@ def retrain(
         policy=policy,
         seed=seed,
     )
-    published = package(
-        run_id=run_id,
-        timestamp=fetched.outputs["timestamp"],
-        candidate=candidate,
-        evaluation=measured.outputs["evaluation"],
-        decision=decided.outputs["decision"],
-        candidates=candidates,
-        dataset_version=fetched.outputs["dataset_version"],
-    )
     reported = report(
         run_id=run_id,
-        pipeline="retrain",
-        timestamp=fetched.outputs["timestamp"],
-        seed=seed,
         production=production,
         production_sha256=fetched.outputs["production_sha256"],
-        dataset_version=fetched.outputs["dataset_version"],
         data_report=valid.outputs["data_report"],
         evaluation=measured.outputs["evaluation"],
         decision=decided.outputs["decision"],
         candidate=candidate,
-        packaged=published.outputs["packaged"],
-        candidate_uri=published.outputs["Output"],
-        then=decided.outputs["Output"],
+        candidates=candidates,
     )
+    reported.set_display_name("Package it and write the report")
     # after the report, which proves that production didn't change until here
     with dsl.If(decided.outputs["Output"] == "automatic", name="auto-promote"):
         promote(
             run_id=run_id,
-            version=published.outputs["Output"],
+            version=reported.outputs["Output"],
             production=production,
             production_sha256=fetched.outputs["production_sha256"],
-            force=False,
-            reason="",
-        ).after(reported)
+        )
     equip(memory)

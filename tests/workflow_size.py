@@ -32,7 +32,7 @@ VALUE = "s3://mlops-datasets/a/rather/long/name/of/a/dataset/pairs.csv"
 COPIES = 3
 FACTOR = 1.44
 # the outputs whose metadata has the costs of the steps so far
-CARRIERS = {"raw", "pairs", "test", "candidate", "evaluation", "decision", "packaged", "scored_reference", "result"}
+CARRIERS = {"raw", "pairs", "test", "candidate", "evaluation", "decision", "scored_reference", "result"}
 
 
 def workflow_bytes(compiled: str, metadata: dict[str, Any], costs: str, policy: str = "") -> int:

@@ -46,12 +46,11 @@ ELSEWHERE = {
     "KFP_POD_NAME",
     "KUBERNETES_SERVICE_HOST",  # Kubernetes sets it
 }
-READS_STORAGE = {"ingest", "package", "report", "check", "promote"}
+READS_STORAGE = {"ingest", "report", "check", "promote"}
 UNITS = {"Mi": 1, "Gi": 1024}
 # peak MB at 12,000 rows and at 1.2 million, by `make bench`, of steps that hardly grow with the data
 FLAT = {
     "ingest": (176, 178),
-    "package": (108, 224),
     "report": (257, 258),
 }
 
@@ -102,6 +101,13 @@ def test_what_a_step_is_told_and_no_more(steps: Any) -> None:
                 assert key in SECRETS[source]
                 assert source in (own, "mlops-notify")
                 assert optional == (source == "mlops-notify")
+
+
+def test_who_is_told_where_people_open_the_uis(steps: Any) -> None:
+    """Who opens the run records it there, for the others, and a promotion tells of itself without asking."""
+    told = {(of, name) for (of, name), step in steps.items() if "MLOPS_MLFLOW_URL" in environment(step)}
+    ingests = {("retrain", "ingest"), ("evaluate", "ingest"), ("monitor", "ingest"), ("monitor", "ingest-2")}
+    assert told == {*ingests, ("promote", "check"), ("promote", "promote"), ("retrain", "promote")}
 
 
 def test_every_variable_that_the_code_reads_is_given(steps: Any) -> None:

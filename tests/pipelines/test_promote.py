@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -220,27 +221,34 @@ def test_an_unusable_tracking_uri_is_told_before_anything(mlops: Mlops, served: 
     assert not (served / ".mlops").exists()
 
 
-def test_production_that_changes_during_a_run_fails_it(
-    mlops: Mlops, sample_csv: Path, served: Path, tmp_path: Path
-) -> None:
-    """What was measured is of a model that isn't served any more."""
+@contextmanager
+def appended_while_it_evaluates(model: Path, work: Path) -> Iterator[None]:
+    """Writes to a file of production as soon as a run in a work folder has come that far."""
     import threading
 
     def change() -> None:
         deadline = time.monotonic() + 300
         while time.monotonic() < deadline:
-            for log in tmp_path.glob("work/runs/*/run.log"):
+            for log in work.glob("runs/*/run.log"):
                 if "Executing task 'evaluate'" in log.read_text():
-                    with (served / production.MODEL).open("ab") as file:
+                    with model.open("ab") as file:
                         file.write(b" ")
                     return
             time.sleep(0.05)
 
-    before = production.hashes(served)
     changing = threading.Thread(target=change)
     changing.start()
-    done = mlops("run", "evaluate", "--data", sample_csv, "--production", served, "--work-dir", tmp_path / "work")
+    yield
     changing.join()
+
+
+def test_production_that_changes_during_a_run_fails_it(
+    mlops: Mlops, sample_csv: Path, served: Path, tmp_path: Path
+) -> None:
+    """What was measured is of a model that isn't served any more."""
+    before = production.hashes(served)
+    with appended_while_it_evaluates(served / production.MODEL, tmp_path / "work"):
+        done = mlops("run", "evaluate", "--data", sample_csv, "--production", served, "--work-dir", tmp_path / "work")
     assert done.returncode == 1
     (line,) = [line for line in done.stderr.splitlines() if "failed" in line]
     assert "changed while the run went on" in line
@@ -419,7 +427,7 @@ def test_what_a_run_did_before_its_promotion_failed_is_told(mlops: Mlops, tmp_pa
     assert summary["dataset_version"]
     assert contents(Path(summary["candidate_uri"])) == contents(tmp_path / "production")
     assert summary["promotion"]["to"]["sha256"] == summary["production_sha256"]["after"]
-    assert {"train", "package", "report"} <= {step["step"] for step in summary["steps"]}
+    assert {"train", "report"} <= {step["step"] for step in summary["steps"]}
     # the report is there, and says that the run failed
     for name in ("report.html", "report.txt"):
         assert "no such pod" in (folder / name).read_text()
@@ -430,6 +438,30 @@ def test_what_a_run_did_before_its_promotion_failed_is_told(mlops: Mlops, tmp_pa
     assert run.data.tags["promoted"] == Path(summary["candidate_uri"]).name
     assert run.data.tags["verdict"] == "bootstrap"
     assert "candidate_average_precision" in run.data.metrics
+
+
+def test_a_report_that_fails_tells_of_the_package_that_it_published(mlops: Mlops, tmp_path: Path) -> None:
+    from mlflow import MlflowClient
+
+    generate_file(tmp_path / "pairs.csv", 1_500, seed=3)
+    (tmp_path / "production").mkdir()
+    with appended_while_it_evaluates(tmp_path / "production" / production.MODEL, tmp_path / "work"):
+        done = mlops(
+            *("run", "retrain", "--data", tmp_path / "pairs.csv", "--production", tmp_path / "production"),
+            *("--work-dir", tmp_path / "work", "--algorithm", "dense", "--epochs", 1),
+        )
+    assert done.returncode == 1, done.stderr
+    (folder,) = (tmp_path / "work" / "runs").iterdir()
+    summary = json.loads((folder / "summary.json").read_text())
+    assert summary["error"]["step"] == "report"
+    assert "changed while the run went on" in summary["error"]["message"]
+    assert summary["verdict"] == "bootstrap"
+    production.check_bundle(Path(summary["candidate_uri"]))
+    client = MlflowClient(f"sqlite:///{tmp_path / 'work' / 'mlflow.db'}")
+    (version,) = client.search_model_versions(f"run_id = '{summary['run_id']}'")
+    assert version.tags["package_uri"] == summary["candidate_uri"]
+    # what is known of a run that went well is not among the results
+    assert not list(folder.glob("packaged"))
 
 
 def test_promote_is_compiled(tmp_path: Path) -> None:

@@ -108,6 +108,21 @@ def test_what_has_ended_is_closed_and_told_once(
     assert len(told) == 2
 
 
+def test_links_are_those_of_the_pod_that_opened_the_run(mlflow: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The others' environment has none of them; what it has goes first."""
+    monkeypatch.setenv("MLOPS_MLFLOW_URL", "https://mlflow.example/")
+    monkeypatch.setenv("MLOPS_KFP_URL", "https://kfp.example")
+    run_id = opened("6b4b9c9e", monkeypatch)
+    monkeypatch.delenv("MLOPS_MLFLOW_URL")
+    monkeypatch.delenv("MLOPS_KFP_URL")
+    kfp_line = "Kubeflow Pipelines run https://kfp.example/#/runs/details/6b4b9c9e"
+    assert tracking.links(run_id) == [f"MLflow run https://mlflow.example/#/runs/{run_id}", kfp_line]
+    # of a run that MLflow can't tell of
+    assert tracking.links("0" * 32) == [f"MLflow run http://localhost:5001/#/runs/{'0' * 32}"]
+    monkeypatch.setenv("MLOPS_MLFLOW_URL", "https://here.example")
+    assert tracking.links(run_id) == [f"MLflow run https://here.example/#/runs/{run_id}", kfp_line]
+
+
 def test_the_reason_is_what_the_step_said(kfp: FakeKfp, mlflow: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     plan = kfp.plans["evaluate"]
     plan.failing, plan.error = "validate", {"step": "validate", "exit_code": 2, "message": "column 'rating' is missing"}

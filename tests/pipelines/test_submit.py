@@ -32,7 +32,7 @@ from tests.kfp_server import FakeKfp, Fault, Plan, kfp_server
 Mlops = Callable[..., subprocess.CompletedProcess[str]]
 
 TASKS = {
-    "retrain": ["ingest", "validate", "split", "train", "evaluate", "compare", "package", "report"],
+    "retrain": ["ingest", "validate", "split", "train", "evaluate", "compare", "report"],
     "evaluate": ["ingest", "validate", "split", "evaluate", "report"],
     "monitor": ["ingest", "ingest-2", "validate", "validate-2", "score", "drift", "report"],
     "promote": ["check", "promote"],

@@ -363,7 +363,7 @@ def test_compiled_steps_run_in_the_images(
     assert outcome.exit_code == 0, (outcome.folder / "run.log").read_text()
     assert {tuple(command[:4]) for command in ran} == {("python3", "-P", "-m", "components.run")}
     steps = {
-        "retrain": ["compare", "evaluate", "ingest", "package", "report", "split", "train", "validate"],
+        "retrain": ["compare", "evaluate", "ingest", "report", "split", "train", "validate"],
         "monitor": ["drift", "ingest", "ingest", "report", "score", "validate", "validate"],
     }
     assert sorted(command[4] for command in ran) == steps[name]

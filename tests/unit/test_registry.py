@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import socket
@@ -17,6 +18,7 @@ import pytest
 
 from matchmaking import production, promotion, registry, tracking
 from matchmaking.errors import InputError
+from matchmaking.metrics import SCALARS
 from matchmaking.package import DECISION, Package, fetch_package
 from tests.promotion_fixtures import change_evidence, package, variant
 
@@ -132,6 +134,27 @@ def test_what_is_not_eligible_is_no_challenger(incumbent: Path, tmp_path: Path) 
     assert alias("challenger") is None
     with pytest.raises(InputError, match="challenger"):
         registry.find("")
+
+
+def test_publishing_again_gives_the_same_package_and_version(incumbent: Path, tmp_path: Path) -> None:
+    """As a step that was killed behind it does."""
+    made = make(incumbent, tmp_path, "v20260101T000000Z")
+    bundle, compared = tmp_path / "bundle v20260101T000000Z", production.hashes(incumbent)
+    scores = dict.fromkeys(SCALARS, 0.9)
+    contract = {"passed": True, "checks": [], "sha256": production.hashes(bundle), "compared_with": compared}
+    evaluation, decision = tmp_path / "evaluation.json", tmp_path / "decision.json"
+    evaluation.write_text(json.dumps({"production": scores, "candidate": scores, "contract": contract}))
+    decided = json.loads((Path(made.uri) / DECISION).read_text())
+    known = {"candidates_uri": str(tmp_path / "candidates"), "dataset_version": "0" * 32, "run_id": run("one")}
+    for verdict, timestamp, uri in (
+        ("promote", "20260101T000000Z", made.uri),
+        ("promote", "20260101T000000Z", made.uri),
+        ("hold", "20260102T000000Z", ""),
+    ):
+        decision.write_text(json.dumps({**decided, "verdict": verdict}))
+        assert registry.publish_candidate(bundle, evaluation, decision, timestamp=timestamp, **known) == uri
+        mine = [version for version in registry.versions() if version.tags["run_id"] == known["run_id"]]
+        assert [version.package_uri for version in mine] == [made.uri]
 
 
 @pytest.mark.parametrize("version", ["7", "v20990101T000000Z", "/no/such/package", "it's"])
