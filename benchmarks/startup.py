@@ -2,57 +2,68 @@
 
     python -m benchmarks.startup [--runs 5] [--json FILE]
 
-An empty step runs in each image as pipelines run theirs, without a network: what it needs is in the image.
-`engine` is the time to make and start the container, `python` that from its first process to the step's first line
-(the interpreter and KFP's executor). `first` is the first start of all, with nothing of the image in memory yet if
-it was just built; the others are medians.
+An empty step, put beside the image's components, runs by the command of compiled pipelines (`components.run`),
+without a network: what it needs is in the image. `engine` is the time to make and start the container, `python` that
+from its first process to the step's first line (the interpreter and KFP's executor). `first` is the first start of
+all, with nothing of the image in memory yet if it was just built; the others are medians.
 """
 
 from __future__ import annotations
 
 import json
 import re
+import tempfile
 import time
 from contextlib import closing
 from datetime import datetime
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from statistics import median
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
-from kfp import dsl
 from rich.console import Console
 from rich.table import Table
 
 from matchmaking.settings import image
+from pipelines.compile import RUN
 from pipelines.containers import check_engine, options
 
+if TYPE_CHECKING:
+    from docker import DockerClient
+
 KINDS = ("base", "trainer", "monitor")
-
-
-@dsl.component(base_image=image("base"), install_kfp_package=False)
-def first_line():
-    """A step that says when it begins."""
+# a step that says when it begins
+STEP = """def first_line():
     import time
 
     print("first line at", time.time(), flush=True)
+"""
+INPUT = json.dumps({"outputs": {"outputFile": "/tmp/executor_output.json"}})
+COMMAND = [*RUN, "first_line", "--executor_input", INPUT]
 
 
-def command() -> list[str]:
-    """The command of the step as KFP has it."""
-    container = first_line.pipeline_spec.deployment_spec["executors"]["exec-first-line"]["container"]
-    executor_input = json.dumps({"outputs": {"outputFile": "/tmp/executor_output.json"}})
-    arguments = [executor_input if each == "{{$}}" else each for each in container["args"]]
-    return [*container["command"], *arguments]
+def components(client: DockerClient, kind: str) -> PurePosixPath:
+    """Where the components are in an image."""
+    asked = [*RUN[:2], "-c", "import components; print(components.__path__[0])"]
+    said = client.containers.run(image(kind), asked, remove=True, **options({}), network_mode="none")
+    return PurePosixPath(said.decode().strip())
 
 
 def measure(kind: str) -> dict[str, float]:
     """Starts one container and gives the seconds it took."""
     import docker
+    from docker.types import Mount
 
-    with closing(docker.from_env()) as client:
+    with closing(docker.from_env()) as client, tempfile.TemporaryDirectory() as folder:
+        step = Path(folder) / "first_line.py"
+        step.write_text(STEP)
+        # the container's user may be another one
+        step.chmod(0o644)
+        place = str(components(client, kind) / step.name)
+        shut_in = options({})
+        shut_in["mounts"].append(Mount(target=place, source=str(step), type="bind", read_only=True))
         begin = time.time()
-        container = client.containers.create(image(kind), command(), **options({}), network_mode="none")
+        container = client.containers.create(image(kind), COMMAND, **shut_in, network_mode="none")
         try:
             container.start()
             container.wait()
