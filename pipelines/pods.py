@@ -82,7 +82,7 @@ class Pod:
     seconds: int = 1800
 
 
-# by component; those without growth peak at 108 to 260 MB, to which KFP's launcher adds some 60
+# by component; those without growth peak at 108 to 285 MB, to which KFP's launcher adds some 60
 PODS = {
     "ingest": Pod("Fetch dataset and production", storage=True, links=True),
     "validate": Pod("Check the dataset", pure=True),

@@ -139,7 +139,7 @@ def test_a_run_from_its_upload_to_the_table(kfp: FakeKfp, mlops: Mlops) -> None:
         "memory": memory.DEFAULT,
     }
     assert "service_account" not in run.to_dict() or run.service_account is None
-    for title in ("Fetch dataset and production", "Train a candidate", "Write the report"):
+    for title in ("Fetch dataset and production", "Train a candidate", "Package it and write the report"):
         assert re.search(rf"{title} +\d+ s  succeeded", done.stderr)
     assert f"{kfp.url}/#/runs/details/{run.run_id}" in done.stderr
     for word in (
