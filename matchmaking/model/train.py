@@ -1,0 +1,389 @@
+"""The candidate: a small ensemble of factorised-interaction networks, or the plain dense recipe of old.
+
+Whether a pair matches hangs on how fields fit together (the lawyer's field and the kind of case, the lawyer's city and
+the client's), which a dense network has to discover in one-hot columns. `interactions` gives it those products: every
+categorical field is embedded, and every pair of embeddings enters as a weighted inner product beside the numbers (a
+factorisation machine's second-order terms: Rendle, ICDM 2010; feeding a network: He & Chua, SIGIR 2017).
+
+Several members train at once, each on all but its own fold, so that every training row has a prediction by a member
+that has not seen it. Those out-of-fold predictions choose the operating point: the test rows are never looked at.
+They are single members', the point is the ensemble's: on fresh pairs it costs .001 of F-beta against the best point
+there is (`python -m benchmarks.candidate point`), and nothing that was tried costs clearly less: calibrating the
+members first, matching the share of pairs above it, solving for the ensemble's calibration over unlabelled pairs.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import math
+import os
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+from matchmaking import features, lineage, production
+from matchmaking.errors import InputError
+from matchmaking.schema import TARGET
+
+if TYPE_CHECKING:
+    import keras
+
+ALGORITHMS = ("interactions", "dense")
+TRAINING_RECORD = "training.json"
+# the architecture of `interactions`, chosen on out-of-fold predictions
+MEMBERS = 4
+EMBEDDING = 8
+HIDDEN = (32, 16)
+DROPOUT = 0.3
+WEIGHT_DECAY = 1e-4
+# recall counts this much more than precision where the operating point is chosen: the one is a person who needed help
+# and was not matched, the other a suggestion that is declined
+RECALL_WEIGHT = 1.25
+# (epochs, batch size, learning rate) of each
+OWN = {"interactions": (30, 512, 8e-3), "dense": (30, 64, 1e-3)}
+# enough optimiser steps to converge on any number of rows: past it, more rows mean fewer passes over them
+MAX_STEPS = 4_000
+MIN_EPOCHS = 3
+# and of few rows smaller batches, so that there are steps enough to learn anything in
+MIN_STEPS = 500
+SMALLEST_BATCH = 32
+# the kept weights are averages over about the last 1 / (1 - MOMENTUM) steps, a hundred, where a training has MIN_STEPS;
+# in a shorter one they would be of weights that still have far to go
+MOMENTUM = 0.99
+VALIDATION_SHARE = 0.15
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How a candidate is trained.
+
+    Attributes:
+        algorithm: one of `ALGORITHMS`.
+        seed: of initial weights, folds and shuffling; the same seed gives the same model on the same machine.
+        epochs: passes over the training rows, at most (fewer where the rows are many, see `MAX_STEPS`).
+        batch_size: rows a step.
+        learning_rate: the optimiser's first; it falls to 0 along a cosine (`interactions`).
+
+    Where one of the last three is 0 it is the algorithm's own, see `OWN`.
+    """
+
+    algorithm: str = "interactions"
+    seed: int = 0
+    epochs: int = 0
+    batch_size: int = 0
+    learning_rate: float = 0.0
+
+
+@dataclass(frozen=True)
+class Training:
+    """What came of a training, beside the model.
+
+    Attributes:
+        recipe: what was asked for, with the epochs that were run.
+        history: loss and val_loss by epoch.
+        operating_point: the probability that was made 0.5, in (0, 1).
+        logit_shift: what was added to the output layer's bias to make it so, in logits.
+        rows: training rows.
+    """
+
+    recipe: Recipe
+    history: dict[str, list[float]]
+    operating_point: float
+    logit_shift: float
+    rows: int
+
+
+def train_candidate(
+    train_path: Path, production_dir: Path, out_dir: Path, recipe: Recipe, *, lineage_path: Path | None = None
+) -> dict[str, Any]:
+    """Trains a candidate and writes it as a bundle, with a record of the training.
+
+    Args:
+        train_path: parquet file of training pairs.
+        production_dir: the production bundle, whose encoder and scaler are copied byte for byte; a folder without one
+            bootstraps: the encoder and the scaler are fitted on the training pairs.
+        out_dir: becomes the candidate's bundle, plus `TRAINING_RECORD`.
+        recipe: how to train.
+        lineage_path: HDF5 file with the lineage of the training pairs, which becomes part of the model file; None for a
+            model that won't know which they were.
+
+    Returns:
+        The record: the fields of `Training` as plain values, and `bootstrapped`.
+    """
+    from matchmaking import storage
+
+    pairs = pd.read_parquet(train_path)
+    out_dir.mkdir(parents=True, exist_ok=True)
+    bootstrapped = not production.present(production_dir)
+    if bootstrapped:
+        encoders = production.Encoders(*features.fit_encoders(pairs))
+        production.write_encoders(out_dir, encoders)
+    else:
+        encoders = production.read_encoders(production_dir)
+        for name in (production.ENCODER, production.SCALER):
+            storage.copy_file(production_dir / name, out_dir / name)
+    inputs = features.encode(pairs, encoders.encoder, encoders.scaler)
+    widths = [len(known) for known in encoders.encoder.categories_]
+    model, training = train(inputs, pairs[TARGET].to_numpy(np.float32), widths, recipe)
+    model.save(out_dir / production.MODEL, include_optimizer=False)
+    if lineage_path is not None and (known := lineage.read_lineage(lineage_path)):
+        lineage.write_lineage(out_dir / production.MODEL, known)
+    record = {**asdict(training), "bootstrapped": bootstrapped}
+    (out_dir / TRAINING_RECORD).write_text(json.dumps(record, indent=1))
+    return record
+
+
+def train(inputs: np.ndarray, match: np.ndarray, widths: list[int], recipe: Recipe) -> tuple[keras.Model, Training]:
+    """Trains a model that is right at 0.5.
+
+    Args:
+        inputs: float32 of shape (rows, 47).
+        match: float32 of 0 and 1, shape (rows,).
+        widths: columns of each categorical field's one-hot block, in order; the rest are numbers.
+        recipe: how to train.
+
+    Returns:
+        A Keras model (rows, 47) -> probability (rows, 1) of built-in layers only, and the record of its training.
+
+    Raises:
+        InputError: an unknown algorithm.
+    """
+    if recipe.algorithm not in ALGORITHMS:
+        raise InputError(f"--algorithm {recipe.algorithm}: unknown; choose one of {', '.join(ALGORITHMS)}")
+    epochs, batch_size, learning_rate = OWN[recipe.algorithm]
+    epochs = recipe.epochs or epochs
+    recipe = replace(
+        recipe,
+        epochs=epochs,
+        batch_size=recipe.batch_size or min(batch_size, max(SMALLEST_BATCH, len(match) * epochs // MIN_STEPS)),
+        learning_rate=recipe.learning_rate or learning_rate,
+    )
+    prepare_tensorflow()
+    import keras
+    import tensorflow as tf
+
+    keras.utils.set_random_seed(recipe.seed)
+    tf.config.experimental.enable_op_determinism()
+    if recipe.algorithm == "dense":
+        return _train_dense(inputs, match, recipe)
+    return _train_interactions(inputs, match, widths, recipe)
+
+
+def predict(model_path: Path, inputs: np.ndarray) -> np.ndarray:
+    """A saved model's probabilities: float64 of shape (rows,), in [0, 1].
+
+    Raises:
+        InputError: Keras cannot load the file, or the model gives NaN.
+    """
+    prepare_tensorflow()
+    import keras
+
+    with production.checked_copy(model_path) as alone:
+        try:
+            model = keras.models.load_model(alone, compile=False)
+        except (ValueError, TypeError, KeyError, OSError) as error:
+            raise InputError(f"{model_path}: Keras {keras.__version__} cannot load it: {error}") from error
+    probabilities = model.predict(inputs, batch_size=8192, verbose=0).astype(float).ravel()
+    if nan := int(np.isnan(probabilities).sum()):
+        raise InputError(f"{model_path} gives NaN for {nan:,} of {len(inputs):,} pairs; it can't be served")
+    return probabilities
+
+
+def prepare_tensorflow() -> None:
+    """Sets TensorFlow up, to be called before it is used: no start-up messages, one thread, graphs as they are written.
+
+    A network this small trains faster on one thread, and then the number of cores doesn't change how sums are rounded.
+    Grappler, which rewrites graphs, orders sums by the addresses of its tables: with it one training in 25 or so of
+    the same seed differed in the last digit, whatever `enable_op_determinism` says.
+    """
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    os.environ["TF_NUM_INTRAOP_THREADS"] = os.environ["TF_NUM_INTEROP_THREADS"] = "1"
+    import tensorflow as tf
+
+    tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": True})
+
+
+def choose_operating_point(match: np.ndarray, probability: np.ndarray, recall_weight: float = RECALL_WEIGHT) -> float:
+    """The threshold for the highest F-beta, beta being `recall_weight`: in (0, 1).
+
+    For calibrated probabilities it is F* / (1 + beta^2), F* being the highest F-beta itself: Lipton, Elkan &
+    Narayanaswamy, "Optimal Thresholding of Classifiers to Maximize F1 Measure", ECML PKDD 2014 (there for beta = 1).
+    F* hardly depends on the sample, while the threshold where a sample happens to reach it jumps about.
+    """
+    from sklearn.metrics import precision_recall_curve
+
+    precision, recall, _ = precision_recall_curve(match, probability)
+    beta2 = recall_weight**2
+    best = np.max((1 + beta2) * precision * recall / np.maximum(beta2 * precision + recall, 1e-12))
+    return float(np.clip(best / (1 + beta2), 1e-3, 1 - 1e-3))
+
+
+def _train_interactions(
+    inputs: np.ndarray, match: np.ndarray, widths: list[int], recipe: Recipe
+) -> tuple[keras.Model, Training]:
+    import keras
+    from sklearn.model_selection import StratifiedKFold
+
+    logits = _member_logits(widths)
+    rows = len(match)
+    fold = np.empty(rows, dtype=int)
+    folds = StratifiedKFold(MEMBERS, shuffle=True, random_state=recipe.seed)
+    for member, (_, held_out) in enumerate(folds.split(inputs, match)):
+        fold[held_out] = member
+    seen = (fold[:, None] != np.arange(MEMBERS)).astype(np.float32)
+    target = np.repeat(match[:, None, None], MEMBERS, axis=1)
+
+    steps = math.ceil(rows / recipe.batch_size)
+    epochs = min(recipe.epochs, max(MIN_EPOCHS, MAX_STEPS // steps))
+    schedule = keras.optimizers.schedules.CosineDecay(recipe.learning_rate, epochs * steps)
+    logits.compile(
+        optimizer=keras.optimizers.Adam(schedule, use_ema=True, ema_momentum=momentum(epochs * steps)),
+        loss=keras.losses.BinaryCrossentropy(from_logits=True),
+    )
+    # the weights are scaled so that both losses are means over the rows that count
+    fitted = logits.fit(
+        inputs,
+        target,
+        sample_weight=seen * MEMBERS / (MEMBERS - 1),
+        validation_data=(inputs, target, (1 - seen) * MEMBERS),
+        validation_batch_size=8192,
+        batch_size=recipe.batch_size,
+        epochs=epochs,
+        verbose=0,
+        callbacks=[_validate_averages(logits), _progress(epochs)],
+    )
+    member_logits = logits.predict(inputs, batch_size=8192, verbose=0)[:, :, 0]
+    out_of_fold = 1 / (1 + np.exp(-member_logits[np.arange(rows), fold].astype(float)))
+    point = choose_operating_point(match, out_of_fold)
+    shift = -math.log(point / (1 - point))
+    mean = keras.layers.GlobalAveragePooling1D(name="mean_of_members")(logits.output)
+    output = keras.layers.Dense(1, activation="sigmoid", name="match_probability")
+    model = keras.Model(logits.input, output(mean), name="lawyer_match")
+    output.set_weights([np.ones((1, 1), np.float32), np.array([shift], np.float32)])
+    history = {name: [round(float(value), 6) for value in values] for name, values in fitted.history.items()}
+    return model, Training(replace(recipe, epochs=epochs), history, point, shift, rows)
+
+
+def momentum(steps: int) -> float:
+    """Of the running average of the weights in a training of so many optimiser steps; 0 keeps the last weights."""
+    return MOMENTUM if steps >= MIN_STEPS else 0.0
+
+
+def _member_logits(widths: list[int]) -> keras.Model:
+    """(rows, 47) -> logits (rows, MEMBERS, 1): the members side by side, none sharing a weight with another."""
+    import keras
+    from keras import layers
+
+    decay = keras.regularizers.L2(WEIGHT_DECAY)
+    light = keras.regularizers.L2(WEIGHT_DECAY / 10)
+    # products of embeddings start at a saddle when the embeddings start near zero
+    spread = keras.initializers.RandomNormal(stddev=0.5)
+    inputs = keras.Input((features.INPUT_WIDTH,), name="inputs")
+    columns = layers.Reshape((features.INPUT_WIDTH, 1))(inputs)
+
+    def block(start: int, width: int) -> Any:
+        return layers.Flatten()(layers.Cropping1D((start, features.INPUT_WIDTH - start - width))(columns))
+
+    starts = np.concatenate([[0], np.cumsum(widths)])
+    # (rows, MEMBERS, 1, EMBEDDING) each
+    embedded = [
+        layers.EinsumDense(
+            "bi,mfik->bmfk", output_shape=(MEMBERS, 1, EMBEDDING), kernel_initializer=spread, kernel_regularizer=light
+        )(block(int(start), width))
+        for start, width in zip(starts, widths, strict=False)
+    ]
+    # every pair once, and all pairs in one multiplication: many small operations would cost more than their sums
+    pairs = list(itertools.combinations(range(len(widths)), 2))
+    left, right = (layers.Concatenate(axis=2)([embedded[pair[side]] for pair in pairs]) for side in (0, 1))
+    products = layers.EinsumDense(
+        "bmpk,mpk->bmp", output_shape=(MEMBERS, len(pairs)), kernel_initializer="ones", kernel_regularizer=light
+    )(layers.Multiply()([left, right]))
+    numbers = layers.RepeatVector(MEMBERS)(block(int(starts[-1]), features.INPUT_WIDTH - int(starts[-1])))
+    hidden = layers.Concatenate()([products, numbers])
+    for units in HIDDEN:
+        hidden = layers.EinsumDense(
+            "bmd,mdh->bmh",
+            output_shape=(MEMBERS, units),
+            bias_axes="mh",
+            activation="swish",
+            kernel_regularizer=decay,
+        )(hidden)
+        hidden = layers.Dropout(DROPOUT)(hidden)
+    logit = layers.EinsumDense("bmd,mdh->bmh", output_shape=(MEMBERS, 1), bias_axes="mh", name="member_logits")(hidden)
+    return keras.Model(inputs, logit, name="members")
+
+
+def _train_dense(inputs: np.ndarray, match: np.ndarray, recipe: Recipe) -> tuple[keras.Model, Training]:
+    """256-128-64 with dropout, stopped early on a validation part, judged at its own 0.5."""
+    import keras
+    from keras import layers
+    from sklearn.model_selection import train_test_split
+
+    model = keras.Sequential([keras.Input((features.INPUT_WIDTH,), name="inputs")], name="lawyer_match")
+    for units in (256, 128, 64):
+        model.add(layers.Dense(units, activation="relu"))
+        model.add(layers.Dropout(DROPOUT))
+    model.add(layers.Dense(1, activation="sigmoid", name="match_probability"))
+    x, x_val, y, y_val = train_test_split(
+        inputs, match, test_size=VALIDATION_SHARE, random_state=recipe.seed, stratify=match
+    )
+    epochs = min(recipe.epochs, max(MIN_EPOCHS, MAX_STEPS // math.ceil(len(y) / recipe.batch_size)))
+    model.compile(optimizer=keras.optimizers.Adam(recipe.learning_rate), loss="binary_crossentropy")
+    fitted = model.fit(
+        x,
+        y,
+        validation_data=(x_val, y_val),
+        validation_batch_size=8192,
+        batch_size=recipe.batch_size,
+        epochs=epochs,
+        verbose=0,
+        callbacks=[keras.callbacks.EarlyStopping(patience=5, restore_best_weights=True), _progress(epochs)],
+    )
+    history = {name: [round(float(value), 6) for value in values] for name, values in fitted.history.items()}
+    ran = replace(recipe, epochs=len(history["loss"]))
+    return model, Training(ran, history, 0.5, 0.0, len(match))
+
+
+def _validate_averages(model: keras.Model) -> keras.callbacks.Callback:
+    """Makes val_loss that of the averaged weights, which are the ones that are kept.
+
+    Keras' own SwapEMAWeights swaps them by adding and subtracting, which changes the last digits of the training.
+    """
+    import keras
+
+    live: list[np.ndarray] = []
+
+    def averages_in(logs: Any = None) -> None:
+        live[:] = [np.array(weights) for weights in model.trainable_variables]
+        for weights, average in zip(
+            model.trainable_variables, model.optimizer._model_variables_moving_average, strict=True
+        ):
+            weights.assign(average)
+
+    def averages_out(logs: Any = None) -> None:
+        for weights, before in zip(model.trainable_variables, live, strict=True):
+            weights.assign(before)
+
+    return keras.callbacks.LambdaCallback(on_test_begin=averages_in, on_test_end=averages_out)
+
+
+def _progress(epochs: int) -> keras.callbacks.Callback:
+    """Prints a line every tenth of the epochs: what a person sees in a pod's log."""
+    import keras
+
+    every = max(1, epochs // 10)
+
+    def say(epoch: int, logs: dict[str, float]) -> None:
+        if (epoch + 1) % every == 0 or epoch + 1 == epochs:
+            print(
+                f"epoch {epoch + 1}/{epochs}  loss {logs['loss']:.4f}  val_loss {logs['val_loss']:.4f}",
+                flush=True,
+            )
+
+    on_epoch_end: Callable[..., None] = say
+    return keras.callbacks.LambdaCallback(on_epoch_end=on_epoch_end)
