@@ -19,7 +19,7 @@ IN_IMAGES = MLOPS_REGISTRY=$(REGISTRY) MLOPS_TAG=$(TAG)
 # the cluster of cluster-up and the targets beside it: kind, minikube, or existing (kubectl's current context); the one
 # that was last brought up, where it isn't said
 CLUSTER ?= $(or $(shell cat $(WORK)/cluster 2>/dev/null),kind)
-ON_CLUSTER = CLUSTER=$(CLUSTER) WORK=$(WORK) $(IN_IMAGES) $(BIN)/python -m pipelines.cluster
+ON_CLUSTER = CLUSTER=$(CLUSTER) WORK=$(WORK) $(IN_IMAGES) $(BIN)/python -m mlops.cluster
 # tests that run side by side, each with servers of its own: no more than four
 WORKERS ?= $(shell n=$$(nproc 2>/dev/null || getconf _NPROCESSORS_ONLN); echo $$((n < 4 ? n : 4)))
 # a file's tests stay together, as they share what was made for them; the folders that take long come first
@@ -92,7 +92,7 @@ lint: dev ## ruff, mypy, the layers, the Dockerfiles, the workflows and YAML
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports
 	@$(BIN)/hadolint docker/*.Dockerfile
-	@$(BIN)/yamllint --strict .github .yamllint.yaml dvc.yaml params.yaml matchmaking/policy.yaml
+	@$(BIN)/yamllint --strict .github .yamllint.yaml dvc.yaml params.yaml matchmaking/evidence/policy.yaml
 	@$(BIN)/zizmor --quiet --offline --no-progress .github/workflows
 
 format: dev ## let ruff format the code
@@ -118,7 +118,7 @@ compile: setup ## one KFP YAML file a pipeline, in build/
 	@$(BIN)/mlops compile
 
 docs: setup ## docs/reference.md from the code
-	@$(BIN)/python -m pipelines.reference > docs/reference.md
+	@$(BIN)/python -m mlops.reference > docs/reference.md
 
 ui: setup ## the MLflow UI on http://localhost:5001
 	@$(BIN)/mlops ui --work-dir $(WORK)

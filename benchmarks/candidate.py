@@ -16,9 +16,9 @@ from unittest import mock
 import numpy as np
 from sklearn.metrics import average_precision_score
 
-from matchmaking import features, model
-from matchmaking.metrics import THRESHOLD
-from matchmaking.sample import generate, true_probability
+from matchmaking.data.sample import generate, true_probability
+from matchmaking.evidence.metrics import THRESHOLD
+from matchmaking.model import features, train
 
 FRESH = 30_000
 FEWEST_MATCHES = 4
@@ -41,7 +41,7 @@ VARIANTS: tuple[tuple[str, str, bool], ...] = (
 )
 
 
-def fresh_logits(rows: int, recipe: model.Recipe) -> tuple[np.ndarray, np.ndarray, model.Training]:
+def fresh_logits(rows: int, recipe: train.Recipe) -> tuple[np.ndarray, np.ndarray, train.Training]:
     """Trains on generated pairs of the recipe's seed; gives the logits and true probabilities of `FRESH` others.
 
     Labels, where they are needed, are those of `generate(FRESH, seed=1_000 + recipe.seed)`.
@@ -54,7 +54,7 @@ def fresh_logits(rows: int, recipe: model.Recipe) -> tuple[np.ndarray, np.ndarra
     encoder, scaler = features.fit_encoders(generate(9_600, seed=99))
     inputs, unseen = (features.encode(each, encoder, scaler) for each in (pairs, fresh))
     widths = [len(known) for known in encoder.categories_]
-    trained, record = model.train(inputs, pairs["match"].to_numpy(np.float32), widths, recipe)
+    trained, record = train.train(inputs, pairs["match"].to_numpy(np.float32), widths, recipe)
     probability = trained.predict(unseen, batch_size=8192, verbose=0).ravel().astype(float)
     probability = probability.clip(1e-7, 1 - 1e-7)
     return np.log(probability / (1 - probability)), true_probability(fresh), record
@@ -63,7 +63,7 @@ def fresh_logits(rows: int, recipe: model.Recipe) -> tuple[np.ndarray, np.ndarra
 def expected_fbeta(logits: np.ndarray, true: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """F-beta of predicting the highest 1, 2, ... pairs as matches, in expectation: (their last logit, F-beta)."""
     order = np.argsort(-logits, kind="stable")
-    beta2 = model.RECALL_WEIGHT**2
+    beta2 = train.RECALL_WEIGHT**2
     found = np.cumsum(true[order])
     return logits[order], (1 + beta2) * found / (beta2 * true.sum() + np.arange(1, len(true) + 1))
 
@@ -74,8 +74,8 @@ def sizes(say: Callable[[str], None]) -> None:
         for name, algorithm, averaging in VARIANTS:
             found = []
             for seed in range(seeds):
-                with mock.patch.object(model, "MOMENTUM", model.MOMENTUM if averaging else 0.0):
-                    logits, _, _ = fresh_logits(rows, model.Recipe(algorithm, seed=seed, epochs=epochs))
+                with mock.patch.object(train, "MOMENTUM", train.MOMENTUM if averaging else 0.0):
+                    logits, _, _ = fresh_logits(rows, train.Recipe(algorithm, seed=seed, epochs=epochs))
                 match = generate(FRESH, seed=1_000 + seed)["match"]
                 found.append(average_precision_score(match, logits))
             each = " ".join(f"{value:.3f}" for value in found)
@@ -87,7 +87,7 @@ def point(say: Callable[[str], None], rows: int = 9_600, seeds: int = 5) -> None
     say(f"{'seed':>4} {'chosen':>8} {'best':>8} {'F-beta':>8} {'highest':>8} {'lost':>8}")
     lost = []
     for seed in range(seeds):
-        logits, true, record = fresh_logits(rows, model.Recipe(seed=seed))
+        logits, true, record = fresh_logits(rows, train.Recipe(seed=seed))
         at, fbeta = expected_fbeta(logits, true)
         own = fbeta[np.count_nonzero(logits >= np.log(THRESHOLD / (1 - THRESHOLD))) - 1]
         best = 1 / (1 + np.exp(-(at[fbeta.argmax()] - record.logit_shift)))

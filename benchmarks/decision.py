@@ -27,8 +27,10 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
-from matchmaking.decision import Policy, decide, load_policy, metric_scorer
-from matchmaking.metrics import LOWER_IS_BETTER, THRESHOLD
+from matchmaking.evidence.bootstrap import metric_scorer
+from matchmaking.evidence.compare import decide
+from matchmaking.evidence.metrics import LOWER_IS_BETTER, THRESHOLD
+from matchmaking.evidence.policy import Policy, load_policy
 
 PRODUCTION_NOISE = 1.25
 # candidates truly better by about .02, .04 and .06 average precision; the measured gap is reported

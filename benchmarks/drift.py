@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from matchmaking.drift import THRESHOLDS, jensen_shannon, permuted_noise
+from matchmaking.data.drift import THRESHOLDS, jensen_shannon, permuted_noise
 
 PAIRS = 200
 SIZES = ((12_000, 500), (12_000, 100), (1_000, 1_000), (300, 300))

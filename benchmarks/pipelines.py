@@ -19,9 +19,9 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from matchmaking import production as bundles
-from matchmaking.sample import generate_file
-from pipelines.local import run_pipeline
+from matchmaking.data.sample import generate_file
+from matchmaking.model import production
+from mlops.local.run import run_pipeline
 from pipelines.memory import NEEDS, ROW_BYTES
 
 console = Console()
@@ -90,7 +90,7 @@ def _bootstrap(base: Path) -> Path:
         base / "work",
     )
     package = Path(outcome.summary["candidate_uri"])
-    assert bundles.present(package)
+    assert production.present(package)
     return package
 
 

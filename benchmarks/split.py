@@ -20,12 +20,12 @@ from pathlib import Path
 import numpy as np
 from sklearn.metrics import average_precision_score
 
-from matchmaking import production
-from matchmaking.evaluation import score
-from matchmaking.model import Recipe, train_candidate
-from matchmaking.sample import generate
-from matchmaking.schema import TARGET
-from matchmaking.split import ASSUMED, SPLITS, split, split_file
+from matchmaking.data.sample import generate
+from matchmaking.data.schema import TARGET
+from matchmaking.inputs.split import ASSUMED, SPLITS, split, split_file
+from matchmaking.model import production
+from matchmaking.model.score import score
+from matchmaking.model.train import Recipe, train_candidate
 
 FRESH = 30_000
 WAYS = ("stratified alone", "stratified", "auto", "auto, elsewhere")

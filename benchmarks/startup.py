@@ -24,9 +24,9 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from matchmaking.settings import image
+from matchmaking.base.settings import image
+from mlops.local.containers import check_engine, options
 from pipelines.compile import RUN
-from pipelines.containers import check_engine, options
 
 if TYPE_CHECKING:
     from docker import DockerClient

@@ -5,7 +5,7 @@ from typing import NamedTuple
 from kfp import dsl
 from kfp.dsl import Markdown, Output
 
-from matchmaking.settings import image
+from matchmaking.base.settings import image
 
 
 @dsl.component(base_image=image("base"), install_kfp_package=False)
@@ -38,11 +38,11 @@ def check(
     """
     from pathlib import Path
 
-    from matchmaking.steps import step
+    from matchmaking.tracking.step import step
 
     with step("check", "", {"Change": change}) as this:
-        from matchmaking.escape import for_markdown
-        from matchmaking.promotion import explain, prepare_promotion
+        from matchmaking.base.escape import for_markdown
+        from matchmaking.release.check import explain, prepare_promotion
         from matchmaking.tracking import log_params
 
         run_id, _ = this.open_run("promote", timestamp, job_id, params)

@@ -3,7 +3,7 @@
 from kfp import dsl
 from kfp.dsl import Artifact, Dataset, Input, Markdown, Output
 
-from matchmaking.settings import image
+from matchmaking.base.settings import image
 
 
 @dsl.component(base_image=image("base"), install_kfp_package=False)
@@ -35,11 +35,11 @@ def compare(
     """
     from pathlib import Path
 
-    from matchmaking.steps import step
+    from matchmaking.tracking.step import step
 
     with step("compare", run_id, {"Decision": decision, "Verdict": verdict}, [scores, evaluation, data_report]):
-        from matchmaking.decision import decide_file
-        from matchmaking.package import promotable
+        from matchmaking.evidence.compare import decide_file
+        from matchmaking.release.package import promotable
 
         paths = (Path(decision.path), Path(verdict.path), Path(evaluation.path), Path(data_report.path))
         return promotable(decide_file(Path(scores.path), policy, seed, *paths))

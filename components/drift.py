@@ -3,7 +3,7 @@
 from kfp import dsl
 from kfp.dsl import HTML, Artifact, Dataset, Input, Metrics, Output
 
-from matchmaking.settings import image
+from matchmaking.base.settings import image
 
 
 @dsl.component(base_image=image("monitor"), install_kfp_package=False)
@@ -34,11 +34,11 @@ def drift(
     """
     from pathlib import Path
 
-    from matchmaking.steps import step
+    from matchmaking.tracking.step import step
 
     outputs = {"Drift": result, "Drift report": drift_report, "Drifted share": metrics}
     with step("drift", run_id, outputs, [reference, current]):
-        from matchmaking.drift import drift_files
+        from matchmaking.data.drift import drift_files
 
         found = drift_files(
             Path(reference.path),

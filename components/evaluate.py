@@ -3,7 +3,7 @@
 from kfp import dsl
 from kfp.dsl import Artifact, ClassificationMetrics, Dataset, Input, Metrics, Model, Output
 
-from matchmaking.settings import image
+from matchmaking.base.settings import image
 
 
 @dsl.component(base_image=image("trainer"), install_kfp_package=False)
@@ -33,7 +33,7 @@ def evaluate(
     """
     from pathlib import Path
 
-    from matchmaking.steps import step
+    from matchmaking.tracking.step import step
 
     inputs = [test_pairs, production_model, candidate]
     outputs = {
@@ -44,7 +44,7 @@ def evaluate(
         "ROC curve, candidate": candidate_roc,
     }
     with step("evaluate", run_id, outputs, inputs):
-        from matchmaking.evaluation import evaluate_models, show_in_kfp
+        from matchmaking.evidence.evaluate import evaluate_models, show_in_kfp
 
         result = evaluate_models(
             Path(test_pairs.path),

@@ -6,7 +6,7 @@ from typing import NamedTuple
 from kfp import dsl
 from kfp.dsl import Dataset, Model, Output
 
-from matchmaking.settings import image
+from matchmaking.base.settings import image
 
 
 @dsl.component(base_image=image("base"), install_kfp_package=False)
@@ -49,11 +49,11 @@ def ingest(
     """
     from pathlib import Path
 
-    from matchmaking.steps import step
+    from matchmaking.tracking.step import step
 
     outputs = {"Dataset as it came": raw, "Production model": production_model}
     with step("ingest" if not instead else "ingest current", run_id, outputs) as this:
-        from matchmaking.ingest import fetch_data, fetch_production, fetch_training_data
+        from matchmaking.inputs.ingest import fetch_data, fetch_production, fetch_training_data
 
         opened = this.open_run(pipeline, timestamp, job_id, params) if pipeline else (run_id, timestamp)
         version = fetch_data(data or instead, Path(raw.path))

@@ -3,7 +3,7 @@
 from kfp import dsl
 from kfp.dsl import Artifact, Output
 
-from matchmaking.settings import image
+from matchmaking.base.settings import image
 
 
 @dsl.component(base_image=image("base"), install_kfp_package=False)
@@ -30,10 +30,10 @@ def promote(
     import json
     from pathlib import Path
 
-    from matchmaking.steps import step, tell_summary
+    from matchmaking.tracking.step import step, tell_summary
 
     with step("promote", run_id, {"Audit entry": audit_entry}):
-        from matchmaking.promotion import promote_in_run
+        from matchmaking.release.promote import promote_in_run
 
         promote_in_run(
             version,

@@ -3,7 +3,7 @@
 from kfp import dsl
 from kfp.dsl import HTML, Artifact, Input, Markdown, Model, Output
 
-from matchmaking.settings import image
+from matchmaking.base.settings import image
 
 
 @dsl.component(base_image=image("base"), install_kfp_package=False)
@@ -44,13 +44,13 @@ def report(
     """
     from pathlib import Path
 
-    from matchmaking.steps import collect, step, tell_summary
+    from matchmaking.tracking.step import collect, step, tell_summary
 
     inputs = [data_report, candidate, evaluation, decision, drift]
     outputs = {"Results": results, "Report": report, "Summary": summary}
     with step("report", run_id, outputs, inputs):
-        from matchmaking.registry import publish_candidate
-        from matchmaking.summary import write_reports
+        from matchmaking.release.registry import publish_candidate
+        from matchmaking.reporting.report import write_reports
         from matchmaking.tracking import begun
 
         def path(artifact):

@@ -3,7 +3,7 @@
 from kfp import dsl
 from kfp.dsl import Dataset, Input, Model, Output
 
-from matchmaking.settings import image
+from matchmaking.base.settings import image
 
 
 @dsl.component(base_image=image("trainer"), install_kfp_package=False)
@@ -27,11 +27,11 @@ def score(
     """
     from pathlib import Path
 
-    from matchmaking.steps import step
+    from matchmaking.tracking.step import step
 
     inputs = [reference, current, production_model]
     outputs = {"Reference, scored": scored_reference, "Current pairs, scored": scored_current}
     with step("score", run_id, outputs, inputs):
-        from matchmaking.evaluation import score_files
+        from matchmaking.model.score import score_files
 
         score_files(*[Path(artifact.path) for artifact in (*inputs, scored_reference, scored_current)])

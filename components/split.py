@@ -3,7 +3,7 @@
 from kfp import dsl
 from kfp.dsl import Artifact, Dataset, Input, Model, Output
 
-from matchmaking.settings import image
+from matchmaking.base.settings import image
 
 
 @dsl.component(base_image=image("base"), install_kfp_package=False)
@@ -31,11 +31,11 @@ def split(
     """
     from pathlib import Path
 
-    from matchmaking.steps import step
+    from matchmaking.tracking.step import step
 
     outputs = {"Held-out pairs": test, "Training pairs": train, "Lineage": lineage}
     with step("split", run_id, outputs, [pairs, production_model]):
-        from matchmaking.split import split_file
+        from matchmaking.inputs.split import split_file
 
         facts = split_file(
             Path(pairs.path),
@@ -47,9 +47,9 @@ def split(
             dataset_version=dataset_version,
         )
         if facts.assumed:
-            from matchmaking.production import MODEL
-            from matchmaking.schema import file_sha256
-            from matchmaking.split import ASSUMED
+            from matchmaking.base.files import file_sha256
+            from matchmaking.inputs.split import ASSUMED
+            from matchmaking.model.production import MODEL
             from matchmaking.tracking import assume_training_data
 
             served = Path(production_model.path)

@@ -3,7 +3,7 @@
 from kfp import dsl
 from kfp.dsl import Artifact, Dataset, Input, Model, Output
 
-from matchmaking.settings import image
+from matchmaking.base.settings import image
 
 
 @dsl.component(base_image=image("trainer"), install_kfp_package=False)
@@ -35,10 +35,10 @@ def train(
     """
     from pathlib import Path
 
-    from matchmaking.steps import step
+    from matchmaking.tracking.step import step
 
     with step("train", run_id, {"Candidate": candidate}, [train_pairs, production_model]):
-        from matchmaking.model import Recipe, train_candidate
+        from matchmaking.model.train import Recipe, train_candidate
 
         recipe = Recipe(algorithm, seed, epochs, batch_size, learning_rate)
         record = train_candidate(

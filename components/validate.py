@@ -3,7 +3,7 @@
 from kfp import dsl
 from kfp.dsl import Artifact, Dataset, Input, Model, Output
 
-from matchmaking.settings import image
+from matchmaking.base.settings import image
 
 
 @dsl.component(base_image=image("base"), install_kfp_package=False)
@@ -32,11 +32,11 @@ def validate(
     import json
     from pathlib import Path
 
-    from matchmaking.steps import step
+    from matchmaking.tracking.step import step
 
     name = "validate" if not instead else "validate current"
     with step(name, run_id, {"Pairs": pairs, "Data report": data_report}, [raw, production_model]):
-        from matchmaking.ingest import validate_file
+        from matchmaking.inputs.validate import validate_file
 
         report = validate_file(
             Path(raw.path),

@@ -20,6 +20,7 @@ COPY pyproject.toml README.md /src/
 COPY matchmaking /src/matchmaking
 COPY components /src/components
 COPY pipelines /src/pipelines
+COPY mlops /src/mlops
 RUN --mount=type=cache,target=/root/.cache/pip \
     pip --python /opt/venv/bin/python3 install --no-deps --no-build-isolation --target /opt/mlops /src
 

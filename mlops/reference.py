@@ -1,4 +1,4 @@
-"""docs/reference.md, from the code: `python -m pipelines.reference` prints it, `make docs` writes it."""
+"""docs/reference.md, from the code: `python -m mlops.reference` prints it, `make docs` writes it."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import inspect
 import json
 from collections.abc import Iterable, Iterator
 from enum import Enum
-from pathlib import Path
 from typing import Any
 
 import typer
@@ -24,12 +23,12 @@ EXIT_CODES = {
 
 def reference() -> str:
     """The whole page, in Markdown; the same code gives the same page."""
-    from matchmaking import decision
-    from matchmaking.settings import VARIABLES
-    from matchmaking.summary import FIELDS
-    from pipelines.cli import app
+    from matchmaking.base.settings import VARIABLES
+    from matchmaking.evidence.policy import DEFAULT_POLICY
+    from matchmaking.reporting.report import FIELDS
+    from mlops.cli.app import app
 
-    policy = Path(decision.__file__).with_name("policy.yaml").read_text()
+    policy = DEFAULT_POLICY.read_text()
     lines = [
         "# Reference",
         "",

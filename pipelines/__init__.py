@@ -1,1 +1,1 @@
-"""The pipelines, and the command line that runs, compiles and schedules them."""
+"""The pipelines: one DAG a file, what their pods carry, and the compiler."""

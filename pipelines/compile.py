@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from matchmaking.errors import cannot_write
+from matchmaking.base.errors import cannot_write
 
 PIPELINES = ("retrain", "evaluate", "monitor", "promote")
 # what a pod's container runs, before the component's name; nothing is imported from where it stands

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from math import ceil
 from typing import Any
 
-from matchmaking.errors import InputError, MlopsError
+from matchmaking.base.errors import InputError, MlopsError
 
 MB, MIB = 10**6, 2**20
 

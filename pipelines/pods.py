@@ -14,7 +14,7 @@ Retries are for pods that were deleted (with their node, say), not for steps tha
 long. A step waits out an outage of MLflow or the storage by itself, about a minute, and then its failure is final: KFP
 2.17's install has Argo retry on errors of the cluster alone (`retryPolicy: OnError` in the controller's
 `templateDefaults`, which completes what `set_retry` gives). Where a controller is set up to retry failures too,
-`matchmaking.steps.step` ends the next attempt at once.
+`matchmaking.tracking.step` ends the next attempt at once.
 
 Caching is on for what is a function of its inputs, and off for what reads or writes the world. The key KFP makes holds
 the image, the command, the MLflow run and the identity of each input artifact, so a hit can only be the very same

@@ -10,7 +10,7 @@ from components.report import report
 from components.split import split as split_pairs
 from components.train import train
 from components.validate import validate
-from matchmaking.model import Recipe
+from matchmaking.model.train import Recipe
 from pipelines.memory import DEFAULT
 from pipelines.pods import equip
 

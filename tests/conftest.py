@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from matchmaking import production
-from matchmaking.sample import generate, generate_file
+from matchmaking.data.sample import generate, generate_file
+from matchmaking.model import production
 
 # before any test imports them: no telemetry, no start-up chatter
 os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
@@ -81,7 +81,7 @@ def incumbent(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def train_incumbent(folder: Path) -> None:
-    from matchmaking.model import Recipe, train_candidate
+    from matchmaking.model.train import Recipe, train_candidate
 
     train = folder / "train.parquet"
     generate(3_000, seed=2).to_parquet(train, index=False)

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import yaml
 
-from matchmaking.data_versions import DATA, POINTER
-from matchmaking.sample import generate_file
-from matchmaking.schema import file_md5
+from matchmaking.base.files import file_md5
+from matchmaking.data.pointer import DATA, POINTER
+from matchmaking.data.sample import generate_file
 
 ROOT = Path(__file__).parents[1]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pandas as pd
 
-from matchmaking.sample import generate
+from matchmaking.data.sample import generate
 
 # what a script or a handler of the data would leave behind
 RAN = "RAN-BY-DATA"

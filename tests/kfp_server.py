@@ -26,7 +26,7 @@ from urllib.parse import parse_qs, urlsplit
 import kfp_server_api as kfp
 import yaml
 
-from matchmaking.steps import ERROR_MARK, SUMMARY_MARK
+from matchmaking.tracking.step import ERROR_MARK, SUMMARY_MARK
 
 ZERO = datetime(1, 1, 1, tzinfo=UTC)  # Go's, where there is no time
 PAGE = "<!doctype html><html><body>Sign in</body></html>"

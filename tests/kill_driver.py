@@ -20,8 +20,9 @@ import h5py  # noqa: F401  imported before the forks, so that each child needn't
 import joblib  # noqa: F401
 import sklearn.preprocessing  # noqa: F401
 
-from matchmaking import production, promotion, registry
-from matchmaking.production_store import STATE
+from matchmaking.model import production
+from matchmaking.release import audit, check, promote, recovery, registry
+from matchmaking.release.store.interface import STATE
 
 OPERATIONS: list[tuple[Any, str]] = [
     *((os, name) for name in ("replace", "fsync", "ftruncate", "pwrite", "fchmod")),
@@ -73,7 +74,7 @@ def look(folder: Path) -> dict[str, Any]:
     return {
         "files": production.hashes(folder),
         "names": sorted(path.name for path in folder.iterdir() if path.name != STATE),
-        "journal": (folder / promotion.JOURNAL).exists(),
+        "journal": (folder / audit.JOURNAL).exists(),
         "temporary": [path.name for path in folder.rglob(".*tmp")],
         "ours": len(list((folder / STATE).rglob("*"))),
     }
@@ -86,24 +87,24 @@ def main(template: str, work: str, action: str, package: str) -> None:
     os.fsync = lambda descriptor: None
     recovered: set[str] = set()
 
-    def change() -> promotion.Change:
+    def change() -> check.Change:
         if action == "rollback":
-            return promotion.prepare_rollback(str(folder), say=lambda text: None)
-        return promotion.prepare_promotion(package, str(folder), say=lambda text: None)
+            return check.prepare_rollback(str(folder), say=lambda text: None)
+        return check.prepare_promotion(package, str(folder), say=lambda text: None)
 
     def interrupted() -> None:
         prepared = change()
         kill_before(number)
-        promotion.apply(prepared, say=lambda text: None)
+        promote.apply(prepared, say=lambda text: None)
 
     def interrupted_recovery() -> None:
         kill_before(twice)
-        promotion.recover(str(folder), say=lambda text: None)
+        recovery.recover(str(folder), say=lambda text: None)
 
     def next_command() -> dict[str, Any]:
         said: list[str] = []
-        promotion.recover(str(folder), say=said.append)
-        found = promotion.history(str(folder))
+        recovery.recover(str(folder), say=said.append)
+        found = audit.history(str(folder))
         return {
             "said": said,
             "entries": [entry.as_dict() for entry in found.entries],

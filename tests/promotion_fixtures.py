@@ -9,11 +9,11 @@ from typing import Any
 
 import h5py
 
-from matchmaking import production
-from matchmaking.metrics import SCALARS
-from matchmaking.model import TRAINING_RECORD
-from matchmaking.package import CONTRACT, DECISION, MANIFEST, package_candidate
-from matchmaking.schema import file_sha256
+from matchmaking.base.files import file_sha256
+from matchmaking.evidence.metrics import SCALARS
+from matchmaking.model import production
+from matchmaking.model.train import TRAINING_RECORD
+from matchmaking.release.package import CONTRACT, DECISION, MANIFEST, package_candidate
 
 
 def variant(bundle: Path, target: Path, note: str) -> Path:

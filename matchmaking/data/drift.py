@@ -17,8 +17,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from matchmaking.errors import InputError
-from matchmaking.schema import CATEGORICAL, FEATURES, TARGET
+from matchmaking.base.errors import InputError
+from matchmaking.data.schema import CATEGORICAL, FEATURES, TARGET
 
 SCORE = "score"
 # `urgency_level` is ordinal: a distance that knows 1 is closer to 2 than to 5 suits it, so it stays numeric

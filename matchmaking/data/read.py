@@ -1,72 +1,27 @@
-"""The dataset: its columns, their allowed values, and the reading and checking of a file of client-lawyer pairs."""
+"""Reading a file of client-lawyer pairs: what a parser would change without a word is refused, with its line."""
 
 from __future__ import annotations
 
 import codecs
 import csv
-import difflib
 import gzip
-import hashlib
 import re
-import unicodedata
 import zlib
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TextIO, cast
+from typing import Any, Literal, TextIO, cast
 
-import numpy as np
 import pandas as pd
 
-from matchmaking.errors import InputError
-from matchmaking.escape import for_terminal, visible
-
-if TYPE_CHECKING:
-    import pandera.pandas as pa
+from matchmaking.base.errors import InputError
+from matchmaking.base.escape import for_terminal, visible
+from matchmaking.data.schema import CATEGORICAL, COLUMNS, FEATURES, INTEGERS, NUMERIC, TARGET, pair_schema
 
 Compression = Literal["gzip"] | None
 
-TARGET = "match"
-CATEGORICAL = ("case_type", "location", "preferred_language", "specialization", "city")
-# where the domain sets no upper limit: anything above is a unit or a column mixed up, and would not fit an integer
-NO_LIMIT = 1e9
-# inclusive bounds
-NUMERIC: dict[str, tuple[float, float]] = {
-    "urgency_level": (1, 5),
-    "budget": (0, NO_LIMIT),
-    "case_complexity_score": (0, 1),
-    "experience": (0, NO_LIMIT),
-    "success_rate": (0, 1),
-    "rating": (1, 5),
-    "consultation_fee": (0, NO_LIMIT),
-    "availability": (0, 1),
-}
-INTEGERS = ("urgency_level", "budget", "consultation_fee", "availability", TARGET)
-COLUMNS = (
-    "case_type",
-    "location",
-    "urgency_level",
-    "budget",
-    "preferred_language",
-    "case_complexity_score",
-    "specialization",
-    "city",
-    "experience",
-    "success_rate",
-    "rating",
-    "consultation_fee",
-    "availability",
-    TARGET,
-)
-FEATURES = COLUMNS[:-1]
-# the columns a metric is broken down by: who the client is and what they need
-SLICES = ("case_type", "location", "preferred_language")
 
-# enough of each class for a stratified 80/20 split whose test part can carry a metric
-MIN_ROWS = 50
-MIN_PER_CLASS = 5
 SHOWN_ROWS = 5
-SHOWN_CATEGORIES = 5
 TOO_MANY = "too many"
 # rows parsed at a time: as text, they take several times the room of the numbers they become
 CHUNK = 100_000
@@ -76,67 +31,6 @@ TITLE_LINES = 20
 NUMBER = r"^[+-]?(?:(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?|(?i:inf|infinity))$"
 # what a spreadsheet makes of a whole number, and a parser silently another number of: 20.000, 1.2E+04
 NOT_PLAIN = r"^[+-]?[0-9]{1,3}\.[0-9]{3}$|^[^iI]*[eE]"
-# where more of a column is unknown to the encoder, it is another column or another spelling
-MOST_UNKNOWN = 0.5
-
-
-@dataclass(frozen=True)
-class DataReport:
-    """What was noticed in a dataset that is valid.
-
-    Attributes:
-        rows: pairs read.
-        positives: pairs with `match` = 1.
-        extra_columns: columns we do not know; ignored.
-        unseen: for each categorical column, the categories production's encoder does not know, with row counts.
-            The service encodes them as all zeros.
-        duplicates: rows that repeat an earlier one exactly.
-        warnings: what somebody should look at before trusting the result, each in one sentence.
-    """
-
-    rows: int
-    positives: int
-    extra_columns: list[str] = field(default_factory=list)
-    unseen: dict[str, dict[str, int]] = field(default_factory=dict)
-    duplicates: int = 0
-    warnings: list[str] = field(default_factory=list)
-
-    def as_dict(self) -> dict[str, Any]:
-        return asdict(self)
-
-
-def file_md5(path: Path) -> str:
-    """The md5 of a file's bytes in hex: what DVC 3 records as a dataset's version."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
-
-
-def file_sha256(path: Path) -> str:
-    """The sha256 of a file's bytes, in hex."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def pair_schema(target: bool = True) -> pa.DataFrameSchema:
-    """The pandera schema of a dataset; `target` says whether `match` must be there."""
-    import pandera.pandas as pa
-
-    def whole(values: pd.Series) -> pd.Series:
-        return values == np.floor(values)
-
-    columns: dict[str, pa.Column] = {
-        name: pa.Column(str, pa.Check.str_length(min_value=1, error="an empty text")) for name in CATEGORICAL
-    }
-    for name, (low, high) in {**NUMERIC, **({TARGET: (0, 1)} if target else {})}.items():
-        limits = f"outside {low}..{high:g}"
-        checks = [
-            pa.Check(np.isfinite, error="an infinite value"),
-            pa.Check.in_range(low, high, error=limits),
-        ]
-        if name in INTEGERS:
-            checks.append(pa.Check(whole, error="not a whole number"))
-        columns[name] = pa.Column(float, checks)
-    return pa.DataFrameSchema(columns)
 
 
 def read_pairs(path: Path, *, target: bool = True, source: str | None = None) -> tuple[pd.DataFrame, list[str]]:
@@ -194,96 +88,6 @@ def read_pairs(path: Path, *, target: bool = True, source: str | None = None) ->
     found.tell(file, ["(none)", *kept])
     frame = pd.concat(parts, ignore_index=True)
     return _checked(frame, file, TARGET in kept), [column for column in names if column not in COLUMNS]
-
-
-def check_enough(pairs: pd.DataFrame, source: str) -> None:
-    """Refuses a dataset that cannot be split into train and test with both classes in each.
-
-    Raises:
-        InputError: fewer than `MIN_ROWS` rows, one class only, or fewer than `MIN_PER_CLASS` rows of a class.
-    """
-    if len(pairs) < MIN_ROWS:
-        raise InputError(f"{source}: {len(pairs)} rows are too few to split; at least {MIN_ROWS} are needed")
-    counts = pairs[TARGET].value_counts()
-    if len(counts) == 1:
-        raise InputError(
-            f"{source}: column '{TARGET}' holds one class only ({counts.index[0]}); both 0 and 1 are needed"
-        )
-    if counts.min() < MIN_PER_CLASS:
-        raise InputError(
-            f"{source}: column '{TARGET}' has {counts.min()} rows of class {counts.idxmin()}, too few to split; "
-            f"at least {MIN_PER_CLASS} are needed"
-        )
-
-
-def describe(pairs: pd.DataFrame, extra_columns: list[str], known: dict[str, list[str]] | None) -> DataReport:
-    """What is worth telling about valid pairs; `known` holds the encoder's categories by column (None: no encoder)."""
-    unseen = {}
-    warnings = []
-    for column, categories in (known or {}).items():
-        counts = pairs.loc[~pairs[column].isin(categories), column].value_counts()
-        if len(counts):
-            unseen[column] = {str(category): int(count) for category, count in counts.items()}
-            warnings.append(_unknown(column, unseen[column], categories, len(pairs)))
-    duplicates = int(pairs.duplicated().sum())
-    if duplicates:
-        warnings.append(f"{duplicates:,} of {len(pairs):,} rows repeat an earlier one exactly")
-    positives = int(pairs[TARGET].sum()) if TARGET in pairs else 0
-    return DataReport(len(pairs), positives, extra_columns, unseen, duplicates, warnings)
-
-
-def unknown_shares(report: Mapping[str, Any]) -> dict[str, float]:
-    """The share of rows, in (0, 1], whose category the encoder doesn't know, by column.
-
-    Args:
-        report: the fields of a `DataReport`.
-    """
-    return {column: sum(counts.values()) / report["rows"] for column, counts in report["unseen"].items()}
-
-
-def check_known(report: DataReport, known: dict[str, list[str]] | None, source: str) -> None:
-    """Refuses a dataset of which a column says nothing to production's encoder.
-
-    Raises:
-        InputError: more than `MOST_UNKNOWN` of a column's values are categories that the encoder doesn't know.
-    """
-    for column, share in unknown_shares(report.as_dict()).items():
-        if known and share > MOST_UNKNOWN:
-            told = _unknown(column, report.unseen[column], known[column], report.rows)
-            raise InputError(
-                f"{source}: {told}; correct the values, or train a first model with encoders of its own from them "
-                "(`mlops bootstrap` with another production folder)"
-            )
-
-
-def _unknown(column: str, counts: dict[str, int], known: list[str], rows: int) -> str:
-    """A sentence on the categories of a column that the encoder doesn't know, with the spelling that was meant."""
-    shown = []
-    for category, count in list(counts.items())[:SHOWN_CATEGORIES]:
-        meant = likely(category, known)
-        shown.append(f"'{visible(category)}' {count:,} rows" + (f" ({visible(meant)}?)" if meant else ""))
-    more = f" and {len(counts) - SHOWN_CATEGORIES} more" if len(counts) > SHOWN_CATEGORIES else ""
-    unknown = sum(counts.values())
-    return (
-        f"column '{column}': {unknown:,} of {rows:,} rows ({_percent(unknown / rows)}) have a value that production's "
-        f"encoder doesn't know and scores as if empty: {', '.join(shown)}{more}"
-    )
-
-
-def _percent(share: float) -> str:
-    return "under 0.1%" if share < 0.001 else f"{share:.1%}"
-
-
-def likely(category: str, known: list[str]) -> str | None:
-    """The known category that was most likely meant; None where none is near."""
-    plain = {_plain(value): value for value in known}
-    near = difflib.get_close_matches(_plain(category), plain, n=1, cutoff=0.75)
-    return plain[near[0]] if near else None
-
-
-def _plain(text: str) -> str:
-    """Letters and digits alone, lower case, without accents."""
-    return "".join(char for char in unicodedata.normalize("NFKD", text).casefold() if char.isalnum())
 
 
 def _look_at(path: Path, name: str) -> tuple[Compression, int]:

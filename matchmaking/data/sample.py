@@ -14,8 +14,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from matchmaking.errors import InputError, cannot_write
-from matchmaking.schema import COLUMNS, TARGET
+from matchmaking.base.errors import InputError, cannot_write
+from matchmaking.data.schema import COLUMNS, TARGET
 
 COVERED_BY = {
     "Contract": "Corporate",
@@ -113,7 +113,7 @@ def generate_file(path: Path, rows: int, seed: int, drift: str = "none") -> dict
     Returns:
         `positives`, and the scores of the true probabilities on these rows: `average_precision`, `roc_auc`, `brier`.
     """
-    from matchmaking.metrics import evaluate
+    from sklearn.metrics import average_precision_score, brier_score_loss, roc_auc_score
 
     pairs = generate(rows, seed, drift)
     temporary = path.with_name(f".{path.name}.tmp")
@@ -131,5 +131,11 @@ def generate_file(path: Path, rows: int, seed: int, drift: str = "none") -> dict
         with suppress(OSError):
             temporary.unlink()
         raise cannot_write(path, error) from error
-    found = evaluate(pairs[TARGET].to_numpy(), true_probability(pairs))
-    return {key: found[key] or 0.0 for key in ("positives", "average_precision", "roc_auc", "brier")}
+    target, probability = pairs[TARGET].to_numpy(), true_probability(pairs)
+    both = len(np.unique(target)) == 2  # of one class alone, neither of the two says anything
+    return {
+        "positives": int(target.sum()),
+        "average_precision": float(average_precision_score(target, probability)) if both else 0.0,
+        "roc_auc": float(roc_auc_score(target, probability)) if both else 0.0,
+        "brier": float(brier_score_loss(target, probability)),
+    }

@@ -17,10 +17,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from matchmaking import production
-from matchmaking.errors import InputError
-from matchmaking.features import INPUT_WIDTH
-from matchmaking.schema import FEATURES, INTEGERS
+from matchmaking.base.errors import InputError
+from matchmaking.data.schema import FEATURES, INTEGERS
+from matchmaking.model import keras_file, production
+from matchmaking.model.features import INPUT_WIDTH
 
 # what the service takes for a field that a payload doesn't have
 DEFAULTS: dict[str, str | float] = {
@@ -60,12 +60,12 @@ class Service:
         Raises:
             InputError: a file is not what the service needs.
         """
-        from matchmaking.model import prepare_tensorflow
+        from matchmaking.model.predict import prepare_tensorflow
 
         prepare_tensorflow()
         import keras
 
-        with production.checked_copy(bundle / production.MODEL) as alone:
+        with keras_file.checked_copy(bundle / production.MODEL) as alone:
             try:
                 model = keras.models.load_model(alone)
             except (ValueError, TypeError, OSError) as error:
@@ -179,15 +179,15 @@ def check_contract(
 
 
 def _built_in(candidate: Path) -> tuple[bool, str]:
-    layers = production.check_model_file(candidate / production.MODEL)["layers"]
+    layers = keras_file.check_model_file(candidate / production.MODEL)["layers"]
     return True, f"{len(layers)} layers: {', '.join(sorted(set(layers)))}"
 
 
 def _keras_version(candidate: Path, served: Path | None) -> tuple[bool, str]:
-    saved = production.check_model_file(candidate / production.MODEL)["keras_version"]
+    saved = keras_file.check_model_file(candidate / production.MODEL)["keras_version"]
     if served is None:
         return True, f"saved by Keras {saved}; there is no production model to compare with"
-    expected = production.check_model_file(served / production.MODEL)["keras_version"]
+    expected = keras_file.check_model_file(served / production.MODEL)["keras_version"]
     return saved == expected, f"saved by Keras {saved}, production by {expected}"
 
 
@@ -246,7 +246,7 @@ def _payloads(service: Service, pairs: pd.DataFrame, expected: np.ndarray) -> tu
 
 
 def _pipeline(service: Service, pairs: pd.DataFrame) -> np.ndarray:
-    from matchmaking.features import encode
+    from matchmaking.model.features import encode
 
     inputs = encode(pairs, service.encoder, service.scaler)
     return service.model.predict(inputs, verbose=0).astype(float).ravel()

@@ -1,4 +1,4 @@
-"""Scoring held-out pairs with production and candidate, and what the scores are worth."""
+"""Measuring production and, where there is one, a candidate on the same held-out pairs."""
 
 from __future__ import annotations
 
@@ -8,9 +8,11 @@ from typing import Any
 
 import pandas as pd
 
-from matchmaking import contract, features, lineage, metrics, model, production
-from matchmaking.schema import SLICES, TARGET
-from matchmaking.split import facts_of
+from matchmaking.data.schema import SLICES, TARGET
+from matchmaking.evidence import contract, metrics
+from matchmaking.inputs.split import facts_of
+from matchmaking.model import lineage, production
+from matchmaking.model.score import score
 
 MODELS = ("production", "candidate")
 
@@ -58,23 +60,6 @@ def evaluate_models(
     scores.to_parquet(scores_path, index=False)
     evaluation_path.write_text(json.dumps(evaluation, indent=1))
     return evaluation
-
-
-def score(pairs: pd.DataFrame, bundle: Path) -> Any:
-    """A bundle's probabilities for pairs: float64 of shape (rows,)."""
-    encoders = production.read_encoders(bundle)
-    return model.predict(bundle / production.MODEL, features.encode(pairs, encoders.encoder, encoders.scaler))
-
-
-def score_files(
-    reference_path: Path, current_path: Path, production_dir: Path, reference_out: Path, current_out: Path
-) -> None:
-    """Adds production's probability as column `score` to two parquet files of pairs; without a model it doesn't."""
-    for source, target in ((reference_path, reference_out), (current_path, current_out)):
-        pairs = pd.read_parquet(source)
-        if production.present(production_dir):
-            pairs["score"] = score(pairs, production_dir)
-        pairs.to_parquet(target, index=False)
 
 
 def show_in_kfp(evaluation: dict[str, Any], scalars: Any, curves: dict[str, Any]) -> None:

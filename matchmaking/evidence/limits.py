@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from matchmaking.decision import Limits, past_limits
-from matchmaking.drift import SCORE, TARGET
+from matchmaking.data.drift import SCORE
+from matchmaking.data.schema import TARGET
+from matchmaking.evidence.policy import Limits, past_limits
 
 
 def drift_crossed(summary: dict[str, Any], limits: Limits) -> list[str]:

@@ -1,7 +1,7 @@
 """Which pairs train a candidate and which are held out to judge it and production alike.
 
 The held-out pairs have to be such that neither model has seen. A model that was trained here knows which pairs trained
-it (`matchmaking.lineage`), wherever they came from; `auto` holds out what that lineage does, and decides by hash about
+it (`model.lineage`), wherever they came from; `auto` holds out what that lineage does, and decides by hash about
 pairs it doesn't know: `hash` decides each pair by a hash of its own features, so that a held-out pair stays one,
 whatever else is in the dataset.
 
@@ -20,9 +20,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from matchmaking import production
-from matchmaking.errors import InputError
-from matchmaking.lineage import (
+from matchmaking.base.errors import InputError
+from matchmaking.base.files import file_md5
+from matchmaking.data.read import read_pairs
+from matchmaking.data.schema import TARGET
+from matchmaking.model import production
+from matchmaking.model.lineage import (
     TEST_SHARE,
     Flags,
     Keys,
@@ -33,7 +36,6 @@ from matchmaking.lineage import (
     read_lineage,
     write_lineage,
 )
-from matchmaking.schema import TARGET, file_md5, read_pairs
 
 SPLITS = ("auto", "stratified", "hash")
 # production was trained under this one; it is not the seed of a run, and changing it would leak test rows

@@ -7,9 +7,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from matchmaking.errors import InputError
-from matchmaking.escape import visible
-from matchmaking.schema import CATEGORICAL, likely
+from matchmaking.base.errors import InputError
+from matchmaking.base.escape import visible
+from matchmaking.data.describe import likely
+from matchmaking.data.schema import CATEGORICAL
 
 NUMBERS = (
     "urgency_level",

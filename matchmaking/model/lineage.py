@@ -18,8 +18,8 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from matchmaking.errors import InputError
-from matchmaking.schema import CATEGORICAL, FEATURES
+from matchmaking.base.errors import InputError
+from matchmaking.data.schema import CATEGORICAL, FEATURES
 
 TEST_SHARE = 0.2
 # what a model can have been trained under

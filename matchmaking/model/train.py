@@ -17,7 +17,6 @@ from __future__ import annotations
 import itertools
 import json
 import math
-import os
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -26,9 +25,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from matchmaking import features, lineage, production
-from matchmaking.errors import InputError
-from matchmaking.schema import TARGET
+from matchmaking.base.errors import InputError
+from matchmaking.data.schema import TARGET
+from matchmaking.model import features, lineage, production
+from matchmaking.model.predict import prepare_tensorflow
 
 if TYPE_CHECKING:
     import keras
@@ -115,7 +115,7 @@ def train_candidate(
     Returns:
         The record: the fields of `Training` as plain values, and `bootstrapped`.
     """
-    from matchmaking import storage
+    from matchmaking.base import files
 
     pairs = pd.read_parquet(train_path)
     out_dir.mkdir(parents=True, exist_ok=True)
@@ -126,7 +126,7 @@ def train_candidate(
     else:
         encoders = production.read_encoders(production_dir)
         for name in (production.ENCODER, production.SCALER):
-            storage.copy_file(production_dir / name, out_dir / name)
+            files.copy_file(production_dir / name, out_dir / name)
     inputs = features.encode(pairs, encoders.encoder, encoders.scaler)
     widths = [len(known) for known in encoders.encoder.categories_]
     model, training = train(inputs, pairs[TARGET].to_numpy(np.float32), widths, recipe)
@@ -172,40 +172,6 @@ def train(inputs: np.ndarray, match: np.ndarray, widths: list[int], recipe: Reci
     if recipe.algorithm == "dense":
         return _train_dense(inputs, match, recipe)
     return _train_interactions(inputs, match, widths, recipe)
-
-
-def predict(model_path: Path, inputs: np.ndarray) -> np.ndarray:
-    """A saved model's probabilities: float64 of shape (rows,), in [0, 1].
-
-    Raises:
-        InputError: Keras cannot load the file, or the model gives NaN.
-    """
-    prepare_tensorflow()
-    import keras
-
-    with production.checked_copy(model_path) as alone:
-        try:
-            model = keras.models.load_model(alone, compile=False)
-        except (ValueError, TypeError, KeyError, OSError) as error:
-            raise InputError(f"{model_path}: Keras {keras.__version__} cannot load it: {error}") from error
-    probabilities = model.predict(inputs, batch_size=8192, verbose=0).astype(float).ravel()
-    if nan := int(np.isnan(probabilities).sum()):
-        raise InputError(f"{model_path} gives NaN for {nan:,} of {len(inputs):,} pairs; it can't be served")
-    return probabilities
-
-
-def prepare_tensorflow() -> None:
-    """Sets TensorFlow up, to be called before it is used: no start-up messages, one thread, graphs as they are written.
-
-    A network this small trains faster on one thread, and then the number of cores doesn't change how sums are rounded.
-    Grappler, which rewrites graphs, orders sums by the addresses of its tables: with it one training in 25 or so of
-    the same seed differed in the last digit, whatever `enable_op_determinism` says.
-    """
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    os.environ["TF_NUM_INTRAOP_THREADS"] = os.environ["TF_NUM_INTEROP_THREADS"] = "1"
-    import tensorflow as tf
-
-    tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": True})
 
 
 def choose_operating_point(match: np.ndarray, probability: np.ndarray, recall_weight: float = RECALL_WEIGHT) -> float:

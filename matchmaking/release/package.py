@@ -10,14 +10,17 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from matchmaking import production, storage
-from matchmaking.errors import InputError, RefusedError
-from matchmaking.metrics import SCALARS
-from matchmaking.model import TRAINING_RECORD
-from matchmaking.records import Contract, Manifest, NewerError, RecordError, Verdict, read_record
-from matchmaking.redact import redact
-from matchmaking.schema import file_sha256
-from matchmaking.settings import code_version
+from matchmaking import storage
+from matchmaking.base import files
+from matchmaking.base.errors import InputError, RefusedError
+from matchmaking.base.files import file_sha256
+from matchmaking.base.records import NewerError, RecordError, read_record
+from matchmaking.base.redact import redact
+from matchmaking.base.settings import code_version
+from matchmaking.evidence.metrics import SCALARS
+from matchmaking.model import keras_file, production
+from matchmaking.model.train import TRAINING_RECORD
+from matchmaking.release.records import Contract, Manifest, Verdict
 
 MANIFEST = "manifest.json"
 DECISION = "decision.json"
@@ -97,7 +100,7 @@ def package_candidate(
         "sha256": production.hashes(candidate_dir),
         "compared_with": contract["compared_with"],
         "libraries": library_versions(),
-        "saved_by_keras": production.check_model_file(candidate_dir / production.MODEL)["keras_version"],
+        "saved_by_keras": keras_file.check_model_file(candidate_dir / production.MODEL)["keras_version"],
         "code_version": code_version(),
         "dataset_version": dataset_version,
         "split": evaluation.get("split"),
@@ -118,7 +121,7 @@ def package_candidate(
     with tempfile.TemporaryDirectory() as folder:
         staged = Path(folder)
         for name in production.FILES:
-            storage.copy_file(candidate_dir / name, staged / name)
+            files.copy_file(candidate_dir / name, staged / name)
         evidence = {DECISION: decision, CONTRACT: contract}
         for name, content in evidence.items():
             (staged / name).write_text(json.dumps(content, indent=1) + "\n")

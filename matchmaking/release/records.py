@@ -1,55 +1,16 @@
-"""What is kept as JSON: the audit trail, the journal of a change, a package's manifest and evidence, a run's summary.
-
-Each record says in `format` how it was written (none: 1). A newer format is refused in one line; fields that are not
-known here, which a newer version of the same format may add, are kept as they are.
-"""
+"""What a release keeps as JSON: the audit trail, the journal of a change, a package's manifest and evidence."""
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
-from pydantic_core import from_json
+from pydantic import BaseModel, ConfigDict, Field
 
-from matchmaking.errors import RefusedError
+from matchmaking.base.records import SHORT, Files, Record, Sha256
 
-FORMAT = 1
-SHORT = 12
-
-Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
-# by name of the production file
-Files = dict[Annotated[str, Field(pattern=r"^(encoder\.pkl|scaler\.pkl|lawyer_match_model\.h5)$")], Sha256]
 Action = Literal["promote", "rollback", "abandoned", "restart failed"]
 # a name below the backups and no way out of there: what a journal names is deleted when its change is undone
 Backup = Annotated[str, Field(pattern=r"^\.mlops/backups/\w[\w.-]*$")]
-
-
-class RecordError(RefusedError):
-    """A record can't be read: it is damaged, or no such record."""
-
-
-class NewerError(RecordError):
-    """A record was written by a version that is newer than this one."""
-
-
-class Record(BaseModel):
-    """What all records have in common; `extra` is allowed for what a newer version adds."""
-
-    model_config = ConfigDict(frozen=True, extra="allow", validate_by_name=True, validate_by_alias=True)
-    format: int = Field(
-        default=FORMAT,
-        ge=1,
-        le=FORMAT,
-        description="1; fields may be added without another number",
-    )
-
-    def as_dict(self) -> dict[str, Any]:
-        """The record as JSON has it."""
-        return self.model_dump(mode="json", by_alias=True)
-
-    def as_json(self, indent: int | None = None) -> str:
-        """The record as JSON; on one line without `indent`."""
-        return self.model_dump_json(by_alias=True, indent=indent)
 
 
 class State(BaseModel):
@@ -201,116 +162,3 @@ class Contract(Record):
     def failed(self) -> list[str]:
         """What failed, each in one sentence."""
         return [f"{check.name}: {check.detail}" for check in self.checks if not check.passed]
-
-
-class Models(BaseModel):
-    """The metrics of both models; None for one that was not evaluated."""
-
-    model_config = ConfigDict(frozen=True, extra="allow")
-    production: dict[str, Any] | None = None
-    candidate: dict[str, Any] | None = None
-
-
-class Sha256s(BaseModel):
-    """Production's files when a run began and when it ended, by name; None where nobody looked."""
-
-    model_config = ConfigDict(frozen=True, extra="allow")
-    before: dict[str, str] | None = None
-    after: dict[str, str] | None = None
-
-
-class Failure(BaseModel):
-    """Why a run failed."""
-
-    model_config = ConfigDict(frozen=True, extra="allow")
-    step: str
-    message: str
-    exit_code: int = 1
-
-
-class Summary(Record):
-    """`summary.json`: what came of a run, whole or failed; the descriptions are those of docs/reference.md."""
-
-    pipeline: str = Field(description="retrain, evaluate or monitor")
-    run_name: str = Field(description="`<pipeline>_<UTC time>`: the name of its MLflow run")
-    run_id: str | None = Field(default=None, description="the MLflow run's; null where none was opened")
-    status: Literal["succeeded", "failed"] = Field(
-        description="succeeded or failed; a failed run has what its steps had found before"
-    )
-    code_version: str = Field(
-        default="", description="the commit, `-dirty` with local changes, or the package's version"
-    )
-    dataset_version: str | None = Field(
-        default=None, description="md5 of the dataset, as DVC computes it; null where there was none to read"
-    )
-    seed: int | None = Field(default=None, description="of training and bootstrap")
-    data: dict[str, Any] | None = Field(
-        default=None,
-        description="`rows`, `positives`, `extra_columns`, `unseen` (categories by column, with counts), "
-        "`duplicates`, `warnings` (sentences)",
-    )
-    split: dict[str, Any] | None = Field(
-        default=None,
-        description="how the held-out pairs were chosen: `asked`, `rule`, `train_rows`, `test_rows`, `left_out` (as "
-        "they may have trained production), `assumed` (md5 of the dataset that production was taken to be trained on; "
-        "empty where it knows), `notes` (sentences); null for monitor",
-    )
-    metrics: Models = Field(
-        default=Models(),
-        description="`production` and `candidate`, each null or `rows`, `positives`, the metrics and `confusion`",
-    )
-    verdict: str | None = Field(default=None, description="promote, hold, reject or bootstrap; null but for retrain")
-    reasons: list[str] = Field(default=[], description="of the verdict, one sentence each")
-    drift: dict[str, Any] | None = Field(
-        default=None,
-        description="null but for monitor; `drifted`, `share_drifted`, `self_comparison`, `columns` with each one's "
-        "test",
-    )
-    drifted_columns: list[str] | None = Field(default=None, description="the names alone; null but for monitor")
-    training: dict[str, Any] | None = Field(
-        default=None,
-        description="null but for retrain; `recipe`, `operating_point` (0..1), `logit_shift` (in the output bias)",
-    )
-    candidate_uri: str | None = Field(default=None, description="where the package is; null where there is none")
-    production_sha256: Sha256s = Field(default=Sha256s(), description="`before` and `after`: sha256 by file name")
-    promotion: dict[str, Any] | None = Field(
-        default=None,
-        description="the line of the audit trail, of a run that promoted its candidate by policy; else null",
-    )
-    error: Failure | None = Field(default=None, description="null, or `step`, `message` and `exit_code`")
-    steps: list[dict[str, Any]] = Field(
-        default=[], description="`step`, `wall_seconds`, `import_seconds` and `peak_mb` of each"
-    )
-
-
-R = TypeVar("R", bound=Record)
-
-
-def read_record(kind: type[R], text: str | bytes, source: str) -> R:
-    """Reads a record.
-
-    Args:
-        kind: which.
-        text: the JSON.
-        source: what to call it in an error.
-
-    Raises:
-        NewerError: its format is newer than this version knows.
-        RecordError: it isn't such a record.
-    """
-    try:
-        found = from_json(text)
-    except ValueError as error:
-        raise RecordError(f"{source} is damaged: {error}") from None
-    written = found.get("format", FORMAT) if isinstance(found, dict) else None
-    if isinstance(written, int) and written > FORMAT:
-        raise NewerError(
-            f"{source} was written by a newer version of mlops (format {written}; this one reads up to {FORMAT}): "
-            "update this one"
-        )
-    try:
-        return kind.model_validate(found)
-    except ValidationError as error:
-        first = error.errors(include_url=False, include_input=False)[0]
-        where = ".".join(map(str, first["loc"]))
-        raise RecordError(f"{source} isn't readable: {f'{where}: ' if where else ''}{first['msg']}") from None

@@ -15,12 +15,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from matchmaking import production
-from matchmaking.errors import InputError
-from matchmaking.package import Package, fetch_package, package_candidate
-from matchmaking.redact import redact
-from matchmaking.schema import FEATURES, INTEGERS
-from matchmaking.tracking import TAG_LIMIT, client, told
+from matchmaking.base.errors import InputError
+from matchmaking.base.redact import redact
+from matchmaking.data.schema import FEATURES, INTEGERS
+from matchmaking.model import production
+from matchmaking.release.package import Package, fetch_package, package_candidate
+from matchmaking.tracking import client, told
+from matchmaking.tracking.runs import TAG_LIMIT
 
 if TYPE_CHECKING:
     from mlflow.entities.model_registry import ModelVersion

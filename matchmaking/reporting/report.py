@@ -9,12 +9,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from matchmaking import production, storage
-from matchmaking.errors import MlopsError
-from matchmaking.metrics import SCALARS
-from matchmaking.records import Failure, Models, Sha256s, Summary
-from matchmaking.redact import redact
-from matchmaking.settings import code_version
+from matchmaking import storage
+from matchmaking.base.errors import MlopsError
+from matchmaking.base.redact import redact
+from matchmaking.base.settings import code_version
+from matchmaking.evidence.metrics import SCALARS
+from matchmaking.model import production
+from matchmaking.reporting.summary import Failure, Models, Sha256s, Summary
 
 SUMMARY = "summary.json"
 # what a summary holds, as docs/reference.md says it
@@ -69,10 +70,14 @@ def write_reports(
         ProductionChangedError: production's files changed while the run went on.
         TrackingError: MLflow cannot be reached.
     """
-    from matchmaking import plots, report, tracking
-    from matchmaking.model import TRAINING_RECORD
-    from matchmaking.package import promotable
-    from matchmaking.steps import own_cost
+    from matchmaking import tracking
+    from matchmaking.model.train import TRAINING_RECORD
+    from matchmaking.release.package import promotable
+    from matchmaking.reporting import html as as_html
+    from matchmaking.reporting import markdown as as_markdown
+    from matchmaking.reporting import plots
+    from matchmaking.reporting import text as as_text
+    from matchmaking.tracking.step import own_cost
 
     folder.mkdir(parents=True, exist_ok=True)
     found = {
@@ -112,11 +117,11 @@ def write_reports(
     for name, content in found.items():
         if content is not None:
             (folder / f"{name}.json").write_text(json.dumps(content, indent=1))
-    html = report.html_report(summary, found["evaluation"], _explained(found["decision"]), drawn)
+    html = as_html.html_report(summary, found["evaluation"], _explained(found["decision"]), drawn)
     (folder / "report.html").write_text(html)
-    (folder / "report.txt").write_text(report.text_report(summary, found["evaluation"]))
+    (folder / "report.txt").write_text(as_text.text_report(summary, found["evaluation"]))
     page.write_text(html)
-    short.write_text(report.markdown_report(summary))
+    short.write_text(as_markdown.markdown_report(summary))
     tracking.finish_run(
         run_id,
         params=_params(summary),
@@ -186,7 +191,8 @@ def write_failed(
         production_after: what production holds now, by file name; None for not looked.
         steps: what the steps cost.
     """
-    from matchmaking import report
+    from matchmaking.reporting import html as as_html
+    from matchmaking.reporting import text as as_text
 
     found = {name: _json(path) for name, path in outputs.items()}
     before = known.get("production_before")
@@ -204,9 +210,9 @@ def write_failed(
     if found.get("evaluation") or found.get("drift"):
         drawn = sorted((folder / "plots").glob("*.png"))
         summary = result.as_dict()
-        html = report.html_report(summary, found.get("evaluation"), _explained(found.get("decision")), drawn)
+        html = as_html.html_report(summary, found.get("evaluation"), _explained(found.get("decision")), drawn)
         _write(folder / "report.html", html)
-        _write(folder / "report.txt", report.text_report(summary, found.get("evaluation")))
+        _write(folder / "report.txt", as_text.text_report(summary, found.get("evaluation")))
     write_summary(folder, result)
     return result
 
@@ -228,11 +234,13 @@ def _json(path: Path) -> Any:
 
 def _tell(summary: dict[str, Any], decision: dict[str, Any] | None) -> None:
     """Notifies people of what came of a run, where it is news."""
-    from matchmaking import notify, report, tracking
+    from matchmaking import tracking
+    from matchmaking.reporting import contents
+    from matchmaking.tracking import notify
 
     if not notify.configured():
         return
-    lines = [report.headline(summary), *summary["reasons"], *tracking.links(summary["run_id"])]
+    lines = [contents.headline(summary), *summary["reasons"], *tracking.links(summary["run_id"])]
     if summary["candidate_uri"]:
         lines.append(f"candidate {summary['candidate_uri']}")
     if summary["verdict"] in ("promote", "bootstrap"):
@@ -248,7 +256,7 @@ def _tell(summary: dict[str, Any], decision: dict[str, Any] | None) -> None:
 def _explained(decision: dict[str, Any] | None) -> str | None:
     if decision is None:
         return None
-    from matchmaking.decision import explain
+    from matchmaking.evidence.explain import explain
 
     return explain(decision)
 

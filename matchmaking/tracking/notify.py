@@ -11,8 +11,8 @@ import threading
 from pathlib import Path
 from typing import Literal
 
-from matchmaking.escape import for_terminal
-from matchmaking.redact import redact
+from matchmaking.base.escape import for_terminal
+from matchmaking.base.redact import redact
 
 Event = Literal["improved", "promotion", "rollback", "rejected", "failed", "drift"]
 

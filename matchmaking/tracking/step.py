@@ -63,9 +63,9 @@ class Running:
             InputError: a seed that not everything here can be seeded with.
             SystemExit: the step failed before, and that was final.
         """
-        from matchmaking.errors import InputError
-        from matchmaking.settings import MAX_SEED
-        from matchmaking.tracking import now, start_run
+        from matchmaking.base.errors import InputError
+        from matchmaking.base.settings import MAX_SEED
+        from matchmaking.tracking.runs import now, start_run
 
         self.run_id, timestamp = start_run(pipeline, timestamp or now(), job_id, params)
         _stop_if_final(self.name, self.run_id)
@@ -80,7 +80,7 @@ class Running:
         Raises:
             TrackingError: MLflow cannot be reached.
         """
-        from matchmaking.tracking import DATASET_TAG, tag_run
+        from matchmaking.tracking.runs import DATASET_TAG, tag_run
 
         tag_run(self.run_id, {DATASET_TAG: version})
 
@@ -113,7 +113,7 @@ def step(
     Raises:
         SystemExit: the step failed for a reason told in one line; the code is the error's exit code.
     """
-    from matchmaking.errors import NO_ROOM, MlopsError, cannot_write
+    from matchmaking.base.errors import NO_ROOM, MlopsError, cannot_write
 
     _stop_if_final(name, run_id)
     # what has passed since the process began went into starting Python and the KFP executor: imports as well
@@ -234,11 +234,11 @@ def _stop_if_final(name: str, run_id: str) -> None:
     """Ends a step that is tried again (KFP counts in KFP_RETRY_INDEX) although its failure was told to be final."""
     if not run_id or os.environ.get("KFP_RETRY_INDEX", "0") in ("", "0"):
         return
-    from matchmaking import tracking
-    from matchmaking.errors import MlopsError
+    from matchmaking.base.errors import MlopsError
+    from matchmaking.tracking import runs
 
     try:
-        reason = tracking.failure(run_id)
+        reason = runs.failure(run_id)
     except MlopsError:
         return  # the step itself will tell, if it needs the server
     if reason is not None:
@@ -250,13 +250,13 @@ def _mark_failed(run_id: str, reason: str) -> bool:
     """Whether the run's record could be marked, so that it can be linked to."""
     if not run_id:
         return False
-    from matchmaking import tracking
+    from matchmaking.tracking import runs
 
     try:
-        tracking.fail_run(run_id, reason)
+        runs.fail_run(run_id, reason)
         return True
     except Exception as error:
-        from matchmaking.escape import for_terminal
+        from matchmaking.base.escape import for_terminal
 
         # the step's own failure is what must be told; this one only in the log
         print(for_terminal(f"{UNMARKED} {run_id}: {' '.join(str(error).split())}"), flush=True)
@@ -264,10 +264,10 @@ def _mark_failed(run_id: str, reason: str) -> bool:
 
 
 def _tell_failed(run_id: str, reason: str) -> None:
-    from matchmaking import notify
+    from matchmaking.tracking import notify
 
     if notify.configured():
-        from matchmaking import tracking
+        from matchmaking.tracking import runs
 
-        where = tracking.links(run_id) if run_id else ["no MLflow run tells of it"]
+        where = runs.links(run_id) if run_id else ["no MLflow run tells of it"]
         notify.send("failed", "A pipeline run failed", "\n".join([reason, *where]))

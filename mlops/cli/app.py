@@ -7,24 +7,15 @@ import json
 import os
 import signal
 import sys
-import time
-from enum import StrEnum
-from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated
 
 import typer
 
-from matchmaking.errors import NO_ROOM, InputError, MlopsError, RefusedError, cannot_write
-from matchmaking.escape import for_rich, for_terminal, say
-from matchmaking.settings import MAX_SEED
-from pipelines import cluster_cli, data_cli, promotion_cli
-from pipelines.options import check_options
-
-if TYPE_CHECKING:
-    from rich.console import Console
-
-    from pipelines.local import Outcome
+from matchmaking.base.errors import NO_ROOM, InputError, MlopsError, cannot_write
+from matchmaking.base.escape import for_terminal
+from mlops.cli import data, promotion, run, schedule, submit
+from mlops.cli.run import WorkDir
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -32,41 +23,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Retrain, evaluate, monitor and promote LegalAid Connect's lawyer matching model.",
 )
-app.add_typer(data_cli.app, name="data")
-
-
-class Pipeline(StrEnum):
-    """What `mlops run` can run."""
-
-    retrain = "retrain"
-    evaluate = "evaluate"
-    monitor = "monitor"
-    all = "all"
-
-
-class Runner(StrEnum):
-    """Where the steps of a local run execute."""
-
-    subprocess = "subprocess"
-    docker = "docker"
-
-
-class Algorithm(StrEnum):
-    """What `mlops run retrain` can train."""
-
-    interactions = "interactions"
-    dense = "dense"
-
-
-class Split(StrEnum):
-    """How the held-out pairs are chosen."""
-
-    auto = "auto"
-    stratified = "stratified"
-    hash = "hash"
-
-
-WorkDir = Annotated[Path, typer.Option(help="Where runs, candidates and the MLflow records go.")]
+app.add_typer(data.app, name="data")
+# in the order of --help: what is used first comes first
+run.register(app)
 
 
 @app.callback(invoke_without_command=True)
@@ -74,164 +33,10 @@ def _root(
     version: Annotated[bool, typer.Option("--version", help="Show the version and exit.")] = False,
 ) -> None:
     if version:
-        from matchmaking.settings import code_version, package_version
+        from matchmaking.base.settings import code_version, package_version
 
         typer.echo(f"mlops {package_version()} ({code_version()})")
         raise typer.Exit
-
-
-@app.command()
-def run(
-    context: typer.Context,
-    pipeline: Annotated[Pipeline, typer.Argument(help="Which pipeline; 'all' runs the three, one after the other.")],
-    data: Annotated[str, typer.Option(help="The dataset: a CSV file, plain or gzip.")] = "",
-    data_rev: Annotated[str, typer.Option(help="In its place: a git revision of the versioned data.")] = "",
-    production: Annotated[
-        str,
-        typer.Option(
-            help="Folder of the production model, only ever read. Left out, retrain bootstraps a first model."
-        ),
-    ] = "",
-    current: Annotated[str, typer.Option(help="monitor: the data of now, to compare with --data.")] = "",
-    runner: Annotated[Runner, typer.Option(help="Where the steps execute.")] = Runner.subprocess,
-    work_dir: WorkDir = Path("work"),
-    candidates: Annotated[
-        str, typer.Option(help="retrain: where packages go.", show_default="candidates/ in the work folder")
-    ] = "",
-    seed: Annotated[int, typer.Option(min=0, max=MAX_SEED, help="Of everything that is drawn by chance.")] = 0,
-    algorithm: Annotated[Algorithm, typer.Option(help="retrain: what to train.")] = Algorithm.interactions,
-    epochs: Annotated[int | None, typer.Option(min=1, help="retrain: passes over the rows, at most.")] = None,
-    batch_size: Annotated[int | None, typer.Option(min=1, help="retrain: rows a step.")] = None,
-    learning_rate: Annotated[float | None, typer.Option(min=1e-6, max=1, help="retrain: the first one.")] = None,
-    split: Annotated[Split, typer.Option(help="How held-out pairs are chosen.")] = Split.auto,
-    production_data: Annotated[
-        str, typer.Option(help="What production was trained on, if it doesn't know.", show_default="--data")
-    ] = "",
-    policy: Annotated[Path | None, typer.Option(help="A promotion policy (YAML).")] = None,
-    fail_on_drift: Annotated[bool, typer.Option(help="monitor: exit code 3 past the policy's limits.")] = False,
-    fail_on_degraded: Annotated[bool, typer.Option(help="evaluate: exit code 3 past the policy's limits.")] = False,
-    out: Annotated[Path | None, typer.Option(help="Folder for the metrics and curves alone, as `dvc` wants.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the summary as JSON and nothing else.")] = False,
-    verbose: Annotated[bool, typer.Option("--verbose", help="Show all the steps print, and tracebacks.")] = False,
-) -> None:
-    """Run a pipeline on this machine, tracked in MLflow under the work folder."""
-    from pipelines.local import check_runner, run_pipeline
-
-    console = _console()
-    if bool(data) == bool(data_rev):
-        raise InputError("give the dataset either as --data FILE or as --data-rev REVISION")
-    if out and pipeline is Pipeline.all:
-        raise InputError("--out is the folder of one pipeline's results; name the pipeline")
-    if pipeline is not Pipeline.all:
-        check_options(context, pipeline.value)
-    if data_rev:
-        data = _at_revision(data_rev, work_dir)
-    common: dict[str, Any] = {"data": data, "production": production, "seed": seed}
-    recipe = {"epochs": epochs, "batch_size": batch_size, "learning_rate": learning_rate}
-    arguments: dict[str, dict[str, Any]] = {
-        "retrain": {
-            **common,
-            "candidates": _absolute(candidates or str(work_dir / "candidates")),
-            "algorithm": algorithm.value,
-            "split": split.value,
-            "production_data": production_data,
-            "policy": _policy_text(policy),
-            **{name: value for name, value in recipe.items() if value is not None},
-        },
-        "evaluate": {**common, "split": split.value, "production_data": production_data},
-        "monitor": {**common, "current": current},
-    }
-    names = ["retrain", "evaluate", "monitor"] if pipeline is Pipeline.all else [pipeline.value]
-    if production == "" and "evaluate" in names:
-        raise InputError("--production is missing: evaluate needs the folder of the production model")
-    check_runner(runner.value, names)
-    outcomes: dict[str, Outcome] = {}
-    for name in names:
-        with _Progress(console, name, quiet=as_json) as progress:
-            outcomes[name] = run_pipeline(
-                name,
-                arguments[name],
-                work_dir,
-                runner=runner.value,
-                on_step=progress.step,
-                echo=sys.stderr if verbose else None,
-            )
-        if outcomes[name].exit_code:
-            break
-    if out and not outcomes[name].exit_code:
-        from pipelines.results import write_results
-
-        write_results(outcomes[name].folder, out)
-    if as_json:
-        summaries = {name: outcome.summary for name, outcome in outcomes.items()}
-        typer.echo(json.dumps(summaries if pipeline is Pipeline.all else summaries[pipeline.value], indent=1))
-    else:
-        _show(outcomes, work_dir)
-    if code := outcomes[name].exit_code:
-        raise typer.Exit(code)
-    if crossed := _crossed(outcomes, policy, fail_on_drift, fail_on_degraded):
-        typer.echo(f"Past the policy's limits: {for_terminal('; '.join(crossed))}", err=True)
-        raise typer.Exit(RefusedError.exit_code)
-
-
-@app.command()
-def summary(
-    files: Annotated[list[Path], typer.Argument(help="The summary.json of runs.")],
-    markdown: Annotated[bool, typer.Option("--markdown", help="As Markdown, for a page of CI, say.")] = False,
-) -> None:
-    """Show what came of earlier runs, from their summary.json."""
-    from matchmaking.records import RecordError, Summary, read_record
-    from matchmaking.report import markdown_report, text_report
-
-    for file in files:
-        try:
-            found = read_record(Summary, file.read_bytes(), str(file)).as_dict()
-            shown = markdown_report(found) if markdown else text_report(found)
-        except OSError as error:
-            raise InputError(f"{file} can't be read: {error.strerror}") from error
-        except RecordError as error:
-            raise InputError(str(error)) from error
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise InputError(f"{file} is not the summary.json of a run: {error}") from error
-        typer.echo(shown)
-
-
-@app.command()
-def bootstrap(
-    data: Annotated[str, typer.Option(help="The dataset: a CSV file, plain or gzip.", show_default=False)],
-    production: Annotated[Path, typer.Option(help="Folder for the model; made, or empty.", show_default=False)],
-    algorithm: Annotated[Algorithm, typer.Option(help="What to train.")] = Algorithm.interactions,
-    seed: Annotated[int, typer.Option(min=0, max=MAX_SEED, help="Of everything that is drawn by chance.")] = 0,
-    work_dir: WorkDir = Path("work"),
-) -> None:
-    """Train a first production model, where there is none yet, and put it in place."""
-    from matchmaking.production import FILES
-    from matchmaking.promotion import apply, prepare_promotion
-    from pipelines.local import run_pipeline
-
-    try:
-        production.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise cannot_write(f"--production {production}", error) from error
-    if held := [name for name in FILES if (production / name).exists()]:
-        raise InputError(f"{production} holds {', '.join(held)} already; bootstrap is for a folder without a model")
-    console = _console()
-    arguments = {
-        "data": data,
-        "production": str(production.resolve()),
-        "candidates": str(work_dir.resolve() / "candidates"),
-        "seed": seed,
-        "algorithm": algorithm.value,
-    }
-    with _Progress(console, "bootstrap", quiet=False) as progress:
-        outcome = run_pipeline("retrain", arguments, work_dir, on_step=progress.step)
-    if outcome.exit_code:
-        _show({"bootstrap": outcome}, work_dir)
-        raise typer.Exit(outcome.exit_code)
-    aside = partial(say, err=True)
-    change = prepare_promotion(outcome.summary["candidate_uri"], str(production.resolve()), say=aside)
-    apply(change, say=aside)
-    say(f"{production} holds a first production model: {change.after}")
 
 
 @app.command("compile")
@@ -251,7 +56,7 @@ def ui(
     port: Annotated[int, typer.Option(min=1, max=65535, help="Where to listen.")] = 5001,
 ) -> None:
     """Serve the MLflow UI on http://localhost:5001 until Ctrl-C."""
-    from matchmaking.settings import tracking_uri
+    from matchmaking.base.settings import tracking_uri
 
     uri = tracking_uri(work_dir)
     if uri.startswith(("http://", "https://")):
@@ -269,130 +74,9 @@ def ui(
     os.execv(sys.executable, [*command, "--backend-store-uri", uri, "--workers", "1"])
 
 
-# after what is used first, as --help lists them in this order
-promotion_cli.register(app)
-cluster_cli.register(app)
-
-
-def _crossed(outcomes: dict[str, Outcome], policy: Path | None, drift: bool, production: bool) -> list[str]:
-    """The limits of the policy that runs have crossed, of those that were asked about."""
-    if not drift and not production:
-        return []
-    from matchmaking.decision import load_policy
-    from matchmaking.limits import degraded, drift_crossed, unchecked
-
-    limits = load_policy(policy).limits
-    crossed = []
-    if drift and "monitor" in outcomes:
-        crossed += drift_crossed(outcomes["monitor"].summary, limits)
-        for what in unchecked(outcomes["monitor"].summary, limits):
-            typer.echo(f"Not checked: {what}", err=True)
-    if production and "evaluate" in outcomes:
-        crossed += degraded(outcomes["evaluate"].summary, limits)
-    return crossed
-
-
-def _at_revision(rev: str, work_dir: Path) -> str:
-    """The file of a version of the data; the runs on it name the revision too."""
-    from matchmaking.data_versions import fetch
-
-    found = fetch(rev, work_dir.resolve() / "data")
-    os.environ["MLOPS_DATA_REVISION"] = found.commit
-    return str(found.path)
-
-
-def _absolute(place: str) -> str:
-    """A local path made absolute, as it is kept in the registry; another URI as it is."""
-    return place if "://" in place else str(Path(place).resolve())
-
-
-class _Progress:
-    """A line for each finished step with its time, and a spinner for the one that runs."""
-
-    def __init__(self, console: Console, pipeline: str, quiet: bool) -> None:
-        self.console, self.pipeline, self.quiet = console, pipeline, quiet
-        self.status = console.status("")
-        self.name, self.since, self.begin = "", 0.0, time.monotonic()
-
-    def __enter__(self) -> _Progress:
-        if not self.quiet:
-            self.console.print(f"[bold]{self.pipeline}[/bold]")
-            self.status.start()
-            self.status.update("  starting")
-        return self
-
-    def __exit__(self, failed: type[BaseException] | None, *_: object) -> None:
-        self.status.stop()
-        if not failed:
-            self._finished()
-
-    def step(self, name: str) -> None:
-        self._finished()
-        self.name, self.since = name, time.monotonic()
-        if not self.quiet:
-            self.status.update(f"  {name}")
-
-    def _finished(self) -> None:
-        if self.name and not self.quiet:
-            self.console.print(f"  {self.name:<18}{time.monotonic() - self.since:6.1f} s")
-
-
-def _show(outcomes: dict[str, Outcome], work_dir: Path) -> None:
-    """The tables at the end: what came out, and where everything is."""
-    from rich.table import Table
-
-    from matchmaking.report import headline, terminal_notes, terminal_table
-
-    console = _console(stderr=False)
-    for name, outcome in outcomes.items():
-        console.print()
-        if outcome.exit_code and not outcome.summary["verdict"]:
-            continue
-        if outcome.summary["metrics"]["production"] or outcome.summary["metrics"]["candidate"]:
-            console.print(terminal_table(outcome.summary))
-        console.print(f"[bold]{name}[/bold]: {for_rich(headline(outcome.summary))}")
-        if told := terminal_notes(outcome.summary):
-            console.print(told)
-    where = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
-    for name, outcome in outcomes.items():
-        if outcome.exit_code:
-            error = outcome.summary["error"]
-            _console().print(
-                f"[bold red]{name} failed[/bold red] in step {for_rich(error['step'])}: {for_rich(error['message'])}",
-                soft_wrap=True,
-            )
-            where.add_row(f"{name} log", for_rich(_shown(outcome.folder / "run.log")))
-        if (outcome.folder / "report.html").exists():
-            where.add_row(f"{name} report", for_rich(_shown(outcome.folder / "report.html")))
-        if outcome.summary["candidate_uri"]:
-            where.add_row("candidate", for_rich(_shown(outcome.summary["candidate_uri"])))
-    option = "" if work_dir == Path("work") else f" --work-dir {work_dir}"
-    where.add_row("MLflow UI", for_rich(f"mlops ui{option}   (http://localhost:5001)"))
-    console.print()
-    console.print(where, soft_wrap=True)
-
-
-def _shown(place: Path | str) -> str:
-    """A path as short as it can be from here; another URI as it is."""
-    try:
-        return str(Path(place).relative_to(Path.cwd()))
-    except ValueError:
-        return str(place)
-
-
-def _policy_text(path: Path | None) -> str:
-    if path is None:
-        return ""
-    from matchmaking.decision import load_policy
-
-    load_policy(path)
-    return path.read_text(encoding="utf-8")
-
-
-def _console(stderr: bool = True) -> Console:
-    from rich.console import Console
-
-    return Console(stderr=stderr, highlight=False)
+promotion.register(app)
+submit.register(app)
+app.add_typer(schedule.app, name="schedule")
 
 
 def main() -> None:

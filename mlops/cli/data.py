@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from matchmaking.escape import for_terminal
-from matchmaking.settings import MAX_SEED
+from matchmaking.base.escape import for_terminal
+from matchmaking.base.settings import MAX_SEED
 
 if TYPE_CHECKING:
-    from matchmaking.data_versions import Version
+    from matchmaking.data.versions import Version
 
 app = typer.Typer(no_args_is_help=True, help="Datasets: make sample data, keep versions of your own.")
 
@@ -26,8 +26,8 @@ def generate(
     drift: Annotated[str, typer.Option(help="How the world has moved: none, prices, new-city, match-rate.")] = "none",
 ) -> None:
     """Make sample data on the documented schema, whose best possible score is known."""
-    from matchmaking.sample import generate_file
-    from matchmaking.schema import file_md5
+    from matchmaking.base.files import file_md5
+    from matchmaking.data.sample import generate_file
 
     ceiling = generate_file(out, rows, seed, drift)
     typer.echo(f"{for_terminal(out)}: {rows:,} pairs, {ceiling['positives']:,} matches, md5 {file_md5(out)}")
@@ -44,23 +44,24 @@ def add(
     commit: Annotated[bool, typer.Option("--commit/--no-commit", help="Commit the pointer, and only it.")] = True,
 ) -> None:
     """Check a file and make it the newest version: stored, sent to the DVC remote, committed."""
-    from matchmaking import data_versions
+    from matchmaking.data import versions
+    from matchmaking.data.pointer import DATA, POINTER, on_no_branch
 
-    pointer, pushed = data_versions.add(file, message, commit=commit)
-    typer.echo(f"{data_versions.DATA}: {pointer.rows:,} pairs, version {pointer.md5}")
+    pointer, pushed = versions.add(file, message, commit=commit)
+    typer.echo(f"{DATA}: {pointer.rows:,} pairs, version {pointer.md5}")
     kept = "in the cache and in the default remote" if pushed else "in the cache only: no default remote is set up"
     typer.echo(f"kept {kept}")
     if commit:
-        if data_versions.on_no_branch():
+        if on_no_branch():
             typer.echo(
-                f"WARNING: committed {data_versions.POINTER} on no branch (HEAD is detached): `git switch -c NAME` "
+                f"WARNING: committed {POINTER} on no branch (HEAD is detached): `git switch -c NAME` "
                 "keeps it, the next checkout loses it otherwise",
                 err=True,
             )
         else:
-            typer.echo(f"committed {data_versions.POINTER}; `git push` shares it")
+            typer.echo(f"committed {POINTER}; `git push` shares it")
     else:
-        typer.echo(f"not committed yet: git add {data_versions.POINTER} && git commit")
+        typer.echo(f"not committed yet: git add {POINTER} && git commit")
 
 
 @app.command()
@@ -68,9 +69,9 @@ def versions(
     as_json: Annotated[bool, typer.Option("--json", help="Print them as JSON and nothing else.")] = False,
 ) -> None:
     """List the versions of the data: by which revision each came, and where it is kept."""
-    from matchmaking import data_versions
+    from matchmaking.data import versions
 
-    found, trouble = data_versions.versions()
+    found, trouble = versions.versions()
     if as_json:
         typer.echo(json.dumps([asdict(version) for version in found], indent=1))
     elif found:
@@ -87,13 +88,14 @@ def checkout(
     quiet: Annotated[bool, typer.Option("--quiet", help="Say nothing when all is well.")] = False,
 ) -> None:
     """Put a version in place as data/pairs.csv, never over changes that aren't saved."""
-    from matchmaking import data_versions
+    from matchmaking.data import versions
+    from matchmaking.data.pointer import DATA
 
-    pointer = data_versions.checkout(rev)
+    pointer = versions.checkout(rev)
     if quiet:
         return
     rows = f"{pointer.rows:,} pairs, " if pointer.rows else ""
-    typer.echo(f"{data_versions.DATA}: {rows}version {pointer.md5}")
+    typer.echo(f"{DATA}: {rows}version {pointer.md5}")
 
 
 @app.command()
@@ -102,9 +104,9 @@ def fetch(
     out: Annotated[Path, typer.Option(help="The file to write.", show_default=False)],
 ) -> None:
     """Write a version to a file of its own, and leave data/pairs.csv as it is."""
-    from matchmaking import data_versions
+    from matchmaking.data import versions
 
-    pointer = data_versions.export(rev, out)
+    pointer = versions.export(rev, out)
     typer.echo(f"{for_terminal(out)}: version {pointer.md5}")
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from matchmaking.errors import InputError
+from matchmaking.base.errors import InputError
 
 # the others are for all pipelines
 PIPELINES_OF = {

@@ -13,12 +13,13 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from matchmaking.errors import InputError
-from matchmaking.escape import for_terminal, say
+from matchmaking.base.errors import InputError
+from matchmaking.base.escape import for_terminal, say
 
 if TYPE_CHECKING:
-    from matchmaking.promotion import Change, History
-    from matchmaking.registry import Version
+    from matchmaking.release.audit import History
+    from matchmaking.release.check import Change
+    from matchmaking.release.registry import Version
 
 Production = Annotated[str, typer.Option(help="Folder of the production model.", show_default=False)]
 # the tags with the score that decides, of both models
@@ -37,7 +38,7 @@ def candidates(
     """List the packaged candidates: which one waits to be promoted, which one is in production."""
     from dataclasses import asdict
 
-    from matchmaking import registry
+    from matchmaking.release import registry
 
     _track(work_dir)
     found = registry.versions(most)
@@ -61,7 +62,7 @@ def promote(
     work_dir: WorkDir = Path("work"),
 ) -> None:
     """Put a packaged candidate into production, on its evidence, with a backup."""
-    from matchmaking.promotion import prepare_promotion
+    from matchmaking.release.check import prepare_promotion
 
     _track(work_dir)
     _must_be_able_to_ask(yes)
@@ -79,7 +80,7 @@ def rollback(
     work_dir: WorkDir = Path("work"),
 ) -> None:
     """Put back the model that production held before."""
-    from matchmaking.promotion import prepare_rollback
+    from matchmaking.release.check import prepare_rollback
 
     _track(work_dir)
     _must_be_able_to_ask(yes)
@@ -91,9 +92,9 @@ def history(
     as_json: Annotated[bool, typer.Option("--json", help="Print the audit trail as JSON and nothing else.")] = False,
 ) -> None:
     """Show who put which model into production, when and why."""
-    from matchmaking import promotion
+    from matchmaking.release import audit
 
-    found = promotion.history(production)
+    found = audit.history(production)
     if as_json:
         typer.echo(json.dumps(found.as_dict(), indent=1))
         return
@@ -115,9 +116,9 @@ def register(app: typer.Typer) -> None:
 
 def _carry_out(change: Change, yes: bool) -> None:
     """Shows a change, asks, makes it; after a failed restart, offers the way back."""
-    from matchmaking import promotion
+    from matchmaking.release import check, complete, promote
 
-    for line in promotion.explain(change):
+    for line in check.explain(change):
         typer.echo(for_terminal(line))
     if change.nothing:
         return
@@ -125,14 +126,14 @@ def _carry_out(change: Change, yes: bool) -> None:
         typer.echo("nothing was changed")
         raise typer.Exit(1)
     try:
-        entry = promotion.apply(change, say=_aside)
-    except promotion.RestartError as error:
+        entry = promote.apply(change, say=_aside)
+    except complete.RestartError as error:
         if change.action == "rollback":
             raise
         back = f"mlops rollback --production {change.production_uri}"
         if yes or not sys.stdin.isatty() or not typer.confirm(for_terminal(f"{error}. Roll back?")):
-            raise promotion.RestartError(f"{error}; the new model is in place, `{back}` takes it back") from error
-        _carry_out(promotion.prepare_rollback(change.production_uri, reason=str(error), say=_aside), yes=True)
+            raise complete.RestartError(f"{error}; the new model is in place, `{back}` takes it back") from error
+        _carry_out(check.prepare_rollback(change.production_uri, reason=str(error), say=_aside), yes=True)
         raise typer.Exit(1) from error
     typer.echo(f"done: production holds {for_terminal(change.after)}")
     if entry.backup:
@@ -167,7 +168,7 @@ def _list(found: list[Version]) -> None:
     from rich.markup import escape
     from rich.table import Table
 
-    from matchmaking.registry import CHALLENGER, CHAMPION
+    from matchmaking.release.registry import CHALLENGER, CHAMPION
 
     meaning = {CHALLENGER: f"{CHALLENGER} (waits)", CHAMPION: f"{CHAMPION} (serves)"}
     metrics = ", ".join(sorted({version.tags["primary_metric"] for version in found}))
@@ -184,7 +185,7 @@ def _list(found: list[Version]) -> None:
 
 
 def _track(work_dir: Path) -> None:
-    from matchmaking.settings import tracking_uri
+    from matchmaking.base.settings import tracking_uri
 
     os.environ["MLFLOW_TRACKING_URI"] = tracking_uri(work_dir)
 

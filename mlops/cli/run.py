@@ -1,11 +1,9 @@
-"""`mlops`: the command line. Each command checks what it is given, does one thing and says what came of it."""
+"""`mlops run`, `mlops summary` and `mlops bootstrap`: the pipelines on this machine."""
 
 from __future__ import annotations
 
-import io
 import json
 import os
-import signal
 import sys
 import time
 from enum import StrEnum
@@ -15,24 +13,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from matchmaking.errors import NO_ROOM, InputError, MlopsError, RefusedError, cannot_write
-from matchmaking.escape import for_rich, for_terminal, say
-from matchmaking.settings import MAX_SEED
-from pipelines import cluster_cli, data_cli, promotion_cli
-from pipelines.options import check_options
+from matchmaking.base.errors import InputError, RefusedError, cannot_write
+from matchmaking.base.escape import for_rich, for_terminal, say
+from matchmaking.base.settings import MAX_SEED
+from mlops.cli.options import check_options
+from mlops.cli.terminal import make_console, policy_text
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from pipelines.local import Outcome
-
-app = typer.Typer(
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-    help="Retrain, evaluate, monitor and promote LegalAid Connect's lawyer matching model.",
-)
-app.add_typer(data_cli.app, name="data")
+    from mlops.local.run import Outcome
 
 
 class Pipeline(StrEnum):
@@ -69,18 +59,6 @@ class Split(StrEnum):
 WorkDir = Annotated[Path, typer.Option(help="Where runs, candidates and the MLflow records go.")]
 
 
-@app.callback(invoke_without_command=True)
-def _root(
-    version: Annotated[bool, typer.Option("--version", help="Show the version and exit.")] = False,
-) -> None:
-    if version:
-        from matchmaking.settings import code_version, package_version
-
-        typer.echo(f"mlops {package_version()} ({code_version()})")
-        raise typer.Exit
-
-
-@app.command()
 def run(
     context: typer.Context,
     pipeline: Annotated[Pipeline, typer.Argument(help="Which pipeline; 'all' runs the three, one after the other.")],
@@ -115,9 +93,9 @@ def run(
     verbose: Annotated[bool, typer.Option("--verbose", help="Show all the steps print, and tracebacks.")] = False,
 ) -> None:
     """Run a pipeline on this machine, tracked in MLflow under the work folder."""
-    from pipelines.local import check_runner, run_pipeline
+    from mlops.local.run import check_runner, run_pipeline
 
-    console = _console()
+    console = make_console()
     if bool(data) == bool(data_rev):
         raise InputError("give the dataset either as --data FILE or as --data-rev REVISION")
     if out and pipeline is Pipeline.all:
@@ -135,7 +113,7 @@ def run(
             "algorithm": algorithm.value,
             "split": split.value,
             "production_data": production_data,
-            "policy": _policy_text(policy),
+            "policy": policy_text(policy),
             **{name: value for name, value in recipe.items() if value is not None},
         },
         "evaluate": {**common, "split": split.value, "production_data": production_data},
@@ -159,7 +137,7 @@ def run(
         if outcomes[name].exit_code:
             break
     if out and not outcomes[name].exit_code:
-        from pipelines.results import write_results
+        from mlops.local.results import write_results
 
         write_results(outcomes[name].folder, out)
     if as_json:
@@ -174,14 +152,15 @@ def run(
         raise typer.Exit(RefusedError.exit_code)
 
 
-@app.command()
 def summary(
     files: Annotated[list[Path], typer.Argument(help="The summary.json of runs.")],
     markdown: Annotated[bool, typer.Option("--markdown", help="As Markdown, for a page of CI, say.")] = False,
 ) -> None:
     """Show what came of earlier runs, from their summary.json."""
-    from matchmaking.records import RecordError, Summary, read_record
-    from matchmaking.report import markdown_report, text_report
+    from matchmaking.base.records import RecordError, read_record
+    from matchmaking.reporting.markdown import markdown_report
+    from matchmaking.reporting.summary import Summary
+    from matchmaking.reporting.text import text_report
 
     for file in files:
         try:
@@ -196,7 +175,6 @@ def summary(
         typer.echo(shown)
 
 
-@app.command()
 def bootstrap(
     data: Annotated[str, typer.Option(help="The dataset: a CSV file, plain or gzip.", show_default=False)],
     production: Annotated[Path, typer.Option(help="Folder for the model; made, or empty.", show_default=False)],
@@ -205,9 +183,10 @@ def bootstrap(
     work_dir: WorkDir = Path("work"),
 ) -> None:
     """Train a first production model, where there is none yet, and put it in place."""
-    from matchmaking.production import FILES
-    from matchmaking.promotion import apply, prepare_promotion
-    from pipelines.local import run_pipeline
+    from matchmaking.model.production import FILES
+    from matchmaking.release.check import prepare_promotion
+    from matchmaking.release.promote import apply
+    from mlops.local.run import run_pipeline
 
     try:
         production.mkdir(parents=True, exist_ok=True)
@@ -215,7 +194,7 @@ def bootstrap(
         raise cannot_write(f"--production {production}", error) from error
     if held := [name for name in FILES if (production / name).exists()]:
         raise InputError(f"{production} holds {', '.join(held)} already; bootstrap is for a folder without a model")
-    console = _console()
+    console = make_console()
     arguments = {
         "data": data,
         "production": str(production.resolve()),
@@ -234,52 +213,18 @@ def bootstrap(
     say(f"{production} holds a first production model: {change.after}")
 
 
-@app.command("compile")
-def compile_pipelines(
-    out: Annotated[Path, typer.Option(help="Folder for the YAML files.")] = Path("build"),
-) -> None:
-    """Compile the pipelines: one KFP IR YAML file each, the same for the same code."""
-    from pipelines.compile import compile_all
-
-    for path in compile_all(out):
-        typer.echo(for_terminal(path))
-
-
-@app.command()
-def ui(
-    work_dir: WorkDir = Path("work"),
-    port: Annotated[int, typer.Option(min=1, max=65535, help="Where to listen.")] = 5001,
-) -> None:
-    """Serve the MLflow UI on http://localhost:5001 until Ctrl-C."""
-    from matchmaking.settings import tracking_uri
-
-    uri = tracking_uri(work_dir)
-    if uri.startswith(("http://", "https://")):
-        raise InputError("MLFLOW_TRACKING_URI names a server; open that one in a browser")
-    if uri.startswith("sqlite:///") and not Path(uri.removeprefix("sqlite:///")).exists():
-        raise InputError(f"{work_dir} holds no MLflow records yet; run a pipeline first, or give --work-dir")
-    typer.echo(f"MLflow UI on http://localhost:{port}  (Ctrl-C ends it)")
-    # what it starts too imports nothing from the current folder
-    os.environ["PYTHONSAFEPATH"] = "1"
-    command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port)]
-    sys.stdout.flush()
-    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-    # what the server would run jobs for is not used here, and takes seven processes
-    os.environ.setdefault("MLFLOW_SERVER_ENABLE_JOB_EXECUTION", "false")
-    os.execv(sys.executable, [*command, "--backend-store-uri", uri, "--workers", "1"])
-
-
-# after what is used first, as --help lists them in this order
-promotion_cli.register(app)
-cluster_cli.register(app)
+def register(app: typer.Typer) -> None:
+    app.command()(run)
+    app.command()(summary)
+    app.command()(bootstrap)
 
 
 def _crossed(outcomes: dict[str, Outcome], policy: Path | None, drift: bool, production: bool) -> list[str]:
     """The limits of the policy that runs have crossed, of those that were asked about."""
     if not drift and not production:
         return []
-    from matchmaking.decision import load_policy
-    from matchmaking.limits import degraded, drift_crossed, unchecked
+    from matchmaking.evidence.limits import degraded, drift_crossed, unchecked
+    from matchmaking.evidence.policy import load_policy
 
     limits = load_policy(policy).limits
     crossed = []
@@ -294,7 +239,7 @@ def _crossed(outcomes: dict[str, Outcome], policy: Path | None, drift: bool, pro
 
 def _at_revision(rev: str, work_dir: Path) -> str:
     """The file of a version of the data; the runs on it name the revision too."""
-    from matchmaking.data_versions import fetch
+    from matchmaking.data.versions import fetch
 
     found = fetch(rev, work_dir.resolve() / "data")
     os.environ["MLOPS_DATA_REVISION"] = found.commit
@@ -341,9 +286,10 @@ def _show(outcomes: dict[str, Outcome], work_dir: Path) -> None:
     """The tables at the end: what came out, and where everything is."""
     from rich.table import Table
 
-    from matchmaking.report import headline, terminal_notes, terminal_table
+    from matchmaking.reporting.contents import headline
+    from matchmaking.reporting.terminal import terminal_notes, terminal_table
 
-    console = _console(stderr=False)
+    console = make_console(stderr=False)
     for name, outcome in outcomes.items():
         console.print()
         if outcome.exit_code and not outcome.summary["verdict"]:
@@ -357,7 +303,7 @@ def _show(outcomes: dict[str, Outcome], work_dir: Path) -> None:
     for name, outcome in outcomes.items():
         if outcome.exit_code:
             error = outcome.summary["error"]
-            _console().print(
+            make_console().print(
                 f"[bold red]{name} failed[/bold red] in step {for_rich(error['step'])}: {for_rich(error['message'])}",
                 soft_wrap=True,
             )
@@ -378,55 +324,3 @@ def _shown(place: Path | str) -> str:
         return str(Path(place).relative_to(Path.cwd()))
     except ValueError:
         return str(place)
-
-
-def _policy_text(path: Path | None) -> str:
-    if path is None:
-        return ""
-    from matchmaking.decision import load_policy
-
-    load_policy(path)
-    return path.read_text(encoding="utf-8")
-
-
-def _console(stderr: bool = True) -> Console:
-    from rich.console import Console
-
-    return Console(stderr=stderr, highlight=False)
-
-
-def main() -> None:
-    """Runs the command line; a failure is one line and an exit code, a traceback only with --verbose."""
-    verbose = "--verbose" in sys.argv
-    # a time-out of cron, systemd or CI ends a run as Ctrl-C does: told, and recorded
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
-    for stream in (sys.stdout, sys.stderr):
-        # a name that the terminal's encoding lacks is shown as its number, and is no reason to fail
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")
-    try:
-        app()
-    except MlopsError as error:
-        if verbose:
-            raise
-        _tell(str(error), error.exit_code)
-        sys.exit(error.exit_code)
-    except OSError as error:
-        if verbose:
-            raise
-        failure = cannot_write(error.filename or "a file", error) if error.errno in NO_ROOM else None
-        _tell(str(failure) if failure else f"{type(error).__name__}: {error}  (--verbose shows where)", 1)
-        sys.exit(1)
-    except Exception as error:
-        if verbose:
-            raise
-        _tell(f"{type(error).__name__}: {error}  (--verbose shows where)", 1)
-        sys.exit(1)
-
-
-def _tell(message: str, exit_code: int) -> None:
-    """One line for people; who asked for JSON gets that."""
-    typer.echo(f"Error: {for_terminal(message)}", err=True)
-    if "--json" in sys.argv:
-        error = {"step": None, "message": message, "exit_code": exit_code}
-        typer.echo(json.dumps({"status": "failed", "error": error}, indent=1))

@@ -1,173 +1,30 @@
-"""`mlops submit`, `mlops upload` and `mlops schedule`: the pipelines on a Kubeflow Pipelines server."""
+"""`mlops schedule`: recurring runs on Kubeflow Pipelines."""
 
 from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args, get_origin, get_type_hints
+from typing import Annotated, Any
 
 import typer
 
-from matchmaking.errors import InputError
-from matchmaking.escape import for_rich, for_terminal
-from matchmaking.settings import (
+from matchmaking.base.escape import for_rich, for_terminal
+from matchmaking.base.settings import (
     CANDIDATES_URI,
     DATA_URI,
-    EXPERIMENT,
-    MAX_SEED,
     PRODUCTION_URI,
-    kfp_host,
-    mlflow_run_url,
 )
-from pipelines.options import check_options, given
+from mlops.cli.options import given
+from mlops.cli.parameters import Candidates, Current, Data, Host, Production, open_server
+from mlops.cli.submit import chosen_data
+from mlops.cli.terminal import make_console
 
-if TYPE_CHECKING:
-    from rich.console import Console
-
-    from pipelines.kfp_api import Server
-    from pipelines.submit import Ended, Run, Step, Version
-
-schedule_app = typer.Typer(no_args_is_help=True, help="Recurring runs on Kubeflow Pipelines, instead of CronJobs.")
-
-# what names data whose size counts
-DATA_ARGUMENTS = ("data", "current", "production_data")
-Host = Annotated[str, typer.Option(help="Kubeflow Pipelines.", show_default="MLOPS_KFP_HOST, or http://localhost:8080")]
-Data = Annotated[str, typer.Option(help="The dataset, as the cluster sees it.")]
-Production = Annotated[str, typer.Option(help="The production model's place, as the cluster sees it.")]
-Candidates = Annotated[str, typer.Option(help="retrain: where packages go.")]
-Current = Annotated[str, typer.Option(envvar="MLOPS_CURRENT", help="monitor: the data of now, to compare with --data.")]
+app = typer.Typer(no_args_is_help=True, help="Recurring runs on Kubeflow Pipelines, instead of CronJobs.")
 
 
-def submit(
-    context: typer.Context,
-    pipeline: Annotated[Literal["retrain", "evaluate", "monitor", "promote"], typer.Argument(help="Which pipeline.")],
-    version: Annotated[
-        str,
-        typer.Argument(help="promote: number in the model registry, or a package's name; the challenger if left out."),
-    ] = "",
-    data: Data = DATA_URI,
-    data_rev: Annotated[
-        str, typer.Option(help="In its place: a git revision of the versioned data, in a remote the cluster can read.")
-    ] = "",
-    production: Production = PRODUCTION_URI,
-    current: Current = "",
-    candidates: Candidates = CANDIDATES_URI,
-    seed: Annotated[int, typer.Option(min=0, max=MAX_SEED, help="Of everything that is drawn by chance.")] = 0,
-    algorithm: Annotated[
-        Literal["interactions", "dense"], typer.Option(help="retrain: what to train.")
-    ] = "interactions",
-    epochs: Annotated[int | None, typer.Option(min=1, help="retrain: passes over the rows, at most.")] = None,
-    batch_size: Annotated[int | None, typer.Option(min=1, help="retrain: rows a step.")] = None,
-    learning_rate: Annotated[float | None, typer.Option(min=1e-6, max=1, help="retrain: the first one.")] = None,
-    split: Annotated[
-        Literal["auto", "stratified", "hash"], typer.Option(help="How held-out pairs are chosen.")
-    ] = "auto",
-    production_data: Annotated[
-        str, typer.Option(help="What production was trained on, if it doesn't know.", show_default="--data")
-    ] = "",
-    policy: Annotated[Path | None, typer.Option(help="retrain: a promotion policy (YAML).")] = None,
-    memory: Annotated[
-        str,
-        typer.Option(
-            help="Of each step that holds the data, as in 6Gi.", show_default="by the size of the data, or else 2Gi"
-        ),
-    ] = "",
-    arguments: Annotated[
-        Path | None, typer.Option(help="YAML: parameters of the pipeline; what options give goes before.")
-    ] = None,
-    force: Annotated[bool, typer.Option("--force", help="promote: against the evidence; needs --reason.")] = False,
-    reason: Annotated[str, typer.Option(help="promote: why; kept in the audit trail.")] = "",
-    host: Host = "",
-    wait: Annotated[bool, typer.Option("--wait/--no-wait", help="Follow the run, and fail if it fails.")] = True,
-    timeout: Annotated[float | None, typer.Option(min=1, help="Seconds to wait; the run goes on.")] = None,
-    experiment: Annotated[str, typer.Option(help="The experiment that the run is in.")] = EXPERIMENT,
-    name: Annotated[
-        str,
-        typer.Option(
-            envvar="MLOPS_RUN_NAME", help="The run's name; a run of that name is followed, not started a second time."
-        ),
-    ] = "",
-    terminate_on_interrupt: Annotated[
-        bool, typer.Option("--terminate-on-interrupt", help="Ctrl-C stops the run too.")
-    ] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the outcome as JSON and nothing else.")] = False,
-    verbose: Annotated[bool, typer.Option("--verbose", help="Show tracebacks.")] = False,
-) -> None:
-    """Run a pipeline on Kubeflow Pipelines, and follow it to its end."""
-    check_options(context, pipeline)
-    if data_rev:
-        if data != DATA_URI:
-            raise InputError("--data-rev is in place of --data: leave one of them out")
-        from matchmaking.data_versions import remote_uri
-
-        data = remote_uri(data_rev)
-    recipe = {"epochs": epochs, "batch_size": batch_size, "learning_rate": learning_rate}
-    own: dict[str, dict[str, Any]] = {
-        "retrain": {
-            "candidates": candidates,
-            "algorithm": algorithm,
-            "split": split,
-            "production_data": production_data,
-            "policy": _policy_text(policy),
-            **{key: value for key, value in recipe.items() if value is not None},
-        },
-        "evaluate": {"split": split, "production_data": production_data},
-        "monitor": {"current": current},
-        "promote": {"version": version, "force": force, "reason": reason},
-    }
-    common = {"data": data, "seed": seed} if pipeline != "promote" else {}
-    passed = {**common, "production": production, **own[pipeline]}
-    if arguments:
-        from pipelines.arguments import laid_over, read_arguments
-
-        passed = laid_over(
-            passed, given(context), _chosen(read_arguments(pipeline, arguments), f"--arguments {arguments}")
-        )
-    if passed.get("force") and not passed["reason"]:
-        raise InputError("--force needs --reason: it is kept in the audit trail")
-    console = _console()
-    if pipeline != "promote":
-        passed["memory"] = _memory(pipeline, {**passed, **({"memory": memory} if memory else {})}, console)
-    server = _server(host)
-    from pipelines import submit as cluster
-
-    uploaded = cluster.upload(server, pipeline)
-    _say_uploaded(console, uploaded)
-    run = cluster.start(server, uploaded, passed, name, experiment)
-    console.print(f"[bold]{pipeline}[/bold]  {for_rich(run.url)}", soft_wrap=True)
-    if run.found:
-        console.print(f"  the run {for_rich(run.name)} is there already: it is followed, no other is started")
-    started = {"pipeline": pipeline, "run_id": run.run_id, "name": run.name, "url": run.url}
-    if not wait:
-        typer.echo(json.dumps(started, indent=1) if as_json else run.run_id)
-        return
-    ended = _followed(server, run, console, timeout, terminate_on_interrupt)
-    if ended.error:
-        _close_record(run, ended, console)
-    if as_json:
-        outcome = {**(ended.summary or {"pipeline": pipeline, "status": ended.state.lower(), "error": ended.error})}
-        if ended.promotion is not None:
-            outcome["promotion"] = ended.promotion
-        typer.echo(json.dumps({**outcome, "kfp": started}, indent=1))
-    else:
-        _show(pipeline, run, ended)
-    if ended.exit_code:
-        raise typer.Exit(ended.exit_code)
-
-
-def upload(host: Host = "") -> None:
-    """Upload the pipelines to Kubeflow Pipelines, where they aren't there in this version."""
-    from pipelines.submit import upload_all
-
-    for version in upload_all(host or kfp_host()):
-        told = "uploaded" if version.uploaded else "there already"
-        typer.echo(for_terminal(f"{version.pipeline:<10}{version.name}  {told}"))
-
-
-@schedule_app.command("apply")
-def schedule_apply(
+@app.command("apply")
+def apply(
     context: typer.Context,
     file: Annotated[
         Path, typer.Option(help="ConfigMap with <pipeline>.schedule, <pipeline>.arguments and timeZone.")
@@ -179,8 +36,8 @@ def schedule_apply(
     host: Host = "",
 ) -> None:
     """Make the recurring runs be those of the file; run again, it changes what differs."""
-    from pipelines import schedule
-    from pipelines.arguments import laid_over
+    from mlops.kubeflow import schedule
+    from mlops.kubeflow.arguments import laid_over
     from pipelines.memory import check_fits
 
     schedules = schedule.read_file(file)
@@ -195,17 +52,19 @@ def schedule_apply(
             check_fits(
                 found["memory"], os.environ.get("MLOPS_NODE_MEMORY", ""), f"--file {file}: {name}.arguments: memory"
             )
-        arguments[name] = laid_over(arguments[name], given(context), _chosen(found, f"--file {file}: {name}.arguments"))
-    for name, done in schedule.apply(_server(host), schedules, arguments).items():
+        arguments[name] = laid_over(
+            arguments[name], given(context), chosen_data(found, f"--file {file}: {name}.arguments")
+        )
+    for name, done in schedule.apply(open_server(host), schedules, arguments).items():
         typer.echo(for_terminal(f"{name:<10}{schedules[name]:<16}{done}"))
-    _console().print(
+    make_console().print(
         "[yellow]Where the CronJobs of manifests/schedules/ are applied too, each pipeline runs twice: delete them, or "
         "`mlops schedule remove`.[/yellow]"
     )
 
 
-@schedule_app.command("list")
-def schedule_list(
+@app.command("list")
+def list_runs(
     host: Host = "",
     as_json: Annotated[bool, typer.Option("--json", help="Print them as JSON and nothing else.")] = False,
 ) -> None:
@@ -214,9 +73,9 @@ def schedule_list(
 
     from rich.table import Table
 
-    from pipelines import schedule
+    from mlops.kubeflow import schedule
 
-    rows = schedule.listed(_server(host))
+    rows = schedule.listed(open_server(host))
     if as_json:
         typer.echo(json.dumps([asdict(row) for row in rows], indent=1, default=str))
         return
@@ -232,176 +91,13 @@ def schedule_list(
             f"{row.last:%Y-%m-%d %H:%M}" if row.last else "",
             for_rich((row.last_state or "").lower()),
         )
-    _console(stderr=False).print(table)
+    make_console(stderr=False).print(table)
 
 
-@schedule_app.command("remove")
-def schedule_remove(host: Host = "") -> None:
+@app.command("remove")
+def remove(host: Host = "") -> None:
     """Take the recurring runs away; what runs goes on."""
-    from pipelines import schedule
+    from mlops.kubeflow import schedule
 
-    removed = schedule.remove(_server(host))
+    removed = schedule.remove(open_server(host))
     typer.echo(for_terminal(f"removed: {', '.join(removed)}") if removed else "there was no recurring run of ours")
-
-
-def register(app: typer.Typer) -> None:
-    """Adds the commands to the command line."""
-    app.command()(submit)
-    app.command()(upload)
-    app.add_typer(schedule_app, name="schedule")
-
-
-def _server(host: str) -> Server:
-    """The server, once it has answered: what is slow comes afterwards."""
-    from pipelines.kfp_api import Server
-
-    server = Server(host or kfp_host())
-    server.check()
-    return server
-
-
-def _followed(server: Server, run: Run, console: Console, timeout: float | None, stop: bool) -> Ended:
-    from pipelines import submit as cluster
-
-    try:
-        with _Progress(console) as progress:
-            return cluster.follow(server, run, progress.step, timeout)
-    except KeyboardInterrupt:
-        if stop:
-            cluster.terminate(server, run)
-            told = "the run is being stopped"
-        else:
-            told = "the run goes on; Terminate on its page stops it"
-        console.print(f"interrupted: {told}: {for_rich(run.url)}", soft_wrap=True)
-        raise typer.Exit(130) from None
-
-
-def _close_record(run: Run, ended: Ended, console: Console) -> None:
-    """A killed step can't say in MLflow that the run has ended; where MLflow is known here, it is said now."""
-    from matchmaking import tracking
-    from pipelines import reconcile
-
-    # elsewhere, the CronJob `reconcile` does it
-    if not os.environ.get("MLFLOW_TRACKING_URI"):
-        return
-    try:
-        for record in tracking.open_runs(run.run_id):
-            reconcile.close(record, *reconcile.reason(ended))
-    except tracking.TrackingError as error:
-        console.print(f"[yellow]{for_rich(error)}; the CronJob reconcile closes it[/yellow]", soft_wrap=True)
-
-
-class _Progress:
-    """A line for each step that ends, and a spinner for those that run; without a terminal, only lines."""
-
-    def __init__(self, console: Console) -> None:
-        self.console = console
-        self.status = console.status("  waiting for the first step")
-        self.running: dict[str, str] = {}
-
-    def __enter__(self) -> _Progress:
-        if self.console.is_terminal:
-            self.status.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.status.stop()
-
-    def step(self, step: Step) -> None:
-        if step.state in ("PENDING", "RUNNING"):
-            if step.task not in self.running and not self.console.is_terminal:
-                self.console.print(f"  {for_rich(step.title):<32}{'':>8}  started")
-            self.running[step.task] = for_rich(step.title)
-        else:
-            self.running.pop(step.task, None)
-            # of what was left out, since an earlier step failed or a condition wasn't met, there is nothing to say
-            if step.state in ("SUCCEEDED", "FAILED", "CANCELED"):
-                took = f"{step.seconds:6.0f} s" if step.seconds is not None else ""
-                colour = {"SUCCEEDED": "green", "FAILED": "red"}.get(step.state, "yellow")
-                self.console.print(
-                    f"  {for_rich(step.title):<32}{took:>8}  [{colour}]{for_rich(step.state.lower())}[/]"
-                )
-        self.status.update(f"  {', '.join(self.running.values()) or 'waiting for the next step'}")
-
-
-def _say_uploaded(console: Console, version: Version) -> None:
-    if version.uploaded:
-        console.print(f"[dim]uploaded {version.pipeline} {version.name}[/dim]")
-
-
-def _show(pipeline: str, run: Run, ended: Ended) -> None:
-    """What came of a run: the same table, reasons and warnings as of a local one."""
-    from matchmaking.report import headline, terminal_notes, terminal_table
-
-    if ended.error:
-        step = f" in step {for_rich(ended.error['step'])}" if ended.error["step"] else ""
-        _console().print(f"[bold red]{pipeline} failed[/]{step}: {for_rich(ended.error['message'])}", soft_wrap=True)
-        return
-    console = _console(stderr=False)
-    console.print()
-    summary = ended.summary
-    if summary:
-        if summary["metrics"]["production"] or summary["metrics"]["candidate"]:
-            console.print(terminal_table(summary))
-        console.print(f"[bold]{pipeline}[/bold]: {for_rich(headline(summary))}")
-        if told := terminal_notes(summary):
-            console.print(told)
-    elif ended.promotion is None:
-        _console().print(f"{pipeline} succeeded; its summary couldn't be read from the log, the page has it")
-    if ended.promotion is not None:
-        console.print(f"[bold]promote[/bold]: {for_rich(_promoted(ended.promotion))}")
-    where = {"run": run.url}
-    if summary:
-        where = {"candidate": summary["candidate_uri"], "MLflow run": mlflow_run_url(summary["run_id"]), **where}
-    console.print()
-    for label, place in where.items():
-        if place:
-            # whole, however narrow the terminal: addresses are copied
-            console.print(f"{label:<12}{for_rich(place)}", soft_wrap=True)
-
-
-def _promoted(entry: dict[str, Any]) -> str:
-    from matchmaking.promotion import State
-
-    if not entry:
-        return "production held it already; nothing was changed."
-    backup = f"; backup {entry['backup']}" if entry["backup"] else ""
-    return f"production holds {State(**entry['to'])}{backup}."
-
-
-def _memory(pipeline: str, arguments: Mapping[str, Any], console: Console) -> str:
-    """What the steps of a run get: what is asked for, or what its data's size asks for, if a node could hold it."""
-    from pipelines.memory import check_fits, choose
-
-    chosen = arguments.get("memory")
-    if not chosen:
-        uris = [arguments[name] for name in DATA_ARGUMENTS if arguments.get(name)]
-        chosen, why = choose(pipeline, uris)
-        console.print(f"[dim]memory {chosen}: {for_rich(why)}[/dim]", soft_wrap=True)
-    check_fits(str(chosen), os.environ.get("MLOPS_NODE_MEMORY", ""))
-    return str(chosen)
-
-
-def _chosen(arguments: dict[str, Any], source: str) -> dict[str, Any]:
-    """Arguments of a file, where they are of those that an option offers."""
-    for name, hint in get_type_hints(submit, include_extras=False).items():
-        offered = get_args(hint) if get_origin(hint) is Literal else ()
-        if offered and name in arguments and arguments[name] not in offered:
-            choices = f"{', '.join(offered[:-1])} or {offered[-1]}"
-            raise InputError(f"{source}: {name} is {choices}, not {arguments[name]!r}")
-    return arguments
-
-
-def _policy_text(path: Path | None) -> str:
-    if path is None:
-        return ""
-    from matchmaking.decision import load_policy
-
-    load_policy(path)
-    return path.read_text(encoding="utf-8")
-
-
-def _console(stderr: bool = True) -> Console:
-    from rich.console import Console
-
-    return Console(stderr=stderr, highlight=False)

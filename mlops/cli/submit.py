@@ -1,4 +1,4 @@
-"""`mlops submit`, `mlops upload` and `mlops schedule`: the pipelines on a Kubeflow Pipelines server."""
+"""`mlops submit` and `mlops upload`: the pipelines on a Kubeflow Pipelines server."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args, get_origin,
 
 import typer
 
-from matchmaking.errors import InputError
-from matchmaking.escape import for_rich, for_terminal
-from matchmaking.settings import (
+from matchmaking.base.errors import InputError
+from matchmaking.base.escape import for_rich, for_terminal
+from matchmaking.base.settings import (
     CANDIDATES_URI,
     DATA_URI,
     EXPERIMENT,
@@ -21,23 +21,16 @@ from matchmaking.settings import (
     kfp_host,
     mlflow_run_url,
 )
-from pipelines.options import check_options, given
+from mlops.cli.options import check_options, given
+from mlops.cli.parameters import DATA_ARGUMENTS, Candidates, Current, Data, Host, Production, open_server
+from mlops.cli.terminal import make_console, policy_text
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from pipelines.kfp_api import Server
-    from pipelines.submit import Ended, Run, Step, Version
-
-schedule_app = typer.Typer(no_args_is_help=True, help="Recurring runs on Kubeflow Pipelines, instead of CronJobs.")
-
-# what names data whose size counts
-DATA_ARGUMENTS = ("data", "current", "production_data")
-Host = Annotated[str, typer.Option(help="Kubeflow Pipelines.", show_default="MLOPS_KFP_HOST, or http://localhost:8080")]
-Data = Annotated[str, typer.Option(help="The dataset, as the cluster sees it.")]
-Production = Annotated[str, typer.Option(help="The production model's place, as the cluster sees it.")]
-Candidates = Annotated[str, typer.Option(help="retrain: where packages go.")]
-Current = Annotated[str, typer.Option(envvar="MLOPS_CURRENT", help="monitor: the data of now, to compare with --data.")]
+    from mlops.kubeflow.follow import Ended, Step
+    from mlops.kubeflow.kfp_api import Server
+    from mlops.kubeflow.submit import Run, Version
 
 
 def submit(
@@ -100,7 +93,7 @@ def submit(
     if data_rev:
         if data != DATA_URI:
             raise InputError("--data-rev is in place of --data: leave one of them out")
-        from matchmaking.data_versions import remote_uri
+        from matchmaking.data.versions import remote_uri
 
         data = remote_uri(data_rev)
     recipe = {"epochs": epochs, "batch_size": batch_size, "learning_rate": learning_rate}
@@ -110,7 +103,7 @@ def submit(
             "algorithm": algorithm,
             "split": split,
             "production_data": production_data,
-            "policy": _policy_text(policy),
+            "policy": policy_text(policy),
             **{key: value for key, value in recipe.items() if value is not None},
         },
         "evaluate": {"split": split, "production_data": production_data},
@@ -120,22 +113,22 @@ def submit(
     common = {"data": data, "seed": seed} if pipeline != "promote" else {}
     passed = {**common, "production": production, **own[pipeline]}
     if arguments:
-        from pipelines.arguments import laid_over, read_arguments
+        from mlops.kubeflow.arguments import laid_over, read_arguments
 
         passed = laid_over(
-            passed, given(context), _chosen(read_arguments(pipeline, arguments), f"--arguments {arguments}")
+            passed, given(context), chosen_data(read_arguments(pipeline, arguments), f"--arguments {arguments}")
         )
     if passed.get("force") and not passed["reason"]:
         raise InputError("--force needs --reason: it is kept in the audit trail")
-    console = _console()
+    console = make_console()
     if pipeline != "promote":
         passed["memory"] = _memory(pipeline, {**passed, **({"memory": memory} if memory else {})}, console)
-    server = _server(host)
-    from pipelines import submit as cluster
+    server = open_server(host)
+    from mlops.kubeflow import submit
 
-    uploaded = cluster.upload(server, pipeline)
+    uploaded = submit.upload(server, pipeline)
     _say_uploaded(console, uploaded)
-    run = cluster.start(server, uploaded, passed, name, experiment)
+    run = submit.start(server, uploaded, passed, name, experiment)
     console.print(f"[bold]{pipeline}[/bold]  {for_rich(run.url)}", soft_wrap=True)
     if run.found:
         console.print(f"  the run {for_rich(run.name)} is there already: it is followed, no other is started")
@@ -159,116 +152,28 @@ def submit(
 
 def upload(host: Host = "") -> None:
     """Upload the pipelines to Kubeflow Pipelines, where they aren't there in this version."""
-    from pipelines.submit import upload_all
+    from mlops.kubeflow.submit import upload_all
 
     for version in upload_all(host or kfp_host()):
         told = "uploaded" if version.uploaded else "there already"
         typer.echo(for_terminal(f"{version.pipeline:<10}{version.name}  {told}"))
 
 
-@schedule_app.command("apply")
-def schedule_apply(
-    context: typer.Context,
-    file: Annotated[
-        Path, typer.Option(help="ConfigMap with <pipeline>.schedule, <pipeline>.arguments and timeZone.")
-    ] = Path("manifests/schedules/schedules.yaml"),
-    data: Data = DATA_URI,
-    production: Production = PRODUCTION_URI,
-    candidates: Candidates = CANDIDATES_URI,
-    current: Current = "",
-    host: Host = "",
-) -> None:
-    """Make the recurring runs be those of the file; run again, it changes what differs."""
-    from pipelines import schedule
-    from pipelines.arguments import laid_over
-    from pipelines.memory import check_fits
-
-    schedules = schedule.read_file(file)
-    arguments: dict[str, dict[str, Any]] = {
-        "retrain": {"data": data, "production": production, "candidates": candidates},
-        "evaluate": {"data": data, "production": production},
-        "monitor": {"data": data, "production": production, "current": current},
-        "promote": {"production": production},
-    }
-    for name, found in schedule.read_arguments(file).items():
-        if "memory" in found:
-            check_fits(
-                found["memory"], os.environ.get("MLOPS_NODE_MEMORY", ""), f"--file {file}: {name}.arguments: memory"
-            )
-        arguments[name] = laid_over(arguments[name], given(context), _chosen(found, f"--file {file}: {name}.arguments"))
-    for name, done in schedule.apply(_server(host), schedules, arguments).items():
-        typer.echo(for_terminal(f"{name:<10}{schedules[name]:<16}{done}"))
-    _console().print(
-        "[yellow]Where the CronJobs of manifests/schedules/ are applied too, each pipeline runs twice: delete them, or "
-        "`mlops schedule remove`.[/yellow]"
-    )
-
-
-@schedule_app.command("list")
-def schedule_list(
-    host: Host = "",
-    as_json: Annotated[bool, typer.Option("--json", help="Print them as JSON and nothing else.")] = False,
-) -> None:
-    """Show the recurring runs: when they start, next and last."""
-    from dataclasses import asdict
-
-    from rich.table import Table
-
-    from pipelines import schedule
-
-    rows = schedule.listed(_server(host))
-    if as_json:
-        typer.echo(json.dumps([asdict(row) for row in rows], indent=1, default=str))
-        return
-    if not rows:
-        typer.echo("no recurring run of ours; `mlops schedule apply` makes them")
-        return
-    table = Table("pipeline", "schedule (UTC)", "next", "last", "that run")
-    for row in rows:
-        table.add_row(
-            for_rich(row.name),
-            for_rich(row.cron),
-            f"{row.next:%Y-%m-%d %H:%M}" if row.next else "never" if row.enabled else "disabled",
-            f"{row.last:%Y-%m-%d %H:%M}" if row.last else "",
-            for_rich((row.last_state or "").lower()),
-        )
-    _console(stderr=False).print(table)
-
-
-@schedule_app.command("remove")
-def schedule_remove(host: Host = "") -> None:
-    """Take the recurring runs away; what runs goes on."""
-    from pipelines import schedule
-
-    removed = schedule.remove(_server(host))
-    typer.echo(for_terminal(f"removed: {', '.join(removed)}") if removed else "there was no recurring run of ours")
-
-
 def register(app: typer.Typer) -> None:
     """Adds the commands to the command line."""
     app.command()(submit)
     app.command()(upload)
-    app.add_typer(schedule_app, name="schedule")
-
-
-def _server(host: str) -> Server:
-    """The server, once it has answered: what is slow comes afterwards."""
-    from pipelines.kfp_api import Server
-
-    server = Server(host or kfp_host())
-    server.check()
-    return server
 
 
 def _followed(server: Server, run: Run, console: Console, timeout: float | None, stop: bool) -> Ended:
-    from pipelines import submit as cluster
+    from mlops.kubeflow import follow, submit
 
     try:
         with _Progress(console) as progress:
-            return cluster.follow(server, run, progress.step, timeout)
+            return follow.follow(server, run, progress.step, timeout)
     except KeyboardInterrupt:
         if stop:
-            cluster.terminate(server, run)
+            submit.terminate(server, run)
             told = "the run is being stopped"
         else:
             told = "the run goes on; Terminate on its page stops it"
@@ -279,7 +184,7 @@ def _followed(server: Server, run: Run, console: Console, timeout: float | None,
 def _close_record(run: Run, ended: Ended, console: Console) -> None:
     """A killed step can't say in MLflow that the run has ended; where MLflow is known here, it is said now."""
     from matchmaking import tracking
-    from pipelines import reconcile
+    from mlops.kubeflow import reconcile
 
     # elsewhere, the CronJob `reconcile` does it
     if not os.environ.get("MLFLOW_TRACKING_URI"):
@@ -331,13 +236,16 @@ def _say_uploaded(console: Console, version: Version) -> None:
 
 def _show(pipeline: str, run: Run, ended: Ended) -> None:
     """What came of a run: the same table, reasons and warnings as of a local one."""
-    from matchmaking.report import headline, terminal_notes, terminal_table
+    from matchmaking.reporting.contents import headline
+    from matchmaking.reporting.terminal import terminal_notes, terminal_table
 
     if ended.error:
         step = f" in step {for_rich(ended.error['step'])}" if ended.error["step"] else ""
-        _console().print(f"[bold red]{pipeline} failed[/]{step}: {for_rich(ended.error['message'])}", soft_wrap=True)
+        make_console().print(
+            f"[bold red]{pipeline} failed[/]{step}: {for_rich(ended.error['message'])}", soft_wrap=True
+        )
         return
-    console = _console(stderr=False)
+    console = make_console(stderr=False)
     console.print()
     summary = ended.summary
     if summary:
@@ -347,7 +255,7 @@ def _show(pipeline: str, run: Run, ended: Ended) -> None:
         if told := terminal_notes(summary):
             console.print(told)
     elif ended.promotion is None:
-        _console().print(f"{pipeline} succeeded; its summary couldn't be read from the log, the page has it")
+        make_console().print(f"{pipeline} succeeded; its summary couldn't be read from the log, the page has it")
     if ended.promotion is not None:
         console.print(f"[bold]promote[/bold]: {for_rich(_promoted(ended.promotion))}")
     where = {"run": run.url}
@@ -361,7 +269,7 @@ def _show(pipeline: str, run: Run, ended: Ended) -> None:
 
 
 def _promoted(entry: dict[str, Any]) -> str:
-    from matchmaking.promotion import State
+    from matchmaking.release.records import State
 
     if not entry:
         return "production held it already; nothing was changed."
@@ -382,7 +290,7 @@ def _memory(pipeline: str, arguments: Mapping[str, Any], console: Console) -> st
     return str(chosen)
 
 
-def _chosen(arguments: dict[str, Any], source: str) -> dict[str, Any]:
+def chosen_data(arguments: dict[str, Any], source: str) -> dict[str, Any]:
     """Arguments of a file, where they are of those that an option offers."""
     for name, hint in get_type_hints(submit, include_extras=False).items():
         offered = get_args(hint) if get_origin(hint) is Literal else ()
@@ -390,18 +298,3 @@ def _chosen(arguments: dict[str, Any], source: str) -> dict[str, Any]:
             choices = f"{', '.join(offered[:-1])} or {offered[-1]}"
             raise InputError(f"{source}: {name} is {choices}, not {arguments[name]!r}")
     return arguments
-
-
-def _policy_text(path: Path | None) -> str:
-    if path is None:
-        return ""
-    from matchmaking.decision import load_policy
-
-    load_policy(path)
-    return path.read_text(encoding="utf-8")
-
-
-def _console(stderr: bool = True) -> Console:
-    from rich.console import Console
-
-    return Console(stderr=stderr, highlight=False)

@@ -1,4 +1,4 @@
-"""What the manifests ask a cluster for: `kubectl kustomize manifests/overlays/kind | python -m pipelines.capacity`.
+"""What the manifests ask a cluster for: `kubectl kustomize manifests/overlays/kind | python -m mlops.cluster.capacity`.
 
 Prints the table of docs/cluster.md, which `make cluster-up` goes by, too, and the images that are pulled.
 """
@@ -62,7 +62,8 @@ def rows(objects: Iterable[Mapping[str, Any]]) -> dict[str, Requests]:
 
     Steps that run side by side wait for each other where there is no room for both, so one has to fit.
     """
-    from pipelines import in_cluster, memory
+    from mlops.cluster import in_cluster
+    from pipelines import memory
     from pipelines.pods import PODS
 
     running = {KFP: Requests(), PLATFORM: Requests()}

@@ -1,4 +1,4 @@
-"""What pods of `manifests/` run of our code besides pipelines: `python -m pipelines.in_cluster --help` lists it."""
+"""What pods of `manifests/` run of our code besides pipelines: `python -m mlops.cluster.in_cluster --help` lists it."""
 
 from __future__ import annotations
 
@@ -11,10 +11,11 @@ from typing import Annotated
 
 import typer
 
-from matchmaking import settings, storage
-from matchmaking.errors import InputError, MlopsError
-from matchmaking.escape import say
-from matchmaking.production import FILES
+from matchmaking import storage
+from matchmaking.base import settings
+from matchmaking.base.errors import InputError, MlopsError
+from matchmaking.base.escape import say
+from matchmaking.model.production import FILES
 
 ROWS, SEED = 12_000, 0
 # as `make run` has it: trained on fewer pairs of an earlier time, an incumbent that can be beaten
@@ -37,7 +38,7 @@ def seed(
 
 
 def _seed_data(uri: str, folder: Path) -> None:
-    from matchmaking.sample import generate_file
+    from matchmaking.data.sample import generate_file
 
     if storage.read_bytes(uri) is not None:
         say(f"{uri} is there already")
@@ -48,9 +49,11 @@ def _seed_data(uri: str, folder: Path) -> None:
 
 
 def _seed_production(uri: str, candidates: str, folder: Path) -> None:
-    from matchmaking.promotion import apply, prepare_promotion, recover
-    from matchmaking.sample import generate_file
-    from pipelines.local import run_pipeline
+    from matchmaking.data.sample import generate_file
+    from matchmaking.release.check import prepare_promotion
+    from matchmaking.release.promote import apply
+    from matchmaking.release.recovery import recover
+    from mlops.local.run import run_pipeline
 
     recover(uri, say=say)
     if held := storage.hash_bundle(uri, FILES):
@@ -125,8 +128,8 @@ def reconcile(
     namespace: Annotated[str, typer.Option(help="Of its Workflows.")] = "kubeflow",
 ) -> None:
     """Close what MLflow has as running and has ended in Kubeflow Pipelines: what was killed can't say so itself."""
-    from pipelines.kfp_api import Server
-    from pipelines.reconcile import reconcile as close_ended
+    from mlops.kubeflow.kfp_api import Server
+    from mlops.kubeflow.reconcile import reconcile as close_ended
 
     server = Server(host)
     server.check()

@@ -9,7 +9,7 @@ from typing import Any
 
 import yaml
 
-from matchmaking.errors import InputError
+from matchmaking.base.errors import InputError
 from pipelines.memory import in_bytes
 
 # KFP's word for a parameter's type: what a file may give for it, and ours
@@ -24,7 +24,7 @@ _TYPES: dict[str, tuple[tuple[type, ...], str]] = {
 @cache
 def parameters(pipeline: str) -> dict[str, str]:
     """KFP's type of each parameter of a pipeline, by name."""
-    from pipelines.submit import compiled
+    from mlops.kubeflow.submit import compiled
 
     spec = next(yaml.safe_load_all(compiled(pipeline)))
     return {name: found["parameterType"] for name, found in spec["root"]["inputDefinitions"]["parameters"].items()}
@@ -84,7 +84,7 @@ def laid_over(chosen: Mapping[str, Any], given: set[str], found: Mapping[str, An
 def _policy(value: Any, source: str) -> str:
     import tempfile
 
-    from matchmaking.decision import load_policy
+    from matchmaking.evidence.policy import load_policy
 
     text = value if isinstance(value, str) else yaml.safe_dump(value, sort_keys=False)
     if text.strip():

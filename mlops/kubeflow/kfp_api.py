@@ -26,9 +26,9 @@ from urllib3.exceptions import (
     ReadTimeoutError,
 )
 
-from matchmaking.errors import InputError, MlopsError
-from matchmaking.escape import for_terminal
-from matchmaking.redact import redact
+from matchmaking.base.errors import InputError, MlopsError
+from matchmaking.base.escape import for_terminal
+from matchmaking.base.redact import redact
 
 # what a pipeline carries in the cluster needs it: security contexts, optional keys
 OLDEST = (2, 17)

@@ -13,11 +13,11 @@ import re
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 
-from matchmaking import notify, tracking
-from matchmaking.settings import kfp_url
-from matchmaking.tracking import OpenRun
-from pipelines import submit
-from pipelines.kfp_api import Server, ServerError
+from matchmaking import tracking
+from matchmaking.base.settings import kfp_url
+from matchmaking.tracking import OpenRun, notify
+from mlops.kubeflow import follow
+from mlops.kubeflow.kfp_api import Server, ServerError
 
 # what isn't there to be asked is first given the time to come, or to come back
 GRACE = timedelta(hours=1)
@@ -71,7 +71,7 @@ def close(run: OpenRun, reason: str, killed: bool) -> bool:
     return True
 
 
-def reason(ended: submit.Ended) -> tuple[str, bool]:
+def reason(ended: follow.Ended) -> tuple[str, bool]:
     """Why a run has ended without its record, and whether it was stopped by somebody."""
     if ended.state == "CANCELED":
         return "it was terminated in Kubeflow Pipelines", True
@@ -84,7 +84,7 @@ def reason(ended: submit.Ended) -> tuple[str, bool]:
 def _end(server: Server, run: OpenRun, has_workflow: Callable[[str], bool], young: bool) -> tuple[str, bool] | None:
     """The reason to close a run, and whether it was stopped; None for one that goes on or isn't this server's."""
     try:
-        ended = submit.ended(server, run.job_id)
+        ended = follow.ended(server, run.job_id)
     except ServerError as error:
         if error.status != 404:
             raise

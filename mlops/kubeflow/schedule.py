@@ -13,11 +13,11 @@ from typing import Any
 import kfp_server_api as kfp
 import yaml
 
-from matchmaking.errors import InputError
-from pipelines.arguments import parse_arguments
+from matchmaking.base.errors import InputError
+from mlops.kubeflow.arguments import parse_arguments
+from mlops.kubeflow.kfp_api import Server
+from mlops.kubeflow.submit import Version, account, experiment_id, named, upload
 from pipelines.compile import PIPELINES
-from pipelines.kfp_api import Server
-from pipelines.submit import Version, account, experiment_id, named, upload
 
 FILE = Path("manifests/schedules/schedules.yaml")
 SUFFIX, ARGUMENTS = ".schedule", ".arguments"

@@ -14,8 +14,9 @@ from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from matchmaking import notify, storage
-from matchmaking.errors import InputError, MlopsError
+from matchmaking import storage
+from matchmaking.base.errors import InputError, MlopsError
+from matchmaking.tracking import notify
 
 if TYPE_CHECKING:
     from docker import DockerClient

@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from matchmaking.errors import cannot_write
+from matchmaking.base.errors import cannot_write
 
 # by the name in evaluation.json: the columns of `<model>_<name>.csv`
 CURVES = {

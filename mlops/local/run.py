@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import io
 import json
 import os
-import re
 import shlex
 import shutil
 import signal
@@ -21,14 +19,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any, TextIO
 
-from matchmaking.errors import InputError, MlopsError, cannot_write
-from matchmaking.escape import for_terminal
-from matchmaking.records import Failure, Summary, read_record
-from matchmaking.redact import redact
-from matchmaking.settings import tracking_uri
-from matchmaking.steps import ERROR_MARK, UNMARKED, costs_of
-from matchmaking.summary import SUMMARY, write_failed, write_summary
+from matchmaking.base.errors import InputError, MlopsError, cannot_write
+from matchmaking.base.records import read_record
+from matchmaking.base.settings import tracking_uri
+from matchmaking.reporting.report import SUMMARY, write_failed, write_summary
+from matchmaking.reporting.summary import Failure, Summary
 from matchmaking.tracking import now
+from mlops.local.watch import COLOURS, Steps, Watcher
 
 PIPELINES = ("retrain", "evaluate", "monitor")
 RUNNERS = ("subprocess", "docker")
@@ -43,11 +40,6 @@ OUTPUTS = {
     "drift": "drift/result",
     "promotion": "promote/audit_entry",
 }
-
-_STARTED = re.compile(r"Executing task .*?'([\w-]+)'")
-# what kfp adds to the name of a task that is there twice
-_SECOND = re.compile(r"-\d+$")
-_COLOURS = re.compile(r"\x1b\[\d+m")
 
 
 @dataclass(frozen=True)
@@ -99,7 +91,7 @@ def run_pipeline(
     os.environ["MLFLOW_TRACKING_URI"] = tracking_uri(work_dir)
     how: local.SubprocessRunner | local.DockerRunner = local.SubprocessRunner(use_venv=False)
     if runner == "docker":
-        from pipelines.containers import docker_runner
+        from mlops.local.containers import docker_runner
 
         arguments, how = docker_runner(arguments)
     timestamp, folder = _new_folder(work_dir, name)
@@ -114,7 +106,7 @@ def run_pipeline(
         tempfile.TemporaryDirectory(prefix="mlops-", ignore_cleanup_errors=True) as scratch,
         (folder / LOG).open("w", encoding="utf-8", buffering=1) as log,
     ):
-        watcher = _Watcher(log, on_step, echo)
+        watcher = Watcher(log, on_step, echo)
         kfps_own = subprocess_task_handler.run_local_subprocess
         subprocess_task_handler.run_local_subprocess = partial(_run_step, watcher, scratch)
         try:
@@ -131,7 +123,7 @@ def run_pipeline(
             failure = watcher.failure or {
                 "step": watcher.step or "?",
                 "exit_code": 1,
-                "message": watcher.died or _COLOURS.sub("", str(error)),
+                "message": watcher.died or COLOURS.sub("", str(error)),
             }
             reason = f"{failure['step']}: {failure['message']}"
             # a step that was killed has told nobody
@@ -146,7 +138,7 @@ def run_pipeline(
         finally:
             subprocess_task_handler.run_local_subprocess = kfps_own
             shutil.rmtree(workspace, ignore_errors=True)
-    steps = _Steps.of(folder)
+    steps = Steps.of(folder)
     _take_reports(steps, folder)
     summary = read_record(Summary, (folder / SUMMARY).read_bytes(), str(folder / SUMMARY))
     if entry := steps.outputs.get("promote/audit_entry"):
@@ -166,42 +158,9 @@ def check_runner(runner: str, names: Iterable[str]) -> None:
         MlopsError: there is no Docker engine, or an image is missing.
     """
     if runner == "docker":
-        from pipelines.containers import check_engine
+        from mlops.local.containers import check_engine
 
         check_engine(sorted({image for name in names for image in _images(name)}))
-
-
-class _Watcher(io.TextIOBase):
-    """Takes what kfp and the steps print: to the log, and picks out which step runs and why one failed."""
-
-    def __init__(self, log: TextIO, on_step: Callable[[str], None], echo: TextIO | None) -> None:
-        self.log, self.on_step, self.echo = log, on_step, echo
-        self.failure: dict[str, Any] | None = None
-        self.step = self.line = self.last = self.died = ""
-        self.unmarked = False
-
-    def write(self, text: str) -> int:
-        *lines, self.line = (self.line + text).split("\n")
-        for line in lines:
-            plain = _COLOURS.sub("", line)
-            # whole lines only: a credential may come in pieces. kfp's colours aside, what a step prints is data's too
-            shown = for_terminal(redact(plain))
-            for output in (self.log, self.echo):
-                if output:
-                    output.write(f"{shown}\n")
-            plain = plain.strip()
-            if started := _STARTED.search(plain):
-                self.step = started[1].replace("-2", " current")
-                self.on_step(self.step)
-            elif plain.startswith(ERROR_MARK) and self.failure is None:
-                self.failure = json.loads(plain.removeprefix(ERROR_MARK))
-            elif plain.startswith(UNMARKED):
-                self.unmarked = True
-            self.last = plain or self.last
-        return len(text)
-
-    def flush(self) -> None:
-        self.log.flush()
 
 
 def _check_places(work_dir: Path) -> None:
@@ -222,7 +181,7 @@ def _check_places(work_dir: Path) -> None:
         raise InputError(f"TMPDIR is {given}, no folder that can be written to; make it, or unset TMPDIR")
 
 
-def _run_step(watcher: _Watcher, scratch: str, full_command: list[str], env_vars: dict[str, str] | None = None) -> int:
+def _run_step(watcher: Watcher, scratch: str, full_command: list[str], env_vars: dict[str, str] | None = None) -> int:
     """Runs one step in kfp's place, apart from where the user happens to stand, and notes how it died.
 
     The step imports what is installed and nothing of the current folder (`-P`): not a `random.py` that lies there, not
@@ -290,9 +249,9 @@ def _new_folder(work_dir: Path, name: str) -> tuple[str, Path]:
 
 def _failed(name: str, timestamp: str, folder: Path, arguments: dict[str, Any], failure: dict[str, Any]) -> Outcome:
     """Writes what the steps had found before one of them failed, and why."""
-    from matchmaking.model import TRAINING_RECORD
+    from matchmaking.model.train import TRAINING_RECORD
 
-    steps = _Steps.of(folder)
+    steps = Steps.of(folder)
     _take_reports(steps, folder)
     outputs = {key: steps.outputs.get(place, folder / "none") for key, place in OUTPUTS.items()}
     outputs["training"] = steps.outputs.get("train/candidate", folder) / TRAINING_RECORD
@@ -312,40 +271,7 @@ def _failed(name: str, timestamp: str, folder: Path, arguments: dict[str, Any], 
     return Outcome(summary.as_dict(), folder, error.exit_code)
 
 
-@dataclass(frozen=True)
-class _Steps:
-    """What the steps of a run have left in its folder.
-
-    Attributes:
-        outputs: files and folders by `<step>/<output>`; of a step that runs twice, those of the later.
-        values: the other outputs by name; of a step that runs twice, those of the earlier.
-        costs: each step's.
-    """
-
-    outputs: dict[str, Path]
-    values: dict[str, Any]
-    costs: list[dict[str, Any]]
-
-    @classmethod
-    def of(cls, folder: Path) -> _Steps:
-        outputs: dict[str, Path] = {}
-        values: dict[str, Any] = {}
-        costs: dict[str, dict[str, Any]] = {}
-        done = sorted((folder / "steps").glob("*/*/executor_output.json"), key=lambda path: path.stat().st_mtime_ns)
-        for record in done:
-            found = json.loads(record.read_text())
-            values = {**found.get("parameterValues", {}), **values}
-            for output in found.get("artifacts", {}).values():
-                for artifact in output["artifacts"]:
-                    for cost in costs_of(artifact.get("metadata", {})):
-                        costs.setdefault(cost["step"], cost)
-        # a step that fails has no record, but may have written something
-        for task in sorted((folder / "steps").glob("*/*"), key=lambda path: path.stat().st_mtime_ns):
-            outputs |= {f"{_SECOND.sub('', task.name)}/{path.name}": path for path in task.iterdir()}
-        return cls(outputs, values, list(costs.values()))
-
-
-def _take_reports(steps: _Steps, folder: Path) -> None:
+def _take_reports(steps: Steps, folder: Path) -> None:
     """Copies the report step's folder to the run's own, where it was written to its end."""
     reports = steps.outputs.get("report/results")
     if reports and (reports / SUMMARY).exists():
@@ -356,7 +282,7 @@ def _production(uri: str) -> dict[str, str] | None:
     """What production holds after a run that failed, where a look is free."""
     if not uri or "://" in uri:
         return None
-    from matchmaking.production import hashes
+    from matchmaking.model.production import hashes
 
     return hashes(Path(uri))
 
@@ -377,7 +303,8 @@ def _fail(folder: Path, reason: str, tell: bool = False) -> bool:
 
     With `tell` people are notified, where the run was open still.
     """
-    from matchmaking import notify, tracking
+    from matchmaking import tracking
+    from matchmaking.tracking import notify
 
     try:
         if tracking.fail_named(folder.name, reason) and tell:

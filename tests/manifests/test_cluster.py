@@ -1,4 +1,4 @@
-"""`python -m pipelines.cluster`, with stand-ins for kubectl, kind, minikube, docker and make on the PATH.
+"""`python -m mlops.cluster`, with stand-ins for kubectl, kind, minikube, docker and make on the PATH.
 
 No cluster can be had here, so what these tests show is what is asked of those programs, in which order and with which
 input, and what is said when one is missing or fails. Kubeflow Pipelines is the stand-in of `tests/kfp_server.py`.
@@ -26,8 +26,13 @@ from urllib.parse import urlsplit
 import pytest
 import yaml
 
-from matchmaking.settings import image
-from pipelines import cluster
+from matchmaking.base.errors import MlopsError
+from matchmaking.base.settings import image
+from mlops.cluster import capacity, commands, images
+from mlops.cluster.doors import DOORS, is_free
+from mlops.cluster.kubectl import BEAT_SECONDS, Kubectl, announced
+from mlops.cluster.machine import Kind
+from mlops.cluster.wait import wait_until_ready
 from tests.hostile import ESCAPES
 from tests.kfp_server import FakeKfp, kfp_server
 from tests.manifests.conftest import OVERLAYS, ROOT, Build, standin
@@ -75,7 +80,7 @@ class Machine:
             "built": built,
             "context": "mine",
             "kfp": [address.hostname, address.port],
-            "node_images": [image(kind) for kind in cluster.IMAGES],
+            "node_images": [image(kind) for kind in images.IMAGES],
         }
 
     def _file(self, name: str, objects: list[Any]) -> str:
@@ -87,7 +92,7 @@ class Machine:
         (self.folder / "behaviour.json").write_text(json.dumps(self.behaviour))
         mine = {"PATH": str(self.bin), "STANDIN_STATE": str(self.folder), "HOME": str(self.folder), "COLUMNS": "100"}
         mine["WORK"] = str(self.folder / "work")
-        return [sys.executable, "-m", "pipelines.cluster", *arguments], {**mine, **env}
+        return [sys.executable, "-m", "mlops.cluster", *arguments], {**mine, **env}
 
     def __call__(self, *arguments: str, **env: str) -> subprocess.CompletedProcess[str]:
         command, given = self.command(*arguments, **env)
@@ -209,7 +214,7 @@ def test_how_images_get_to_a_cluster(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("MLOPS_REGISTRY", registry)
-    found = cluster._bring(context)
+    found = images.way_to_nodes(context)
     assert (" ".join(found) if found else None) == command
 
 
@@ -250,7 +255,7 @@ def test_a_deployment_starts_anew_with_another_image_of_its_tag(machine: Machine
         named = [each for each in machine.applied() if each["kind"] == "Deployment"]
         (found,) = [each for each in named if each["metadata"]["name"] == "mlflow"]
         machine.forget()
-        return str(found["spec"]["template"]["metadata"]["annotations"][cluster.IMAGE_IDS])
+        return str(found["spec"]["template"]["metadata"]["annotations"][images.IMAGE_IDS])
 
     assert machine("up", "--cluster", "existing", "--no-build").returncode == 0
     first = told()
@@ -342,14 +347,14 @@ def test_a_kubeflow_of_ones_own_loses_what_isnt_used(machine: Machine, options: 
     done = machine("up", *options, "--no-build")
     assert done.returncode == 0, done.stderr
     assert "is open" not in done.stderr
-    gone = " ".join(cluster.LEFT_OUT)
+    gone = " ".join(commands.LEFT_OUT)
     assert [call for call in machine.calls if call.endswith(f"delete {gone} --namespace kubeflow --ignore-not-found")]
     # once it is there, it is one's own
     assert machine("up", *options[:2], "--no-build").returncode == 0
 
 
 def test_what_is_deleted_is_what_isnt_installed(build: Build) -> None:
-    left_out = {tuple(each.split("/")) for each in cluster.LEFT_OUT}
+    left_out = {tuple(each.split("/")) for each in commands.LEFT_OUT}
     kinds = ("Deployment", "Service", "ClusterRole", "ClusterRoleBinding")
     upstream, ours = (
         {(each["kind"].lower(), each["metadata"]["name"]) for each in objects if each["kind"] in kinds}
@@ -423,7 +428,7 @@ def test_two_cpus_are_enough_where_others_leave_them(machine: Machine) -> None:
         ours = {"metadata": {"namespace": "kubeflow"}, "spec": spec, "status": {"phase": "Running"}}
         return [{**ended, "status": {"phase": "Running"}}, ended, ours]
 
-    needed = cluster.capacity.needed(
+    needed = capacity.needed(
         yaml.safe_load_all(Path(machine.behaviour["built"]["manifests/overlays/existing"]).read_text())
     )
     machine.behaviour |= {"cpus": 2, "others": others(f"{1000 * (2 - needed.cpu):.0f}m")}
@@ -442,10 +447,10 @@ def test_an_occupied_port_is_noted_and_refused_by_open(machine: Machine, monkeyp
         taken.listen()
         port = taken.getsockname()[1]
         doors = {"MLflow": ("legalaid-mlops", "mlflow", 5000, port)}
-        monkeypatch.setattr(cluster, "_doors", lambda kubectl: doors)
-        monkeypatch.setattr(cluster, "_context", lambda kind: cluster.Kubectl("mine"))
-        with pytest.raises(cluster.MlopsError, match=rf"in use already: port {port} \(MLflow\)"):
-            cluster.open_doors(cluster.Kind.existing)
+        monkeypatch.setattr("mlops.cluster.commands.doors_of", lambda kubectl: doors)
+        monkeypatch.setattr("mlops.cluster.commands.context_of", lambda kind: Kubectl("mine"))
+        with pytest.raises(MlopsError, match=rf"in use already: port {port} \(MLflow\)"):
+            commands.open_doors(Kind.existing)
 
 
 def test_a_failed_job_is_told_with_its_log(machine: Machine) -> None:
@@ -474,11 +479,11 @@ def test_what_isnt_ready_in_time_is_named_with_its_reason(machine: Machine, monk
     _, env = machine.command()
     for name, value in env.items():
         monkeypatch.setenv(name, value)
-    kubectl = cluster.Kubectl("mine")
+    kubectl = Kubectl("mine")
     kubectl.apply(yaml.safe_load_all(Path(machine.behaviour["built"]["manifests/overlays/existing"]).read_text()))
     objects = machine.applied()
-    with pytest.raises(cluster.MlopsError, match="not ready in time: mlflow; "):
-        cluster._wait(kubectl, objects, time.monotonic() - 1, lambda text, err=False: print(text))
+    with pytest.raises(MlopsError, match="not ready in time: mlflow; "):
+        wait_until_ready(kubectl, objects, time.monotonic() - 1, lambda text, err=False: print(text))
 
 
 class Scripted:
@@ -488,7 +493,7 @@ class Scripted:
         self.states = [states[0], *states]
 
     def items(self, kind: str, namespace: str) -> list[dict[str, Any]]:
-        if namespace != cluster.PLATFORM:
+        if namespace != capacity.PLATFORM:
             return []
         if kind == "pods":  # which are looked at first
             self.states.pop(0)
@@ -505,7 +510,7 @@ class Scripted:
 
 
 WAITED_FOR = [
-    {"kind": kind, "metadata": {"name": name, "namespace": cluster.PLATFORM}}
+    {"kind": kind, "metadata": {"name": name, "namespace": capacity.PLATFORM}}
     for kind, name in (("Deployment", "mlflow"), ("Job", "setup-store"))
 ]
 
@@ -513,12 +518,12 @@ WAITED_FOR = [
 def test_without_a_terminal_a_line_when_what_is_waited_for_changes(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(cluster, "POLL_SECONDS", 0.01)
+    monkeypatch.setattr("mlops.cluster.wait.POLL_SECONDS", 0.01)
     # an image that can't be pulled is tried again and again, and a Job, too
     pulls = [("ErrImagePull", 0, False), ("ImagePullBackOff", 0, False)] * 3
     kubectl = Scripted(("", 0, False), *pulls, ("ImagePullBackOff", 1, False), ("", 1, False), ("", 1, True))
-    with cluster._step("ready") as say:
-        cluster._wait(kubectl, WAITED_FOR, time.monotonic() + 60, say)  # type: ignore[arg-type]
+    with announced("ready") as say:
+        wait_until_ready(kubectl, WAITED_FOR, time.monotonic() + 60, say)  # type: ignore[arg-type]
     lines = [line.strip() for line in capsys.readouterr().err.splitlines()]
     pulled, tried = (f"mlflow-7d9: {reason} manifest unknown" for reason in ("ErrImagePull", "ImagePullBackOff"))
     failing = "job setup-store: failed (1), and is tried again; `make logs STEP=setup-store` has why"
@@ -534,11 +539,11 @@ def test_without_a_terminal_a_line_when_what_is_waited_for_changes(
 def test_without_a_terminal_a_step_that_takes_long_is_heard_of(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert cluster.BEAT_SECONDS == 30
-    monkeypatch.setattr(cluster, "BEAT_SECONDS", 0.1)
-    with cluster._step("build images"):
+    assert BEAT_SECONDS == 30
+    monkeypatch.setattr("mlops.cluster.kubectl.BEAT_SECONDS", 0.1)
+    with announced("build images"):
         time.sleep(0.35)
-    with cluster._step("ready") as say:
+    with announced("ready") as say:
         say("1 of 2", 1)
         time.sleep(0.35)
     said = capsys.readouterr().err
@@ -614,20 +619,20 @@ def test_down_of_an_existing_cluster_wants_a_yes(machine: Machine) -> None:
     ("text", "number"), [("500m", 0.5), ("2", 2.0), ("1Gi", 2.0**30), ("64Mi", 2.0**26), ("0.5Gi", 2.0**29)]
 )
 def test_quantity(text: str, number: float) -> None:
-    assert cluster.quantity(text) == pytest.approx(number)
+    assert capacity.quantity(text) == pytest.approx(number)
 
 
 def test_makefile_has_the_targets() -> None:
     env = {**os.environ, "MAKEFLAGS": ""}
     for target, words in {
-        "cluster-up": "CLUSTER=minikube .*pipelines.cluster up",
-        "submit PIPELINE=retrain ARGS=--no-wait": "pipelines.cluster submit retrain --no-wait",
-        "logs STEP=train": "pipelines.cluster logs train",
-        "cluster-down ARGS=--yes": "pipelines.cluster down --yes",
-        "open": "pipelines.cluster open",
-        "schedule": "pipelines.cluster schedule list",
-        "schedule ARGS=apply": "pipelines.cluster schedule apply",
-        "status": "pipelines.cluster status",
+        "cluster-up": "CLUSTER=minikube .*mlops.cluster up",
+        "submit PIPELINE=retrain ARGS=--no-wait": "mlops.cluster submit retrain --no-wait",
+        "logs STEP=train": "mlops.cluster logs train",
+        "cluster-down ARGS=--yes": "mlops.cluster down --yes",
+        "open": "mlops.cluster open",
+        "schedule": "mlops.cluster schedule list",
+        "schedule ARGS=apply": "mlops.cluster schedule apply",
+        "status": "mlops.cluster status",
     }.items():
         command = ["make", "--dry-run", "CLUSTER=minikube", *target.split()]
         done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=env, check=False)
@@ -639,11 +644,11 @@ def test_makefile_has_the_targets() -> None:
 
 DRIVER = """
 import json, os, sys
-from pipelines import cluster
+from mlops.cluster import commands, doors
 ports = json.loads(os.environ["PORTS"])
-cluster.DOORS = {name: (*door[:3], port) for (name, door), port in zip(cluster.DOORS.items(), ports)}
-sys.argv = ["cluster", *sys.argv[sys.argv.index("pipelines.cluster") + 1 :]]
-cluster.main()
+doors.DOORS.update({name: (*door[:3], port) for (name, door), port in zip(doors.DOORS.items(), ports)})
+sys.argv = ["cluster", *sys.argv[sys.argv.index("mlops.cluster") + 1 :]]
+commands.main()
 """
 
 
@@ -674,11 +679,11 @@ def started(folder: Path) -> dict[int, str]:
     ids=str,
 )
 def test_whatever_ends_open_ends_its_port_forwards(machine: Machine, way: signal.Signals | str, by_make: bool) -> None:
-    ports = free_ports(len(cluster.DOORS))
+    ports = free_ports(len(DOORS))
     driver = machine.folder / "driver.py"
     driver.write_text(DRIVER)
     _, env = machine.command(PORTS=json.dumps(ports), PYTHONPATH=str(ROOT))
-    command = [sys.executable, str(driver), "-m", "pipelines.cluster", "open", "--cluster", "existing"]
+    command = [sys.executable, str(driver), "-m", "mlops.cluster", "open", "--cluster", "existing"]
     if by_make:
         python = machine.bin / "python"
         python.write_text(f'#!/bin/sh\nexec {sys.executable} {driver} "$@"\n')
@@ -701,7 +706,7 @@ def test_whatever_ends_open_ends_its_port_forwards(machine: Machine, way: signal
     os.close(theirs)
     try:
         deadline = time.monotonic() + 90
-        while any(map(cluster._free, ports)):
+        while any(map(is_free, ports)):
             assert process.poll() is None and time.monotonic() < deadline, (machine.folder / "said").read_text()
             time.sleep(0.2)
         assert sum("port-forward" in line for line in started(machine.folder).values()) >= len(ports)
@@ -712,7 +717,7 @@ def test_whatever_ends_open_ends_its_port_forwards(machine: Machine, way: signal
         process.wait(30)
         deadline = time.monotonic() + 20
         # a process that ends loses its environment first, and its sockets after
-        while (left := started(machine.folder) or not all(map(cluster._free, ports))) and time.monotonic() < deadline:
+        while (left := started(machine.folder) or not all(map(is_free, ports))) and time.monotonic() < deadline:
             time.sleep(0.2)
         assert not left
     finally:

@@ -14,9 +14,9 @@ from typing import Any
 
 import pytest
 
-from matchmaking.errors import InputError, MlopsError
-from matchmaking.production import FILES
-from pipelines import in_cluster
+from matchmaking.base.errors import InputError, MlopsError
+from matchmaking.model.production import FILES
+from mlops.cluster import in_cluster
 from tests.hostile import ESCAPES
 
 

@@ -15,10 +15,12 @@ from typing import Any
 import pytest
 import yaml
 
-from matchmaking.settings import CANDIDATES_URI, DATA_URI, EXPERIMENT, PRODUCTION_URI
-from pipelines import capacity, cluster, cluster_cli, in_cluster, schedule
+from matchmaking.base.settings import CANDIDATES_URI, DATA_URI, EXPERIMENT, PRODUCTION_URI
+from mlops.cli import submit
+from mlops.cluster import capacity, doors, images, in_cluster, machine, secrets, wait
+from mlops.cluster.capacity import KFP, PLATFORM, quantity
+from mlops.kubeflow import schedule
 from pipelines import pods as step_pods
-from pipelines.cluster import KFP, PLATFORM, quantity
 from tests.manifests.conftest import (
     CLOSED,
     OVERLAYS,
@@ -219,7 +221,7 @@ def secret_keys() -> dict[tuple[str, str], set[str]]:
             for each in objects:
                 made[each["metadata"]["namespace"], each["metadata"]["name"]] = set(each["stringData"])
 
-    cluster.make_secrets(Empty())  # type: ignore[arg-type]
+    secrets.make_secrets(Empty())  # type: ignore[arg-type]
     return made
 
 
@@ -371,7 +373,7 @@ def test_mlflow_knows_each_of_its_names(build: Build) -> None:
     port = named(objects, "Service", "mlflow")["spec"]["ports"][0]["port"]
     for name in ("mlflow", f"mlflow.{PLATFORM}", f"mlflow.{PLATFORM}.svc", f"mlflow.{PLATFORM}.svc.cluster.local"):
         assert {name, f"{name}:{port}"} <= set(hosts)
-    *_, local = cluster.DOORS["MLflow"]
+    *_, local = doors.DOORS["MLflow"]
     assert {f"localhost:{local}", f"127.0.0.1:{local}"} <= set(hosts)
     settings = named(objects, "ConfigMap", step_pods.SETTINGS)["data"]
     assert settings["MLFLOW_TRACKING_URI"].removeprefix("http://") in hosts
@@ -383,7 +385,7 @@ def test_mlflow_knows_each_of_its_names(build: Build) -> None:
 
 def test_doors_are_services(build: Build) -> None:
     objects = build("overlays/kind")
-    for namespace, service, port, _ in cluster.DOORS.values():
+    for namespace, service, port, _ in doors.DOORS.values():
         assert port in {each["port"] for each in named(objects, "Service", service, namespace)["spec"]["ports"]}
 
 
@@ -397,7 +399,7 @@ def test_cronjobs_follow_the_schedule_file(objects: list[Object]) -> None:
     }
     assert {name: spec["schedule"] for name, spec in crons.items()} == times
     assert set(times) == {"retrain", "evaluate", "monitor"}
-    options = {f"--{name.replace('_', '-')}" for name in inspect.signature(cluster_cli.submit).parameters}
+    options = {f"--{name.replace('_', '-')}" for name in inspect.signature(submit.submit).parameters}
     for name, spec in crons.items():
         assert spec["timeZone"] == "Etc/UTC"
         assert spec["concurrencyPolicy"] == "Forbid"
@@ -423,8 +425,8 @@ def test_cronjobs_follow_the_schedule_file(objects: list[Object]) -> None:
 def test_links_begin_with_what_make_open_gives(objects: list[Object]) -> None:
     for name, namespace in (("mlops-settings", KFP), ("mlops-client", PLATFORM)):
         data = named(objects, "ConfigMap", name, namespace)["data"]
-        assert data["MLOPS_KFP_URL"] == f"http://localhost:{cluster.DOORS['Kubeflow Pipelines'][-1]}"
-        assert data["MLOPS_MLFLOW_URL"] == f"http://localhost:{cluster.DOORS['MLflow'][-1]}"
+        assert data["MLOPS_KFP_URL"] == f"http://localhost:{doors.DOORS['Kubeflow Pipelines'][-1]}"
+        assert data["MLOPS_MLFLOW_URL"] == f"http://localhost:{doors.DOORS['MLflow'][-1]}"
         assert set(step_pods.LINK_SETTINGS) <= set(data)
     assert not [each for each in objects if each["metadata"]["name"] == "ui-addresses"]
 
@@ -433,7 +435,7 @@ def test_records_are_reconciled(objects: list[Object]) -> None:
     cron = named(objects, "CronJob", "reconcile", KFP)["spec"]
     pod = cron["jobTemplate"]["spec"]["template"]["spec"]
     (container,) = pod["containers"]
-    assert container["command"] == ["python3", "-m", "pipelines.in_cluster", "reconcile"]
+    assert container["command"] == ["python3", "-m", "mlops.cluster.in_cluster", "reconcile"]
     env = {each["name"]: each for each in container["env"]}
     service, port = re.fullmatch(r"http://([\w-]+):(\d+)", env["MLOPS_KFP_HOST"]["value"]).groups()  # type: ignore[union-attr]
     assert int(port) in {each["port"] for each in named(objects, "Service", service, KFP)["spec"]["ports"]}
@@ -452,7 +454,7 @@ def test_seed_and_defaults_name_the_same_places(build: Build) -> None:
     (container,) = named(build("overlays/kind"), "Job", "seed")["spec"]["template"]["spec"]["containers"]
     assert container["args"] == ["--data", DATA_URI, "--production", PRODUCTION_URI, "--candidates", CANDIDATES_URI]
     users = (MANIFESTS / "platform" / "core" / "users.py").read_text()
-    from matchmaking.registry import MODEL
+    from matchmaking.release.registry import MODEL
 
     assert f'EXPERIMENT = "{EXPERIMENT}"' in users
     assert f'MODEL = "{MODEL}"' in users
@@ -466,7 +468,7 @@ def test_seed_makes_what_make_run_makes() -> None:
 
 
 def test_the_jobs_that_are_made_anew_are_all_there_are(objects: list[Object]) -> None:
-    assert {each["metadata"]["name"] for each in objects if each["kind"] == "Job"} == set(cluster.JOBS)
+    assert {each["metadata"]["name"] for each in objects if each["kind"] == "Job"} == set(wait.JOBS)
 
 
 def test_our_images_are_those_that_are_built(objects: list[Object]) -> None:
@@ -479,7 +481,7 @@ def test_our_images_are_those_that_are_built(objects: list[Object]) -> None:
                 assert tag == version
                 kinds.add(kind)
     built = re.search(r"^KINDS := (.+)$", (ROOT / "Makefile").read_text(), re.MULTILINE)
-    assert built and kinds == {"mlflow", "client", "trainer"} and kinds < set(built[1].split()) == set(cluster.IMAGES)
+    assert built and kinds == {"mlflow", "client", "trainer"} and kinds < set(built[1].split()) == set(images.IMAGES)
 
 
 def image_tags(objects: list[Object], name: str) -> set[str]:
@@ -568,22 +570,22 @@ def test_secrets_are_made_once_and_copied(monkeypatch: pytest.MonkeyPatch) -> No
                 self.applied.append(each["metadata"]["name"])
 
     memory = Memory()
-    assert cluster.make_secrets(memory) == []  # type: ignore[arg-type]
+    assert secrets.make_secrets(memory) == []  # type: ignore[arg-type]
     first = dict(memory.kept)
     assert memory.kept[KFP, "mlops-pipeline"] == memory.kept[PLATFORM, "identity-pipeline"]
     passwords = [value for secret in first.values() for key, value in secret.items() if len(value) == 40]
     # the copies are three, of six values
     assert len(passwords) == len(set(passwords)) + 5
     memory.applied.clear()
-    assert cluster.make_secrets(memory) == []  # type: ignore[arg-type]
+    assert secrets.make_secrets(memory) == []  # type: ignore[arg-type]
     assert memory.applied == [] and memory.kept == first
     # an install that KFP's own manifests made has a password that everybody knows
     memory.kept[KFP, "mlpipeline-minio-artifact"] = {"accesskey": "minio", "secretkey": "minio123"}
-    assert cluster.make_secrets(memory) == ["seaweedfs", "ml-pipeline", "ml-pipeline-ui"]  # type: ignore[arg-type]
+    assert secrets.make_secrets(memory) == ["seaweedfs", "ml-pipeline", "ml-pipeline-ui"]  # type: ignore[arg-type]
     assert memory.kept == first
     # deleted on purpose, an identity is made anew, and so is its copy
     del memory.kept[PLATFORM, "identity-promotion"]
-    cluster.make_secrets(memory)  # type: ignore[arg-type]
+    secrets.make_secrets(memory)  # type: ignore[arg-type]
     assert memory.kept[KFP, "mlops-promotion"] != first[KFP, "mlops-promotion"]
     assert memory.kept[KFP, "mlops-promotion"] == memory.kept[PLATFORM, "identity-promotion"]
 
@@ -990,7 +992,7 @@ def test_it_fits_three_cpus_and_eight_gib(build: Build, overlay: str) -> None:
     needed = capacity.needed(build(overlay))
     there = needed + capacity.SYSTEM
     assert there.cpu <= 3 and needed.cpu <= 2
-    assert there.memory <= cluster.MEMORY_GIB * 2**30 < 8 * 2**30
+    assert there.memory <= machine.MEMORY_GIB * 2**30 < 8 * 2**30
 
 
 def test_the_documents_say_what_it_takes(build: Build) -> None:
@@ -998,7 +1000,7 @@ def test_the_documents_say_what_it_takes(build: Build) -> None:
     said = capacity.table(objects)
     assert said in page, f"docs/cluster.md doesn't have:\n\n{said}"
     there = capacity.needed(objects) + capacity.SYSTEM
-    assert f"Docker with {math.ceil(there.cpu)} CPUs and 8 GiB ({cluster.MEMORY_GIB:g} are asked for)" in page
+    assert f"Docker with {math.ceil(there.cpu)} CPUs and 8 GiB ({machine.MEMORY_GIB:g} are asked for)" in page
 
 
 def test_requests_of_a_pod_are_what_the_scheduler_counts() -> None:

@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from matchmaking.errors import InputError
-from matchmaking.sample import generate_file
-from matchmaking.settings import MAX_SEED
+from matchmaking.base.errors import InputError
+from matchmaking.base.settings import MAX_SEED
+from matchmaking.data.sample import generate_file
 
 Mlops = Callable[..., subprocess.CompletedProcess[str]]
 MLOPS = Path(sys.executable).with_name("mlops")
@@ -130,10 +130,11 @@ def test_seeds_are_those_that_everything_can_be_seeded_with(
     assert not (tmp_path / "work").exists()
     # what comes through KFP's API is looked at by the first step
     from matchmaking import tracking
-    from matchmaking.steps import Running
+    from matchmaking.tracking import connection
+    from matchmaking.tracking.step import Running
 
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path / 'mlflow.db'}")
-    monkeypatch.setattr(tracking, "client", tracking.client.__wrapped__)
+    monkeypatch.setattr(connection, "client", tracking.client.__wrapped__)
     for seed, job in ((MAX_SEED + 1, "a"), (2**53, "b"), (-1, "c")):
         with pytest.raises(InputError, match=f"seed {seed}: give a whole number from 0 to {MAX_SEED}"):
             Running("ingest", "").open_run("retrain", "", job, {"seed": seed})

@@ -10,10 +10,13 @@ from typing import Any
 
 import pytest
 
-from matchmaking import notify, tracking
-from matchmaking.steps import step
-from pipelines import cluster_cli, in_cluster, reconcile, submit
-from pipelines.kfp_api import Server, ServerError
+from matchmaking import tracking
+from matchmaking.tracking import notify, runs
+from matchmaking.tracking.step import step
+from mlops.cli.submit import _close_record
+from mlops.cluster import in_cluster
+from mlops.kubeflow import follow, reconcile, submit
+from mlops.kubeflow.kfp_api import Server, ServerError
 from tests.kfp_server import FakeKfp, Fault, Plan, kfp_server
 
 TASKS = ["ingest", "validate", "split", "evaluate", "report"]
@@ -74,7 +77,7 @@ def started(server: Server, kfp: FakeKfp, looks: int = 1) -> str:
 
 def state(mlflow: Any, run_id: str) -> tuple[str, str | None]:
     run = mlflow.get_run(run_id)
-    return run.info.status, run.data.tags.get(tracking.REASON_TAG)
+    return run.info.status, run.data.tags.get(runs.REASON_TAG)
 
 
 def test_what_has_ended_is_closed_and_told_once(
@@ -170,7 +173,7 @@ def test_an_outage_closes_nothing(kfp: FakeKfp, mlflow: Any, monkeypatch: pytest
     run_id = opened(started(server, kfp), monkeypatch)
     for status in (401, 403, 500):
         kfp.faults = [Fault("GET", "/runs/", status, times=99)]
-        monkeypatch.setattr("pipelines.kfp_api.PATIENCE", 0.1)
+        monkeypatch.setattr("mlops.kubeflow.kfp_api.PATIENCE", 0.1)
         with pytest.raises(ServerError):
             reconcile.reconcile(server, moment=LATER)
     assert state(mlflow, run_id) == ("RUNNING", None)
@@ -187,7 +190,7 @@ def test_submit_closes_the_record_of_what_it_follows(
     other = opened(started(server, kfp), monkeypatch)
     server.write(server.runs.run_service_terminate_run, job)
     run = submit.Run(job, "evaluate", "", False, {task: task for task in TASKS})
-    cluster_cli._close_record(run, submit.follow(server, run), Console(stderr=True))
+    _close_record(run, follow.follow(server, run), Console(stderr=True))
     assert state(mlflow, run_id)[0] == "KILLED"
     assert state(mlflow, other)[0] == "RUNNING"
     assert len(told) == 1
@@ -217,7 +220,7 @@ def test_a_retry_that_succeeds_forgets_the_failure(
         raise ValueError("so it is")
     run = mlflow.get_run(run_id)
     assert run.info.status == "FAILED"
-    assert run.data.tags[tracking.REASON_TAG] == "validate: ValueError: so it is"
+    assert run.data.tags[runs.REASON_TAG] == "validate: ValueError: so it is"
     note = run.data.tags["mlflow.note.content"]
     assert note.startswith("Failed: validate: ")
     assert page in note
@@ -225,5 +228,5 @@ def test_a_retry_that_succeeds_forgets_the_failure(
     tracking.finish_run(run_id, params={}, metrics={}, history=None, tags={}, artifacts=tmp_path / "artifacts")
     run = mlflow.get_run(run_id)
     assert run.info.status == "FINISHED"
-    assert tracking.REASON_TAG not in run.data.tags
+    assert runs.REASON_TAG not in run.data.tags
     assert run.data.tags["mlflow.note.content"] == f"[The run in Kubeflow Pipelines]({page})"

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from matchmaking.errors import InputError
-from pipelines import schedule
-from pipelines.kfp_api import Server, ServerError
+from matchmaking.base.errors import InputError
+from mlops.kubeflow import schedule
+from mlops.kubeflow.kfp_api import Server, ServerError
 from tests.kfp_server import FakeKfp, Fault, kfp_server
 
 Mlops = Callable[..., subprocess.CompletedProcess[str]]

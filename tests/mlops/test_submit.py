@@ -18,14 +18,17 @@ from typing import Any
 import pytest
 import yaml
 
-from matchmaking import data_versions
-from matchmaking.settings import EXPERIMENT, package_version
-from pipelines import kfp_api, memory, submit
-from pipelines.arguments import parameters
-from pipelines.cli import main
+from matchmaking.base import settings
+from matchmaking.base.settings import EXPERIMENT, package_version
+from matchmaking.data import versions
+from mlops.cli.app import main
+from mlops.kubeflow import kfp_api, submit
+from mlops.kubeflow.arguments import parameters
+from mlops.kubeflow.follow import Step, follow
+from mlops.kubeflow.kfp_api import Server, ServerError, UnsureError
+from mlops.kubeflow.submit import start, upload, upload_all
+from pipelines import memory
 from pipelines.compile import PIPELINES
-from pipelines.kfp_api import Server, ServerError, UnsureError
-from pipelines.submit import follow, start, upload, upload_all
 from tests.hostile import ESCAPES
 from tests.kfp_server import FakeKfp, Fault, Plan, kfp_server
 
@@ -79,8 +82,8 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """A run on the stand-in is over after a few looks."""
-    monkeypatch.setattr(submit, "FIRST_POLL", 0.02)
-    monkeypatch.setattr(submit, "LONGEST_POLL", 0.02)
+    monkeypatch.setattr("mlops.kubeflow.follow.FIRST_POLL", 0.02)
+    monkeypatch.setattr("mlops.kubeflow.follow.LONGEST_POLL", 0.02)
 
 
 @dataclass
@@ -342,7 +345,7 @@ def test_a_version_of_the_data_is_submitted_by_its_place(
     kfp: FakeKfp, here: Here, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Where the place is, tests/services/test_dvc_remotes.py asks real remotes."""
-    monkeypatch.setattr(data_versions, "remote_uri", lambda rev: f"s3://datasets/dvc/{rev}")
+    monkeypatch.setattr(versions, "remote_uri", lambda rev: f"s3://datasets/dvc/{rev}")
     done = here("submit", "evaluate", "--data-rev", "v1", "--host", kfp.url)
     assert done.returncode == 0, done.stderr
     (run,) = kfp.runs.values()
@@ -423,7 +426,7 @@ def test_upload_is_done_once(kfp: FakeKfp, here: Here, monkeypatch: pytest.Monke
     assert all(version.uploaded for version in first)
     assert not any(version.uploaded for version in second)
     assert len(kfp.versions) == len(PIPELINES)
-    monkeypatch.setattr(submit, "package_version", lambda: "9.9.9")
+    monkeypatch.setattr(settings, "package_version", lambda: "9.9.9")
     done = here("upload", "--host", kfp.url)
     assert done.stdout.count("  uploaded") == len(PIPELINES)
     assert len(kfp.pipelines) == len(PIPELINES)
@@ -582,7 +585,7 @@ def test_ctrl_c_says_what_becomes_of_the_run(kfp: FakeKfp, stop: bool) -> None:
 def test_a_cancelled_run_is_told(kfp: FakeKfp) -> None:
     server = Server(kfp.url)
     run = submitted(server)
-    seen: list[submit.Step] = []
+    seen: list[Step] = []
     kfp.looks[run.run_id] = 1
     submit.terminate(server, run)
     for _ in range(2):
@@ -597,7 +600,7 @@ def test_a_cancelled_run_is_told(kfp: FakeKfp) -> None:
 def test_no_heavy_import(kfp: FakeKfp) -> None:
     """What a client imports is light."""
     code = (
-        "import sys; from pipelines.cli import main; sys.argv = ['mlops', 'submit', 'evaluate', '--host', "
+        "import sys; from mlops.cli.app import main; sys.argv = ['mlops', 'submit', 'evaluate', '--host', "
         f"{kfp.url!r}, '--no-wait']\n"
         "try: main()\nexcept SystemExit: pass\n"
         "print([name for name in ('tensorflow', 'keras', 'mlflow', 'evidently', 'sklearn') if name in sys.modules])"

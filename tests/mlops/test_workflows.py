@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import yaml
 
-from matchmaking.sample import generate_file
+from matchmaking.data.sample import generate_file
 from tests.dvc_fixtures import ROOT, make_clone
 
 WORKFLOWS = sorted((ROOT / ".github" / "workflows").glob("*.yml"))

@@ -14,10 +14,10 @@ from typing import Any
 
 import pytest
 
-from matchmaking.sample import generate_file
-from matchmaking.steps import costs_of
-from pipelines import local
-from pipelines.local import run_pipeline
+from matchmaking.data.sample import generate_file
+from matchmaking.tracking.step import costs_of
+from mlops.local import run
+from mlops.local.run import run_pipeline
 from tests.compiled_steps import as_compiled
 
 
@@ -74,7 +74,7 @@ def test_every_step_takes_them(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    run_step = local._run_step
+    run_step = run._run_step
     commands: list[list[str]] = []
 
     def run_compiled(watcher: Any, scratch: str, full_command: list[str], env_vars: Any = None) -> int:
@@ -82,7 +82,7 @@ def test_every_step_takes_them(
         here = [sys.executable, *commands[-1][1:]]
         return run_step(watcher, scratch, here, env_vars)
 
-    monkeypatch.setattr(local, "_run_step", run_compiled)
+    monkeypatch.setattr(run, "_run_step", run_compiled)
     # a run sets it for its steps
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path / 'work' / 'mlflow.db'}")
     generate_file(tmp_path / "pairs.csv", 2_400, seed=1)

@@ -12,10 +12,10 @@ import pytest
 import yaml
 
 from components.run import names
-from matchmaking.errors import InputError, MlopsError
+from matchmaking.base.errors import InputError, MlopsError
+from mlops.kubeflow.submit import compiled
 from pipelines import memory
 from pipelines.compile import PIPELINES, compile_all, compile_pipeline
-from pipelines.submit import compiled
 
 # what the manifests have, by name and key
 SECRETS = {
@@ -281,8 +281,8 @@ def test_a_final_failure_is_not_tried_again(
 ) -> None:
     """Where a cluster retries what failed, and not only what was lost, the next attempt says why and ends at once."""
     from matchmaking import tracking
-    from matchmaking.errors import InputError
-    from matchmaking.steps import step
+    from matchmaking.base.errors import InputError
+    from matchmaking.tracking.step import step
 
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path / 'mlflow.db'}")
     tracking.client.cache_clear()

@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 import yaml
 
-from matchmaking.data_versions import POINTER
-from matchmaking.schema import file_md5
+from matchmaking.base.files import file_md5
+from matchmaking.data.pointer import POINTER
 from tests.dvc_fixtures import ROOT, commit_all, dvc, git, make_clone, pairs_file
 
 Mlops = Callable[..., subprocess.CompletedProcess[str]]

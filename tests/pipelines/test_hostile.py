@@ -148,7 +148,7 @@ def test_json_and_mlflow_hold_what_came(work: Any) -> None:
 
     from mlflow import MlflowClient
 
-    from matchmaking.settings import EXPERIMENT
+    from matchmaking.base.settings import EXPERIMENT
 
     client = MlflowClient(f"sqlite:///{folder / 'mlflow.db'}")
     experiment = client.get_experiment_by_name(EXPERIMENT)

@@ -11,9 +11,9 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from matchmaking import production
-from matchmaking.lineage import pair_keys, read_lineage
-from matchmaking.sample import generate
+from matchmaking.data.sample import generate
+from matchmaking.model import production
+from matchmaking.model.lineage import pair_keys, read_lineage
 
 Mlops = Callable[..., subprocess.CompletedProcess[str]]
 QUICK = ("--algorithm", "dense", "--epochs", 2)

@@ -11,12 +11,13 @@ from typing import Any
 
 import pytest
 
-from matchmaking import production
-from matchmaking.metrics import SCALARS
-from matchmaking.sample import generate, true_probability
-from matchmaking.schema import TARGET, file_md5
-from matchmaking.split import split
-from matchmaking.steps import ERROR_MARK
+from matchmaking.base.files import file_md5
+from matchmaking.data.sample import generate, true_probability
+from matchmaking.data.schema import TARGET
+from matchmaking.evidence.metrics import SCALARS
+from matchmaking.inputs.split import split
+from matchmaking.model import production
+from matchmaking.tracking.step import ERROR_MARK
 
 Mlops = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -38,7 +39,7 @@ def runs_of(work_dir: Path) -> dict[str, Any]:
     """The MLflow runs under a work folder, by name."""
     from mlflow import MlflowClient
 
-    from matchmaking.settings import EXPERIMENT
+    from matchmaking.base.settings import EXPERIMENT
 
     client = MlflowClient(f"sqlite:///{work_dir / 'mlflow.db'}")
     experiment = client.get_experiment_by_name(EXPERIMENT)
@@ -305,8 +306,8 @@ def test_a_step_that_is_killed_is_recorded_and_told(
 
     import psutil
 
-    from matchmaking import notify
-    from pipelines.local import run_pipeline
+    from matchmaking.tracking import notify
+    from mlops.local.run import run_pipeline
 
     sent: list[tuple[str, str]] = []
 

@@ -16,9 +16,11 @@ from typing import Any
 import pytest
 from markdown_it import MarkdownIt
 
-from matchmaking import production, promotion, registry, tracking
-from matchmaking.package import DECISION, fetch_package
-from matchmaking.sample import generate_file
+from matchmaking import tracking
+from matchmaking.data.sample import generate_file
+from matchmaking.model import production
+from matchmaking.release import audit, check, complete, promote, registry
+from matchmaking.release.package import DECISION, fetch_package
 from tests.hostile import ESCAPES, HANDLER, MARKDOWN, SCRIPT
 from tests.promotion_fixtures import change_evidence, package, variant
 
@@ -134,10 +136,10 @@ def test_force_needs_a_reason_and_records_it(
 
 def test_names_that_a_terminal_cannot_show_are_no_failure(mlops: Mlops, served: Path, registered: Path) -> None:
     """A latin-1 terminal, as in many a container."""
-    change = promotion.prepare_promotion(
+    change = check.prepare_promotion(
         str(registered / "candidates" / NAMES[0]), str(served), reason="東京 asked", say=lambda text: None
     )
-    promotion.apply(change, who="Łukasz@host", say=lambda text: None)
+    promote.apply(change, who="Łukasz@host", say=lambda text: None)
     shown = mlops("history", "--production", served, PYTHONIOENCODING="latin-1")
     assert shown.returncode == 0, shown.stderr
     assert "promote by \\u0141ukasz@host" in shown.stdout
@@ -154,8 +156,8 @@ def test_what_others_wrote_moves_no_terminal(
     options = ("--production", served, "--work-dir", work, "--yes")
     done = mlops("promote", f"{uri}", *options)
     assert done.returncode == 0, done.stderr
-    back = promotion.prepare_rollback(str(served), reason=hostile, say=lambda line: None)
-    promotion.apply(back, who=f"eve {ESCAPES}", say=lambda line: None)
+    back = check.prepare_rollback(str(served), reason=hostile, say=lambda line: None)
+    promote.apply(back, who=f"eve {ESCAPES}", say=lambda line: None)
     told = mlops("history", "--production", served)
     said = tmp_path / "restart"
     said.write_text(f"#!/bin/sh\nprintf '%s' \"{ESCAPES}\"\nexit 1\n")
@@ -182,9 +184,9 @@ def test_the_steps_of_a_promotion_show_texts_as_they_are(
     drawn = MarkdownIt("commonmark", {"html": True}).enable("table").render(text)
     assert set(re.findall(r"<(\w+)", drawn)) == {"ul", "li"}
     # kfp's own lines are coloured; a step's are printed behind the mark of its output
-    run_id = promotion.history(str(served)).entries[-1].who.removeprefix(promotion.BY_RUN)
+    run_id = audit.history(str(served)).entries[-1].who.removeprefix(complete.BY_RUN)
     capfd.readouterr()
-    promotion.promote_in_run(
+    promote.promote_in_run(
         uri,
         str(served),
         run_id=run_id,
@@ -193,9 +195,9 @@ def test_the_steps_of_a_promotion_show_texts_as_they_are(
         reason=hostile,
         entry_path=tmp_path / "entry.json",
     )
-    back = promotion.prepare_rollback(str(served))
-    promotion.apply(back)
-    promotion.promote_in_run(
+    back = check.prepare_rollback(str(served))
+    promote.apply(back)
+    promote.promote_in_run(
         uri,
         str(served),
         run_id=run_id,
@@ -294,7 +296,7 @@ def test_asks_a_person_at_a_terminal(mlops: Mlops, served: Path, work: Path) -> 
     assert code == 1
     assert "no such pod" in seen
     assert contents(served) == before
-    actions = [entry.action for entry in promotion.history(str(served)).entries]
+    actions = [entry.action for entry in audit.history(str(served)).entries]
     assert actions[0] == "promote"
     assert "rollback" in actions
 
@@ -343,7 +345,7 @@ def test_the_pipeline_promotes(served: Path, registered: Path, records: Any, tmp
     reason = 'it is "better", they say'
     run_pipeline(tmp_path, production=str(served), reason=reason, timestamp="20260301T000000Z")
     assert contents(served) == contents(registered / "candidates" / NAMES[1])
-    (entry,) = promotion.history(str(served)).entries
+    (entry,) = audit.history(str(served)).entries
     (run,) = records.search_runs(
         [records.get_experiment_by_name("LegalAid_Connect_Matchmaking").experiment_id],
         "attributes.run_name = 'promote_20260301T000000Z'",
@@ -388,7 +390,7 @@ def test_a_policy_lets_retrain_go_on_to_the_promotion(mlops: Mlops, tmp_path: Pa
     summary = json.loads(done.stdout)
     assert summary["verdict"] == "bootstrap"
     assert contents(tmp_path / "production") == contents(Path(summary["candidate_uri"]))
-    (entry,) = promotion.history(str(tmp_path / "production")).entries
+    (entry,) = audit.history(str(tmp_path / "production")).entries
     assert entry.who == f"pipeline run {summary['run_id']}"
     assert summary["promotion"] == entry.as_dict()
     assert summary["production_sha256"] == {"before": {}, "after": production.hashes(tmp_path / "production")}

@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 import sklearn
 
-from matchmaking import production
-from matchmaking.errors import InputError
-from matchmaking.schema import read_pairs
+from matchmaking.base.errors import InputError
+from matchmaking.data.read import read_pairs
+from matchmaking.model import production
 
 FAULTS = Path(os.environ.get("FAULTS_DIR", Path(__file__).parents[3] / "shared" / "faults"))
 
@@ -55,7 +55,7 @@ def test_one_current_row_is_too_few(mlops: Mlops, real: Path, faults: Path, tmp_
 
 
 def test_keras_2_notation_is_served(real: Path, faults: Path, bundle: Path) -> None:
-    from matchmaking.evaluation import score
+    from matchmaking.model.score import score
 
     shutil.copyfile(faults / "keras2_notation.h5", bundle / production.MODEL)
     production.check_bundle(bundle)

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from matchmaking import production
+from matchmaking.model import production
 
 # as the production team's own tracking recorded them
 PRODUCTION = {
@@ -77,11 +77,13 @@ def test_verdicts_on_the_real_rows(real: Path) -> None:
     """Production against itself is held; better accuracy bought with clearly worse recall is rejected, by name."""
     import numpy as np
 
-    from matchmaking.decision import decide, load_policy
-    from matchmaking.evaluation import score
-    from matchmaking.metrics import evaluate
-    from matchmaking.schema import SLICES, read_pairs
-    from matchmaking.split import split
+    from matchmaking.data.read import read_pairs
+    from matchmaking.data.schema import SLICES
+    from matchmaking.evidence.compare import decide
+    from matchmaking.evidence.metrics import evaluate
+    from matchmaking.evidence.policy import load_policy
+    from matchmaking.inputs.split import split
+    from matchmaking.model.score import score
 
     pairs, _ = read_pairs(real / "matchmaking_dataset.csv")
     _, test = split(pairs, "stratified")

@@ -21,7 +21,9 @@ from typing import Any
 
 import pytest
 
-from matchmaking import storage
+from matchmaking.storage import limits
+
+pass
 
 START_SECONDS = 30
 BUCKETS = ("data", "production", "candidates")
@@ -392,7 +394,7 @@ def proxy(s3: S3, monkeypatch: pytest.MonkeyPatch) -> Iterator[Proxy]:
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """Outages are waited for in fractions of a second."""
     for name, value in {"FIRST_WAIT": 0.05, "TRIES": 3, "CONNECT_SECONDS": 0.5, "READ_SECONDS": 0.5}.items():
-        monkeypatch.setattr(storage, name, value)
+        monkeypatch.setattr(limits, name, value)
 
 
 @pytest.fixture

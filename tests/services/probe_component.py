@@ -2,7 +2,7 @@
 
 from kfp import dsl
 
-from matchmaking.settings import image
+from matchmaking.base.settings import image
 
 
 @dsl.component(base_image=image("base"), install_kfp_package=False)

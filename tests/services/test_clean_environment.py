@@ -15,10 +15,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from matchmaking import production
-from matchmaking.evaluation import score
-from matchmaking.model import Recipe, train_candidate
-from matchmaking.sample import generate
+from matchmaking.data.sample import generate
+from matchmaking.model import production
+from matchmaking.model.score import score
+from matchmaking.model.train import Recipe, train_candidate
 
 pytestmark = pytest.mark.skipif(
     os.environ.get("MLOPS_TEST_INSTALL") != "1", reason="installs packages: set MLOPS_TEST_INSTALL=1 to run it"
@@ -79,8 +79,8 @@ def test_a_candidate_gives_the_pipeline_s_probabilities(
 
 
 def test_the_real_candidate_too(clean_python: Path, real: Path, tmp_path: Path) -> None:
-    from matchmaking.schema import read_pairs
-    from matchmaking.split import split
+    from matchmaking.data.read import read_pairs
+    from matchmaking.inputs.split import split
 
     pairs, _ = read_pairs(real / "matchmaking_dataset.csv")
     train, test = split(pairs, "stratified")

@@ -14,12 +14,12 @@ from typing import Any
 
 import pytest
 
-from matchmaking import production
-from matchmaking.errors import InputError, MlopsError
-from matchmaking.sample import generate, generate_file
-from matchmaking.settings import image, package_version
-from pipelines import containers
-from pipelines.local import run_pipeline
+from matchmaking.base.errors import InputError, MlopsError
+from matchmaking.base.settings import image, package_version
+from matchmaking.data.sample import generate, generate_file
+from matchmaking.model import production
+from mlops.local import containers
+from mlops.local.run import run_pipeline
 from tests.compiled_steps import as_compiled
 from tests.services.conftest import S3, free_ports
 
@@ -290,9 +290,10 @@ def test_an_image(engine: Any, call: Callable[..., str], kind: str) -> None:
 def test_a_step_finds_its_code_compiled(call: Callable[..., str], kind: str) -> None:
     """Imports are most of a step's time, and a read-only image can't keep what it compiles."""
     names = {"base": ["mlflow", "pandas"], "trainer": ["tensorflow.python.framework.ops"], "monitor": ["evidently"]}
+    wanted = ["matchmaking.tracking.step", "kfp.dsl", "numpy", *names[kind]]
     code = (
         "import importlib, sys, time; from importlib import util\n"
-        f"for name in {['matchmaking.steps', 'kfp.dsl', 'numpy', *names[kind]]}: importlib.import_module(name)\n"
+        f"for name in {wanted}: importlib.import_module(name)\n"
         "for name, module in list(sys.modules.items()):\n"
         "    spec = getattr(module, '__spec__', None)\n"
         "    if spec and spec.has_location and spec.cached and spec.origin.startswith('/opt'):\n"

@@ -9,10 +9,11 @@ from typing import Any
 
 import pytest
 
-from matchmaking import data_versions
-from matchmaking.data_versions import DATA, RemoteError
-from matchmaking.errors import MlopsError
-from matchmaking.schema import file_md5
+from matchmaking.base.errors import MlopsError
+from matchmaking.base.files import file_md5
+from matchmaking.data import remote, versions
+from matchmaking.data.pointer import DATA
+from matchmaking.data.remote import RemoteError
 from tests.dvc_fixtures import git, make_clone, pairs_file
 
 from .conftest import S3, free_ports, use_s3
@@ -43,15 +44,15 @@ def use_remote(clone: Path, url: str, **options: object) -> None:
 
 def there_and_back(clone: Path, tmp_path: Path, scheme: str) -> str:
     git(clone, "tag", "v1")
-    pointer, sent = data_versions.add(pairs_file(tmp_path, 1))
+    pointer, sent = versions.add(pairs_file(tmp_path, 1))
     assert sent
-    data_versions.checkout("v1")
+    versions.checkout("v1")
     shutil.rmtree(clone / ".dvc" / "cache")
-    assert [v.remote for v in data_versions.versions()[0]] == [True, False]
-    assert file_md5(data_versions.fetch("main", tmp_path / "work").path) == pointer.md5
-    data_versions.checkout("main")
+    assert [v.remote for v in versions.versions()[0]] == [True, False]
+    assert file_md5(versions.fetch("main", tmp_path / "work").path) == pointer.md5
+    versions.checkout("main")
     assert file_md5(clone / DATA) == pointer.md5
-    uri = data_versions.remote_uri("main")
+    uri = versions.remote_uri("main")
     assert uri.startswith(scheme)
     assert uri.replace("/", "").endswith(pointer.md5)
     return uri
@@ -73,15 +74,15 @@ def test_s3_damage_and_refusal(s3: S3, clone: Path, tmp_path: Path, monkeypatch:
     use_remote(clone, "s3://datasets/dvc")
     before = git(clone, "rev-parse", "HEAD")
     with pytest.raises(RemoteError, match=r"(?i)denied|forbidden|permission|403"):
-        data_versions.add(pairs_file(tmp_path, 1))
+        versions.add(pairs_file(tmp_path, 1))
     assert (git(clone, "rev-parse", "HEAD"), (clone / DATA).exists()) == (before, False)
 
     be(monkeypatch, tmp_path, s3.endpoint, s3.admin)
-    pointer, _ = data_versions.add(pairs_file(tmp_path, 1))
+    pointer, _ = versions.add(pairs_file(tmp_path, 1))
     s3.put("datasets", **{f"dvc/files/md5/{pointer.md5[:2]}/{pointer.md5[2:]}": b"something else"})
     shutil.rmtree(clone / ".dvc" / "cache")
     with pytest.raises(MlopsError, match="damaged"):
-        data_versions.fetch("HEAD", tmp_path / "work")
+        versions.fetch("HEAD", tmp_path / "work")
     assert list((tmp_path / "work").iterdir()) == []
 
 
@@ -90,16 +91,16 @@ def test_s3_that_is_down(clone: Path, tmp_path: Path, monkeypatch: pytest.Monkey
     identity = {"AWS_ACCESS_KEY_ID": "a", "AWS_SECRET_ACCESS_KEY": "b" * 16}
     be(monkeypatch, tmp_path, f"http://127.0.0.1:{port}", identity)
     use_remote(clone, "s3://datasets/dvc")
-    data_versions.checkout()
+    versions.checkout()
     before = file_md5(clone / DATA), git(clone, "status", "--porcelain"), git(clone, "rev-parse", "HEAD")
     start = time.monotonic()
     with pytest.raises(RemoteError, match=r"connect|answer") as caught:
-        data_versions.add(pairs_file(tmp_path, 1))
-    assert time.monotonic() - start < data_versions.REMOTE_SECONDS + 5
+        versions.add(pairs_file(tmp_path, 1))
+    assert time.monotonic() - start < remote.REMOTE_SECONDS + 5
     assert "\n" not in str(caught.value)
     assert (file_md5(clone / DATA), git(clone, "status", "--porcelain"), git(clone, "rev-parse", "HEAD")) == before
     # the list needs no remote
-    found, trouble = data_versions.versions()
+    found, trouble = versions.versions()
     assert [v.remote for v in found] == [None]
     assert "remote" in trouble
 

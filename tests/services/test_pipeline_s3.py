@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from matchmaking import production, storage
-from matchmaking.errors import InputError
+from matchmaking import storage
+from matchmaking.base.errors import InputError
+from matchmaking.model import production
 from tests.services.conftest import S3
 
 

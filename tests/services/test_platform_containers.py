@@ -24,10 +24,11 @@ import pytest
 import requests
 import yaml
 
-from matchmaking.errors import MlopsError
-from matchmaking.registry import CHALLENGER, CHAMPION, MODEL
-from matchmaking.settings import CANDIDATES_URI, DATA_URI, EXPERIMENT, PRODUCTION_URI, image
-from pipelines import cluster, containers
+from matchmaking.base.errors import MlopsError
+from matchmaking.base.settings import CANDIDATES_URI, DATA_URI, EXPERIMENT, PRODUCTION_URI, image
+from matchmaking.release.registry import CHALLENGER, CHAMPION, MODEL
+from mlops.cluster import capacity
+from mlops.local import containers
 from tests.services.conftest import program, s3_client
 
 pytestmark = pytest.mark.docker
@@ -86,7 +87,7 @@ class Platform:
             "read_only": container["securityContext"]["readOnlyRootFilesystem"],
             "cap_drop": container["securityContext"]["capabilities"]["drop"],
             "security_opt": ["no-new-privileges"],
-            "mem_limit": int(cluster.quantity(container["resources"]["limits"]["memory"])),
+            "mem_limit": int(capacity.quantity(container["resources"]["limits"]["memory"])),
             "working_dir": container.get("workingDir"),
             "tmpfs": {},
             "volumes": {},
@@ -120,13 +121,13 @@ class Platform:
         """A container's environment, with what its references refer to, and `$(NAME)` of what comes before."""
         found: dict[str, str] = {}
         for source in container.get("envFrom", []):
-            found |= self.secrets[cluster.PLATFORM, source["secretRef"]["name"]]
+            found |= self.secrets[capacity.PLATFORM, source["secretRef"]["name"]]
         for each in container.get("env", []):
             if "value" in each:
                 found[each["name"]] = re.sub(r"\$\((\w+)\)", lambda match: found[match[1]], each["value"])
             else:
                 reference = each["valueFrom"]["secretKeyRef"]
-                found[each["name"]] = self.secrets[cluster.PLATFORM, reference["name"]][reference["key"]]
+                found[each["name"]] = self.secrets[capacity.PLATFORM, reference["name"]][reference["key"]]
         return found
 
     def finish(self, container: Any, seconds: float = 300) -> str:
@@ -177,7 +178,7 @@ def platform(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Platform]:
     try:
         shell = {"image": image("mlflow"), "user": "10001:10001", "volumes": binary, "entrypoint": None}
         store = found.run(
-            ("minio", STORE, f"minio.{cluster.PLATFORM}.svc.cluster.local"),
+            ("minio", STORE, f"minio.{capacity.PLATFORM}.svc.cluster.local"),
             **{
                 **shell,
                 "entrypoint": list(WEED),
@@ -208,7 +209,9 @@ def platform(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Platform]:
             assert "The store is ready" in found.finish(job)
         probe = found.objects["Deployment", "postgres"]["spec"]["template"]["spec"]["containers"][0]["readinessProbe"]
         found.wait(database, *probe["exec"]["command"])
-        server = found.start("Deployment", "mlflow", aliases=("mlflow", f"mlflow.{cluster.PLATFORM}.svc.cluster.local"))
+        server = found.start(
+            "Deployment", "mlflow", aliases=("mlflow", f"mlflow.{capacity.PLATFORM}.svc.cluster.local")
+        )
         found.mlflow = f"http://{found.address(server)}:5000"
         found.store = f"http://{found.address(store)}:9000"
         _wait_for_mlflow(found, server)
@@ -247,13 +250,13 @@ def _manifests(folder: Path) -> tuple[dict[tuple[str, str], Object], dict[tuple[
             for each in put:
                 secrets[each["metadata"]["namespace"], each["metadata"]["name"]] = each["stringData"]
 
-    cluster.make_secrets(Empty())  # type: ignore[arg-type]
+    secrets.make_secrets(Empty())  # type: ignore[arg-type]
     return objects, secrets
 
 
 def _bucket_of_kfp(platform: Platform, store: Any) -> None:
     """What KFP's own manifests do when SeaweedFS has started."""
-    identity = platform.secrets[cluster.PLATFORM, "identity-kfp"]
+    identity = platform.secrets[capacity.PLATFORM, "identity-kfp"]
     commands = [
         "s3.bucket.create -name mlpipeline",
         f"s3.configure -user kubeflow-admin -access_key {identity['AWS_ACCESS_KEY_ID']} "
@@ -289,7 +292,7 @@ def as_step(platform: Platform, secret: str, *command: str) -> Any:
     return platform.run(
         image=image("trainer"),
         command=list(command),
-        environment={**settings["data"], **platform.secrets[cluster.KFP, secret]},
+        environment={**settings["data"], **platform.secrets[capacity.KFP, secret]},
         user="10001:10001",
         read_only=True,
         cap_drop=["ALL"],
@@ -313,14 +316,14 @@ def look(platform: Platform, path: str, **parameters: str) -> Any:
 
 
 def _auth(platform: Platform, role: str) -> tuple[str, str]:
-    secret = platform.secrets[cluster.PLATFORM, f"identity-{role}"]
+    secret = platform.secrets[capacity.PLATFORM, f"identity-{role}"]
     return secret["MLFLOW_TRACKING_USERNAME"], secret["MLFLOW_TRACKING_PASSWORD"]
 
 
 def test_mlflow_asks_who_and_under_which_name(platform: Platform) -> None:
     assert call(platform, "experiments/search", None, max_results=1).status_code == 401
     assert call(platform, "experiments/search", "pipeline", max_results=1).status_code == 200
-    hosts = [f"mlflow.{cluster.PLATFORM}.svc.cluster.local:5000", f"mlflow.{cluster.PLATFORM}", "localhost:5001"]
+    hosts = [f"mlflow.{capacity.PLATFORM}.svc.cluster.local:5000", f"mlflow.{capacity.PLATFORM}", "localhost:5001"]
     for host in hosts:
         assert call(platform, "experiments/search", "pipeline", host, max_results=1).status_code == 200, host
     assert call(platform, "experiments/search", "pipeline", "evil.example:5000", max_results=1).status_code == 403
@@ -355,8 +358,8 @@ RIGHTS = {
 def test_each_identity_of_the_store_has_its_buckets_and_no_other(platform: Platform, role: str) -> None:
     from botocore.exceptions import ClientError
 
-    admin = s3_client(platform.store, platform.secrets[cluster.PLATFORM, "identity-kfp"])
-    client = s3_client(platform.store, platform.secrets[cluster.PLATFORM, f"identity-{role}"])
+    admin = s3_client(platform.store, platform.secrets[capacity.PLATFORM, "identity-kfp"])
+    client = s3_client(platform.store, platform.secrets[capacity.PLATFORM, f"identity-{role}"])
 
     def may(ask: Any, **what: str | bytes) -> bool:
         try:

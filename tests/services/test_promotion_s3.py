@@ -13,15 +13,19 @@ from typing import Any
 
 import pytest
 
-from matchmaking import production, production_bucket, promotion, storage
-from matchmaking.errors import InputError, MlopsError, RefusedError
-from matchmaking.production_store import LOCK, open_store
-from matchmaking.records import Entry
+from matchmaking import storage
+from matchmaking.base.errors import InputError, MlopsError, RefusedError
+from matchmaking.model import production
+from matchmaking.release import audit, check, promote, recovery
+from matchmaking.release.records import Entry
+from matchmaking.release.store import bucket, open_store
+from matchmaking.release.store.interface import LOCK
+from matchmaking.storage import operations
 from tests.promotion_fixtures import package, variant
 from tests.services.conftest import S3, race, use_s3
 
 URI = "s3://production/live"
-LEASE = production_bucket.LEASE_SECONDS
+LEASE = bucket.LEASE_SECONDS
 
 
 def quiet(text: str) -> None:
@@ -48,13 +52,13 @@ def holds(s3: S3) -> dict[str, bytes]:
     return {name: content[f"live/{name}"] for name in production.FILES}
 
 
-def prepared(version: str) -> promotion.Change:
-    return promotion.prepare_promotion(version, URI, say=quiet)
+def prepared(version: str) -> check.Change:
+    return check.prepare_promotion(version, URI, say=quiet)
 
 
 def test_promote_then_rollback_gives_back_every_byte(packages: list[str], s3: S3) -> None:
     before = holds(s3)
-    entry = promotion.apply(prepared(packages[0]), say=quiet)
+    entry = promote.apply(prepared(packages[0]), say=quiet)
     assert (
         holds(s3)[production.MODEL] == (Path(packages[0]) / production.MODEL).read_bytes() != before[production.MODEL]
     )
@@ -62,9 +66,9 @@ def test_promote_then_rollback_gives_back_every_byte(packages: list[str], s3: S3
         name: data for name, data in before.items() if name != production.MODEL
     }
     assert s3.content("production")[f"live/{entry.backup}/{production.MODEL}"] == before[production.MODEL]
-    promotion.apply(promotion.prepare_rollback(URI, say=quiet), say=quiet)
+    promote.apply(check.prepare_rollback(URI, say=quiet), say=quiet)
     assert holds(s3) == before
-    history = promotion.history(URI)
+    history = audit.history(URI)
     assert [found.action for found in history.entries] == ["promote", "rollback"]
     assert not history.foreign
     # neither the lock nor the journal stays
@@ -74,19 +78,19 @@ def test_promote_then_rollback_gives_back_every_byte(packages: list[str], s3: S3
 def test_a_first_model_into_an_empty_folder(incumbent: Path, tmp_path: Path, packages: list[str], s3: S3) -> None:
     storage.delete(URI)
     first = package(variant(incumbent, tmp_path / "first", "first"), None, tmp_path / "candidates", "v20250101T000000Z")
-    promotion.apply(prepared(first), say=quiet)
+    promote.apply(prepared(first), say=quiet)
     assert holds(s3) == {name: (Path(first) / name).read_bytes() for name in production.FILES}
 
 
 def test_of_two_promotions_one_wins(packages: list[str], s3: S3) -> None:
     changes = [prepared(version) for version in packages]
-    results = race(*[lambda change=change: promotion.apply(change, say=quiet) for change in changes])
+    results = race(*[lambda change=change: promote.apply(change, say=quiet) for change in changes])
     lost = [result for result in results if isinstance(result, MlopsError)]
     won = [result for result in results if isinstance(result, Entry)]
     assert len(won) == len(lost) == 1, results
     assert isinstance(lost[0], RefusedError)
     assert production.MODEL in won[0].after.sha256
-    found = promotion.history(URI)
+    found = audit.history(URI)
     assert found.current.model == won[0].after.model
     assert len([entry for entry in found.entries if entry.action == "promote"]) == 1
 
@@ -103,7 +107,7 @@ def test_even_without_a_lock_one_wins(packages: list[str], s3: S3) -> None:
 
 
 def _lock(**holder: Any) -> str:
-    content = {"by": "x", "pid": os.getpid(), "host": production_bucket._machine(), **holder}
+    content = {"by": "x", "pid": os.getpid(), "host": bucket._machine(), **holder}
     found = storage.read_bytes(f"{URI}/{LOCK}")
     return storage.replace_bytes(f"{URI}/{LOCK}", json.dumps(content).encode(), found[1] if found else None)
 
@@ -116,8 +120,8 @@ def _dead_pid() -> int:
 
 @pytest.fixture
 def short_lease(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(production_bucket, "LEASE_SECONDS", 2.0)
-    monkeypatch.setattr(production_bucket, "RENEW_SECONDS", 0.4)
+    monkeypatch.setattr(bucket, "LEASE_SECONDS", 2.0)
+    monkeypatch.setattr(bucket, "RENEW_SECONDS", 0.4)
 
 
 @pytest.mark.parametrize("holder", [{}, {"host": "another machine", "pid": 1}])
@@ -139,7 +143,7 @@ def test_a_lock_is_heeded_while_it_is_renewed(
     renewing.start()
     begun = time.monotonic()
     with pytest.raises(RefusedError, match="is under way"):
-        promotion.apply(change, say=quiet)
+        promote.apply(change, say=quiet)
     # who is alive shows it at the next renewal
     assert time.monotonic() - begun < 2
     over.set()
@@ -151,8 +155,8 @@ def test_a_dead_holder_s_lock_is_passed_over_at_once(packages: list[str], s3: S3
     change = prepared(packages[0])
     _lock(pid=_dead_pid())
     begun = time.monotonic()
-    promotion.apply(change, say=quiet)
-    assert time.monotonic() - begun < production_bucket.LEASE_SECONDS / 2
+    promote.apply(change, say=quiet)
+    assert time.monotonic() - begun < bucket.LEASE_SECONDS / 2
     assert storage.read_bytes(f"{URI}/{LOCK}") is None
 
 
@@ -167,7 +171,7 @@ def test_a_lock_that_is_not_renewed_is_passed_over_after_the_lease(
     _lock(**holder)
     said: list[str] = []
     begun = time.monotonic()
-    promotion.apply(change, say=said.append)
+    promote.apply(change, say=said.append)
     assert 2 <= time.monotonic() - begun < 20
     assert "whether it is renewed" in said[0]
     assert storage.read_bytes(f"{URI}/{LOCK}") is None
@@ -194,13 +198,13 @@ def test_a_holder_renews_its_lock_and_stops_when_it_has_lost_it(packages: list[s
 
 
 def test_history_neither_waits_nor_writes(packages: list[str], s3: S3, monkeypatch: pytest.MonkeyPatch) -> None:
-    promotion.apply(prepared(packages[0]), say=quiet)
-    journal = {**promotion.history(URI).entries[0].as_dict(), "id": "another"}
-    storage.replace_bytes(f"{URI}/{promotion.JOURNAL}", json.dumps(journal).encode(), None)
+    promote.apply(prepared(packages[0]), say=quiet)
+    journal = {**audit.history(URI).entries[0].as_dict(), "id": "another"}
+    storage.replace_bytes(f"{URI}/{audit.JOURNAL}", json.dumps(journal).encode(), None)
     _lock(host="another machine")
     before = s3.content("production")
     use_s3(monkeypatch, s3.endpoint, s3.pipeline)
-    found = promotion.history(URI)
+    found = audit.history(URI)
     assert len(found.entries) == 1
     assert "under way, or it was cut off" in found.unfinished
     assert s3.content("production") == before
@@ -211,7 +215,7 @@ def test_a_store_that_passes_over_conditions_is_refused(
     packages: list[str], s3: S3, monkeypatch: pytest.MonkeyPatch, header: str
 ) -> None:
     """A store that doesn't know the header does as the same store does without it."""
-    client = storage._S3(URI).client
+    client = s3.S3(URI).client
     before = s3.content("production")
     change = prepared(packages[0])
 
@@ -223,7 +227,7 @@ def test_a_store_that_passes_over_conditions_is_refused(
         with pytest.raises(
             InputError, match=f"conditions of a write .{header}.: two promotions at once could both win"
         ):
-            promotion.apply(change, say=quiet)
+            promote.apply(change, say=quiet)
     finally:
         client.meta.events.unregister("before-sign.s3.PutObject", forget)
     assert s3.content("production") == before
@@ -235,7 +239,7 @@ def test_a_promotion_that_was_cut_off_is_finished_or_undone(
 ) -> None:
     """The process dies (nothing after this line runs); the next command says what it did and finds all consistent."""
     before = holds(s3)
-    real = production_bucket.BucketStore.replace
+    real = bucket.BucketStore.replace
 
     class Killed(BaseException):
         pass
@@ -249,20 +253,20 @@ def test_a_promotion_that_was_cut_off_is_finished_or_undone(
 
     change = prepared(packages[0])
     with monkeypatch.context() as patch:
-        patch.setattr(production_bucket.BucketStore, "replace", die)
+        patch.setattr(bucket.BucketStore, "replace", die)
         # a killed process recovers nothing and lets go of nothing
-        patch.setattr(promotion, "_recover", lambda store, say: None)
-        patch.setattr(storage, "delete", lambda uri: None)
+        patch.setattr(recovery, "recover_change", lambda store, say: None)
+        patch.setattr(operations, "delete", lambda uri: None)
         with pytest.raises(Killed):
-            promotion.apply(change, say=quiet)
+            promote.apply(change, say=quiet)
     holder = storage.read_bytes(f"{URI}/{LOCK}")
     assert holder is not None
     dead = {**json.loads(holder[0]), "pid": _dead_pid()}
     storage.replace_bytes(f"{URI}/{LOCK}", json.dumps(dead).encode(), holder[1])
     said: list[str] = []
-    assert "was cut off" in promotion.history(URI).unfinished
-    promotion.recover(URI, say=said.append)
-    found = promotion.history(URI)
+    assert "was cut off" in audit.history(URI).unfinished
+    recovery.recover(URI, say=said.append)
+    found = audit.history(URI)
     assert any("was cut off" in text for text in said)
     assert (holds(s3) == before) is not done
     assert found.entries[-1].action == ("promote" if done else "abandoned")
@@ -274,5 +278,5 @@ def test_the_pipelines_identity_cannot_promote(packages: list[str], s3: S3, monk
     use_s3(monkeypatch, s3.endpoint, s3.pipeline)
     change = prepared(packages[0])
     with pytest.raises(InputError, match=r"[Dd]enied|not allowed|no right"):
-        promotion.apply(change, say=quiet)
+        promote.apply(change, say=quiet)
     assert s3.content("production") == before

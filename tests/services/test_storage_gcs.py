@@ -14,8 +14,9 @@ from typing import Any
 import pytest
 
 from matchmaking import storage
-from matchmaking.errors import InputError
-from matchmaking.production_store import LOCK, open_store
+from matchmaking.base.errors import InputError
+from matchmaking.release.store import open_store
+from matchmaking.release.store.interface import LOCK
 
 from .conftest import free_ports, race
 

@@ -13,8 +13,10 @@ from typing import Any
 import pytest
 from botocore.exceptions import ClientError
 
-from matchmaking import ingest, storage
-from matchmaking.errors import InputError
+from matchmaking import storage
+from matchmaking.base.errors import InputError
+from matchmaking.inputs import ingest
+from matchmaking.storage import limits
 
 from .conftest import PIPELINE, S3, Proxy, free_ports, race, use_s3
 
@@ -265,7 +267,7 @@ def test_nobody_answers(
 
 
 def test_trickle_is_bounded(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, package: Path) -> None:
-    monkeypatch.setattr(storage, "TOTAL_SECONDS", 1.0)
+    monkeypatch.setattr(limits, "TOTAL_SECONDS", 1.0)
 
     def drip(server: socket.socket) -> None:
         client, _ = server.accept()

@@ -24,7 +24,7 @@ from typing import Any
 import pytest
 
 from matchmaking import tracking
-from matchmaking.settings import EXPERIMENT
+from matchmaking.base.settings import EXPERIMENT
 from tests.services.conftest import START_SECONDS, free_ports, seaweedfs
 
 Mlops = Callable[..., subprocess.CompletedProcess[str]]

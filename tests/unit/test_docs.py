@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from matchmaking import settings
-from pipelines.reference import reference
+from matchmaking.base import settings
+from mlops.reference import reference
 
 ROOT = Path(__file__).parents[2]
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")])

@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from matchmaking import storage
-from matchmaking.errors import InputError, MlopsError, RefusedError
-from matchmaking.production_store import LOCK, ChangedError, Stored
-from matchmaking.redact import redact
+from matchmaking.base.errors import InputError, MlopsError, RefusedError
+from matchmaking.base.redact import redact
+from matchmaking.release.store.interface import LOCK, ChangedError, Stored
 
 # A lock in a bucket outlives its process, so its holder renews it, and one that stays the same for this long may be
 # taken over. No clock of another machine is asked: whoever wants the lock watches it for that time by its own. Should

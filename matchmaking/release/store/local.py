@@ -1,11 +1,4 @@
-"""Production's folder as the promotion sees it: the one place that may write there.
-
-Beside production's three files it holds `.mlops/`, which the service never reads: the lock, the journal of a change
-that is under way, the audit trail and the backups. They live with production so that every machine sees the same.
-
-Only `Store` is used by the promotion. `LocalStore` is a folder; `production_bucket.BucketStore` has the same methods on
-an object store, `tag` being an ETag and `replace` a conditional write.
-"""
+"""Production in a folder: renames and flock."""
 
 from __future__ import annotations
 
@@ -15,77 +8,15 @@ import json
 import os
 import stat
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
-from matchmaking import storage
-from matchmaking.errors import InputError, MlopsError, RefusedError, cannot_write
-from matchmaking.redact import redact
+from matchmaking.base.errors import InputError, RefusedError, cannot_write
+from matchmaking.release.store.interface import LOCK, STATE, ChangedError, Stored
 
-STATE = ".mlops"
-LOCK = f"{STATE}/lock"
 _TEMPORARY = ".mlops-tmp"
-
-
-class ChangedError(MlopsError):
-    """A file isn't the one that was to be replaced."""
-
-
-@dataclass(frozen=True)
-class Stored:
-    """A file's bytes; `tag` changes when they do."""
-
-    data: bytes
-    tag: str
-
-    @property
-    def sha256(self) -> str:
-        return hashlib.sha256(self.data).hexdigest()
-
-
-class Store(Protocol):
-    """What the promotion needs of the place where production is; names are relative to it, with `/`."""
-
-    def lock(self, holder: Mapping[str, Any], say: Callable[[str], None] = print) -> AbstractContextManager[None]:
-        """Keeps every other promotion out; RefusedError where one is under way. Ends with its process."""
-
-    def check(self, names: Iterable[str]) -> None:
-        """InputError for a file that `replace` would not replace; writes nothing."""
-
-    def read(self, name: str) -> Stored | None:
-        """A file as it is now; None where there is none."""
-
-    def replace(self, name: str, data: bytes, tag: str | None) -> None:
-        """Replaces a file whole, if it is still the one of `tag` (None: if there is none); else ChangedError."""
-
-    def put(self, name: str, data: bytes) -> None:
-        """Writes a file whole, whatever is there."""
-
-    def append(self, name: str, line: str) -> None:
-        """Adds a line to a file that only ever grows."""
-
-    def delete(self, name: str) -> None:
-        """Deletes a file or a folder of files; one that isn't there is fine."""
-
-
-def open_store(uri: str) -> Store:
-    """The store behind a production URI.
-
-    Raises:
-        InputError: not a folder that exists.
-    """
-    if uri.startswith(("s3://", "gs://")):
-        from matchmaking.production_bucket import BucketStore
-
-        return BucketStore(uri)
-    if "://" in uri and not uri.startswith("file://"):
-        raise InputError(f"{redact(uri)} can't be written: promotion works on local folders, s3:// and gs://")
-    folder = storage.local_path(uri)
-    if not uri or not folder.is_dir():
-        raise InputError(f"{uri or '--production'}: no such folder; a production folder is there, if only empty")
-    return LocalStore(folder)
 
 
 @dataclass(frozen=True)

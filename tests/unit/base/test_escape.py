@@ -5,7 +5,7 @@ from html.parser import HTMLParser
 import pytest
 from markdown_it import MarkdownIt
 
-from matchmaking.escape import for_html, for_markdown, for_terminal, log_lines, visible
+from matchmaking.base.escape import for_html, for_markdown, for_terminal, log_lines, visible
 from tests.hostile import TEXTS
 
 

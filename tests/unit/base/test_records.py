@@ -7,8 +7,10 @@ from typing import Any
 
 import pytest
 
-from matchmaking import production
-from matchmaking.records import Entry, Journal, Manifest, NewerError, RecordError, State, Summary, read_record
+from matchmaking.base.records import NewerError, RecordError, read_record
+from matchmaking.model import production
+from matchmaking.release.records import Entry, Journal, Manifest, State
+from matchmaking.reporting.summary import Summary
 
 SHA = {name: character * 64 for name, character in zip(production.FILES, "abc", strict=True)}
 # as the first version wrote it: without a format

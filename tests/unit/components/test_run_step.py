@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from components.run import function, names
-from matchmaking.sample import generate_file
+from matchmaking.data.sample import generate_file
 
 
 @pytest.mark.parametrize("name", names())
@@ -65,6 +65,6 @@ def test_a_step_runs_on_what_the_launcher_gives(tmp_path: Path, monkeypatch: pyt
 
 
 def test_another_name_is_told(tmp_path: Path) -> None:
-    for name in ("run", "__init__", "../pipelines/cli"):
+    for name in ("run", "__init__", "../pipelines/retrain"):
         done = run(name, "--executor_input", "{}", cwd=tmp_path)
         assert done.returncode == 2 and "invalid choice" in done.stderr

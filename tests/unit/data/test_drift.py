@@ -15,10 +15,10 @@ import pandas as pd
 import pytest
 from scipy.stats import wasserstein_distance
 
-from matchmaking.drift import _noise, detect_drift, drift_files, halves, jensen_shannon
-from matchmaking.errors import InputError
-from matchmaking.sample import generate
-from matchmaking.schema import CATEGORICAL, FEATURES
+from matchmaking.base.errors import InputError
+from matchmaking.data.drift import _noise, detect_drift, drift_files, halves, jensen_shannon
+from matchmaking.data.sample import generate
+from matchmaking.data.schema import CATEGORICAL, FEATURES
 
 ROOT = Path(__file__).parents[2]
 
@@ -136,7 +136,7 @@ def test_distances_are_the_same_in_every_process(tmp_path: Path) -> None:
     code = """
 import sys
 from pathlib import Path
-from matchmaking.drift import drift_files
+from matchmaking.data.drift import drift_files
 folder, name = Path(sys.argv[1]), sys.argv[2]
 files = {"result_path": folder / name, "page_path": folder / f"{name}.html"}
 drift_files(folder / "pairs.parquet", folder / "pairs.parquet", self_comparison=True, seed=0, **files)

@@ -7,10 +7,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from matchmaking.errors import InputError
-from matchmaking.metrics import expected_calibration_error
-from matchmaking.sample import DRIFTS, generate, generate_file, true_probability
-from matchmaking.schema import file_md5, read_pairs
+from matchmaking.base.errors import InputError
+from matchmaking.base.files import file_md5
+from matchmaking.data.read import read_pairs
+from matchmaking.data.sample import DRIFTS, generate, generate_file, true_probability
+from matchmaking.evidence.metrics import expected_calibration_error
 
 
 def test_the_same_seed_gives_the_same_file(tmp_path: Path) -> None:

@@ -11,13 +11,19 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from matchmaking.decision import load_policy, with_data
-from matchmaking.errors import InputError
-from matchmaking.escape import for_terminal
-from matchmaking.ingest import validate_file
-from matchmaking.report import html_report, markdown_report, text_report
-from matchmaking.sample import generate
-from matchmaking.schema import CHUNK, COLUMNS, check_enough, describe, file_md5, read_pairs
+from matchmaking.base.errors import InputError
+from matchmaking.base.escape import for_terminal
+from matchmaking.base.files import file_md5
+from matchmaking.data.describe import check_enough, describe
+from matchmaking.data.read import CHUNK, read_pairs
+from matchmaking.data.sample import generate
+from matchmaking.data.schema import COLUMNS
+from matchmaking.evidence.compare import with_data
+from matchmaking.evidence.policy import load_policy
+from matchmaking.inputs.validate import validate_file
+from matchmaking.reporting.html import html_report
+from matchmaking.reporting.markdown import markdown_report
+from matchmaking.reporting.text import text_report
 
 
 @pytest.fixture
@@ -300,7 +306,7 @@ def test_numbers_are_those_of_read_csv_to_the_last_bit(tmp_path: Path, pairs: pd
 
 
 def test_rows_beyond_the_first_chunk_keep_their_lines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("matchmaking.schema.CHUNK", 60)
+    monkeypatch.setattr("matchmaking.data.read.CHUNK", 60)
     assert CHUNK > 60
     pairs = generate(200, seed=0)
     pd.testing.assert_frame_equal(read_pairs(write(tmp_path, pairs))[0], pairs)

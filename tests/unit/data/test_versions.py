@@ -1,4 +1,4 @@
-"""`matchmaking.data_versions` on real git and DVC repositories, with a folder as the remote."""
+"""`matchmaking.data.versions` on real git and DVC repositories, with a folder as the remote."""
 
 from __future__ import annotations
 
@@ -13,11 +13,12 @@ from typing import Any
 import pytest
 import yaml
 
-from matchmaking import data_versions
-from matchmaking.data_versions import DATA, POINTER, MissingError, RemoteError
-from matchmaking.errors import InputError, MlopsError
-from matchmaking.sample import generate_file
-from matchmaking.schema import file_md5
+from matchmaking.base.errors import InputError, MlopsError
+from matchmaking.base.files import file_md5
+from matchmaking.data import versions
+from matchmaking.data.pointer import DATA, POINTER
+from matchmaking.data.remote import MissingError, RemoteError, _within
+from matchmaking.data.sample import generate_file
 from tests.dvc_fixtures import commit_all, dvc, git, make_clone, pairs_file
 
 
@@ -55,7 +56,7 @@ def state(clone: Path) -> tuple[str, str, str, list[str]]:
 
 def test_the_sample_in_git_is_the_one_made_here() -> None:
     # the real pointer of this repository: what `make run` in a fresh clone relies on
-    root = Path(data_versions.__file__).parents[1]
+    root = Path(versions.__file__).parents[2]
     pointer = yaml.safe_load((root / POINTER).read_text())
     assert pointer["meta"]["sample"] == {"rows": 12_000, "seed": 0}
     config = (root / ".dvc" / "config").read_text()
@@ -63,13 +64,13 @@ def test_the_sample_in_git_is_the_one_made_here() -> None:
 
 
 def test_fresh_clone_makes_the_sample(clone: Path) -> None:
-    pointer = data_versions.checkout()
+    pointer = versions.checkout()
     assert file_md5(clone / DATA) == pointer.md5
     # as DVC sees it, too
     assert "up to date" in dvc("status")
     # again is nothing
     before = (clone / DATA).stat().st_mtime_ns
-    data_versions.checkout()
+    versions.checkout()
     assert (clone / DATA).stat().st_mtime_ns == before
 
 
@@ -77,27 +78,27 @@ def test_sample_that_comes_out_otherwise(clone: Path) -> None:
     text = (clone / POINTER).read_text()
     (clone / POINTER).write_text(text.replace(yaml.safe_load(text)["outs"][0]["md5"], "0" * 32))
     with pytest.raises(MissingError, match="the sample data made here has md5"):
-        data_versions.checkout()
+        versions.checkout()
     assert not (clone / DATA).exists()
 
 
 def test_add_list_go_back_and_forth(clone: Path, tmp_path: Path) -> None:
-    data_versions.checkout()
+    versions.checkout()
     first = file_md5(clone / DATA)
     (clone / "staged.txt").write_text("not yours")
     git(clone, "add", "staged.txt")
-    second, sent = data_versions.add(pairs_file(tmp_path, 1), "November")
+    second, sent = versions.add(pairs_file(tmp_path, 1), "November")
     assert (sent, second.rows, file_md5(clone / DATA)) == (False, 400, second.md5)
     assert git(clone, "show", "--format=%s", "--name-only", "HEAD").split() == ["November", POINTER.as_posix()]
     git(clone, "tag", "v2")
-    found, trouble = data_versions.versions()
+    found, trouble = versions.versions()
     assert [(v.md5, v.tags, v.here, v.cached, v.remote, v.rows) for v in found] == [
         (second.md5, ("v2",), True, True, None, 400),
         (first, (), False, True, None, 300),
     ]
     assert trouble == ""
-    assert data_versions.checkout("HEAD~1").md5 == first == file_md5(clone / DATA)
-    assert data_versions.checkout("v2").md5 == second.md5 == file_md5(clone / DATA)
+    assert versions.checkout("HEAD~1").md5 == first == file_md5(clone / DATA)
+    assert versions.checkout("v2").md5 == second.md5 == file_md5(clone / DATA)
     assert git(clone, "status", "--porcelain") == "A  staged.txt"
 
 
@@ -105,48 +106,48 @@ def test_gzip_is_stored_plain(clone: Path, tmp_path: Path) -> None:
     plain = pairs_file(tmp_path, 1)
     packed = tmp_path / "pairs.csv.gz"
     packed.write_bytes(gzip.compress(plain.read_bytes()))
-    assert data_versions.add(packed)[0].md5 == file_md5(plain)
+    assert versions.add(packed)[0].md5 == file_md5(plain)
 
 
 def test_no_commit(clone: Path, tmp_path: Path) -> None:
     head = git(clone, "rev-parse", "HEAD")
-    data_versions.add(pairs_file(tmp_path, 1), commit=False)
+    versions.add(pairs_file(tmp_path, 1), commit=False)
     assert git(clone, "rev-parse", "HEAD") == head
     # its pointer isn't in git: leaving it would lose it
     with pytest.raises(InputError, match="not committed"):
-        data_versions.checkout("HEAD")
-    data_versions.add(pairs_file(tmp_path, 1))
+        versions.checkout("HEAD")
+    versions.add(pairs_file(tmp_path, 1))
     assert git(clone, "status", "--porcelain") == ""
 
 
 def test_unsaved_changes_are_kept(clone: Path, tmp_path: Path) -> None:
-    data_versions.checkout()
+    versions.checkout()
     with (clone / DATA).open("a") as file:
         file.write("\n")
     before = state(clone)
-    for call in (data_versions.checkout, lambda: data_versions.checkout("HEAD")):
+    for call in (versions.checkout, lambda: versions.checkout("HEAD")):
         with pytest.raises(InputError, match="in no version"):
             call()
     with pytest.raises(InputError, match="in no version"):
-        data_versions.add(pairs_file(tmp_path, 1))
+        versions.add(pairs_file(tmp_path, 1))
     assert state(clone) == before
 
 
 def test_bad_files_and_revisions(clone: Path, tmp_path: Path) -> None:
-    data_versions.checkout()
+    versions.checkout()
     git(clone, "tag", "before", git(clone, "commit-tree", "-m", "none", git(clone, "write-tree", "--prefix=data/")))
     before = state(clone)
     broken = tmp_path / "broken.csv"
     broken.write_text("case_type,location\nTax,Delhi\n")
     with pytest.raises(InputError, match=r"lacks|missing"):
-        data_versions.add(broken)
+        versions.add(broken)
     with pytest.raises(InputError, match="current version already"):
-        data_versions.add(clone / DATA)
+        versions.add(clone / DATA)
     for rev, message in (("nosuch", "doesn't exist"), ("--all", "doesn't exist"), ("before", "has no data")):
         with pytest.raises(InputError, match=message):
-            data_versions.checkout(rev)
+            versions.checkout(rev)
         with pytest.raises(InputError, match=message):
-            data_versions.fetch(rev, tmp_path / "work")
+            versions.fetch(rev, tmp_path / "work")
     assert state(clone) == before
     assert not (tmp_path / "work").exists()
 
@@ -154,54 +155,54 @@ def test_bad_files_and_revisions(clone: Path, tmp_path: Path) -> None:
 def test_a_pointer_with_a_merge_conflict(clone: Path) -> None:
     (clone / POINTER).write_text("<<<<<<< HEAD\nouts:\n=======\n>>>>>>> other\n")
     with pytest.raises(InputError, match="isn't what DVC writes"):
-        data_versions.checkout()
+        versions.checkout()
 
 
 def test_outside_of_a_clone(clone: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     shutil.rmtree(clone / ".git")
-    data_versions.checkout()  # the sample needs no git
+    versions.checkout()  # the sample needs no git
     with pytest.raises(InputError, match="not a git repository"):
-        data_versions.versions()
+        versions.versions()
     monkeypatch.chdir(tmp_path)
     with pytest.raises(InputError, match="need a clone"):
-        data_versions.fetch("HEAD", tmp_path)
+        versions.fetch("HEAD", tmp_path)
 
 
 def test_remote_brings_what_the_cache_lost(clone: Path, remote: Path, tmp_path: Path) -> None:
     git(clone, "tag", "v1")
-    pointer, sent = data_versions.add(pairs_file(tmp_path, 1))
+    pointer, sent = versions.add(pairs_file(tmp_path, 1))
     assert sent
-    data_versions.checkout("v1")
+    versions.checkout("v1")
     forget_cache(clone)
-    assert [v.remote for v in data_versions.versions()[0]] == [True, False]
-    fetched = data_versions.fetch("HEAD", tmp_path / "work")
+    assert [v.remote for v in versions.versions()[0]] == [True, False]
+    fetched = versions.fetch("HEAD", tmp_path / "work")
     assert (file_md5(fetched.path), fetched.md5, fetched.commit) == (
         pointer.md5,
         pointer.md5,
         git(clone, "rev-parse", "HEAD"),
     )
-    assert data_versions.checkout("HEAD").md5 == file_md5(clone / DATA)
+    assert versions.checkout("HEAD").md5 == file_md5(clone / DATA)
     with pytest.raises(InputError, match="folder of this machine"):
-        data_versions.remote_uri("HEAD")
+        versions.remote_uri("HEAD")
 
 
 def test_older_than_the_remote(clone: Path, tmp_path: Path) -> None:
     # at the first version's revision .dvc/config names no remote: today's is asked
-    first, _ = data_versions.add(pairs_file(tmp_path, 1))
+    first, _ = versions.add(pairs_file(tmp_path, 1))
     git(clone, "tag", "v1")
     folder = tmp_path / "late"
     dvc("remote", "add", "-q", "-d", "late", folder)
     commit_all(clone, "remote")
     dvc("push", "-q")
-    data_versions.add(pairs_file(tmp_path, 2))
+    versions.add(pairs_file(tmp_path, 2))
     forget_cache(clone)
-    assert file_md5(data_versions.fetch("v1", tmp_path / "work").path) == first.md5
+    assert file_md5(versions.fetch("v1", tmp_path / "work").path) == first.md5
 
 
 def test_damaged_copies(clone: Path, remote: Path, tmp_path: Path) -> None:
     git(clone, "tag", "v1")
-    pointer, _ = data_versions.add(pairs_file(tmp_path, 1))
-    data_versions.checkout("v1")
+    pointer, _ = versions.add(pairs_file(tmp_path, 1))
+    versions.checkout("v1")
     before = state(clone)
     for place in (clone / ".dvc" / "cache", remote):
         copy = place / "files" / "md5" / pointer.md5[:2] / pointer.md5[2:]
@@ -209,45 +210,45 @@ def test_damaged_copies(clone: Path, remote: Path, tmp_path: Path) -> None:
         with copy.open("a") as file:
             file.write("damage")
         with pytest.raises(MlopsError, match=r"damaged|isn't .* any more") as caught:
-            data_versions.checkout("HEAD")
+            versions.checkout("HEAD")
         assert caught.value.exit_code == 2
         assert state(clone) == before
         forget_cache(clone)
 
 
 def test_nowhere(clone: Path, tmp_path: Path) -> None:
-    data_versions.add(pairs_file(tmp_path, 1))
+    versions.add(pairs_file(tmp_path, 1))
     (clone / DATA).unlink()
     forget_cache(clone)
     with pytest.raises(MissingError, match="no DVC remote is set up"):
-        data_versions.checkout()
+        versions.checkout()
 
 
 def test_remote_that_refuses(clone: Path, remote: Path, tmp_path: Path) -> None:
     remote.rmdir()
     remote.write_text("a file, where the folder was")
-    data_versions.checkout()
+    versions.checkout()
     before = state(clone)
     with pytest.raises(RemoteError, match="the DVC remote can't be used"):
-        data_versions.add(pairs_file(tmp_path, 1))
+        versions.add(pairs_file(tmp_path, 1))
     assert state(clone) == before
 
 
 def test_remote_that_never_answers(monkeypatch: pytest.MonkeyPatch) -> None:
     # the bound itself; tests/services has a server that is really gone
     with pytest.raises(RemoteError, match="didn't answer within"):
-        data_versions._within(0.05, threading.Event().wait)
+        _within(0.05, threading.Event().wait)
 
 
 def test_commit_that_git_refuses(clone: Path, tmp_path: Path) -> None:
-    data_versions.checkout()
+    versions.checkout()
     before = state(clone)
     hook = clone / ".git" / "hooks" / "pre-commit"
     hook.parent.mkdir(exist_ok=True)
     hook.write_text("#!/bin/sh\necho not on a Friday >&2\nexit 1\n")
     hook.chmod(0o755)
     with pytest.raises(MlopsError, match="not on a Friday"):
-        data_versions.add(pairs_file(tmp_path, 1))
+        versions.add(pairs_file(tmp_path, 1))
     assert state(clone) == before
 
 
@@ -258,11 +259,11 @@ def test_git_without_a_name(clone: Path, tmp_path: Path, monkeypatch: pytest.Mon
     for name in ("GIT_AUTHOR_EMAIL", "EMAIL"):
         monkeypatch.delenv(name, raising=False)
     with pytest.raises(InputError, match="who you are"):
-        data_versions.add(pairs_file(tmp_path, 1))
+        versions.add(pairs_file(tmp_path, 1))
 
 
 def test_twelve_thousand_sample_rows_are_gits(tmp_path: Path) -> None:
-    root = Path(data_versions.__file__).parents[1]
+    root = Path(versions.__file__).parents[2]
     generate_file(tmp_path / "pairs.csv", 12_000, 0)
     assert file_md5(tmp_path / "pairs.csv") == yaml.safe_load((root / POINTER).read_text())["outs"][0]["md5"]
 

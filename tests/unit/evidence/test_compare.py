@@ -9,20 +9,12 @@ import pandas as pd
 import pytest
 from sklearn import metrics as sk
 
-from matchmaking.decision import (
-    DEFAULT_POLICY,
-    Policy,
-    bootstrap_weights,
-    decide,
-    decide_file,
-    explain,
-    load_policy,
-    metric_scorer,
-    with_contract,
-    with_data,
-)
-from matchmaking.errors import InputError
-from matchmaking.escape import for_markdown
+from matchmaking.base.errors import InputError
+from matchmaking.base.escape import for_markdown
+from matchmaking.evidence.bootstrap import bootstrap_weights, metric_scorer
+from matchmaking.evidence.compare import decide, decide_file, with_contract, with_data
+from matchmaking.evidence.explain import explain
+from matchmaking.evidence.policy import DEFAULT_POLICY, Policy, load_policy
 
 POLICY = load_policy()
 
@@ -285,7 +277,7 @@ def repeated() -> pd.DataFrame:
 
 
 def test_repeated_rows_are_one_piece_of_evidence(repeated: pd.DataFrame, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("matchmaking.decision._CELLS", 1)  # blocks of the same size, so the same draws
+    monkeypatch.setattr("matchmaking.evidence.bootstrap._CELLS", 1)  # blocks of the same size, so the same draws
     once, five = (decide(scores, POLICY) for scores in (repeated.drop_duplicates("group"), repeated))
     assert (five["verdict"], five["distinct"]) == (once["verdict"], {"rows": 1_200, "positives": once["positives"]})
     assert (five["rows"], five["positives"]) == (6_000, 5 * once["positives"])
@@ -427,7 +419,7 @@ def test_nobody_recommended_is_a_precision_of_zero() -> None:
 
 
 def test_resamples_keep_the_number_of_each_class(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("matchmaking.decision._CELLS", 900)
+    monkeypatch.setattr("matchmaking.evidence.bootstrap._CELLS", 900)
     match = np.array([0] * 80 + [1] * 20)
     blocks = list(bootstrap_weights(match, 10, np.random.default_rng(0)))
     assert [len(b) for b in blocks] == [9, 1]  # bounded memory: no block exceeds _CELLS

@@ -13,9 +13,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from matchmaking import contract, decision, evaluation, production
-from matchmaking.errors import InputError
-from matchmaking.sample import generate
+from matchmaking.base.errors import InputError
+from matchmaking.data.sample import generate
+from matchmaking.evidence import compare, contract, explain, policy
+from matchmaking.model import production, score
 from tests.promotion_fixtures import variant
 
 FULL = {
@@ -42,7 +43,7 @@ def pairs() -> pd.DataFrame:
 
 @pytest.fixture(scope="module")
 def probabilities(incumbent: Path, pairs: pd.DataFrame) -> np.ndarray:
-    return evaluation.score(pairs, incumbent)
+    return score.score(pairs, incumbent)
 
 
 @pytest.fixture(scope="module")
@@ -265,14 +266,14 @@ def test_a_failed_contract_makes_any_verdict_a_reject() -> None:
     )
     checks = [{"name": "input width", "passed": False, "detail": "(None, 46)"}]
     for columns, plain in (([], "promote"), (["production"], "bootstrap")):
-        decided = decision.decide(scores.drop(columns=columns), decision.load_policy(), 0)
+        decided = compare.decide(scores.drop(columns=columns), policy.load_policy(), 0)
         assert decided["verdict"] == plain
-        rejected = decision.with_contract(decided, {"passed": False, "checks": checks})
+        rejected = compare.with_contract(decided, {"passed": False, "checks": checks})
         assert rejected["verdict"] == "reject"
         assert rejected["reasons"][0] == "the serving contract failed, input width: (None, 46)"
-        assert "input width" in decision.explain(rejected)
-        assert decision.with_contract(decided, {"passed": True, "checks": []})["verdict"] == plain
-        assert decision.with_contract(decided, None) == decided
+        assert "input width" in explain.explain(rejected)
+        assert compare.with_contract(decided, {"passed": True, "checks": []})["verdict"] == plain
+        assert compare.with_contract(decided, None) == decided
 
 
 def test_the_real_production_keeps_its_own_contract(
@@ -282,4 +283,4 @@ def test_the_real_production_keeps_its_own_contract(
         shutil.copyfile(real / name, tmp_path / name)
     pairs = generate(50, seed=3)
     monkeypatch.setattr(contract, "LATENCY_LIMITS", {})
-    assert failures(contract.check_contract(tmp_path, real, pairs, evaluation.score(pairs, tmp_path))) == set()
+    assert failures(contract.check_contract(tmp_path, real, pairs, score.score(pairs, tmp_path))) == set()

@@ -8,10 +8,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from matchmaking import production
-from matchmaking.errors import InputError
-from matchmaking.evaluation import evaluate_models, score_files
-from matchmaking.sample import generate
+from matchmaking.base.errors import InputError
+from matchmaking.data.sample import generate
+from matchmaking.evidence.evaluate import evaluate_models
+from matchmaking.model import production
+from matchmaking.model.score import score_files
 
 
 def test_pairs_with_the_same_features_are_one_group(tmp_path: Path) -> None:

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from matchmaking.decision import Limits, load_policy
-from matchmaking.errors import InputError
-from matchmaking.limits import degraded, drift_crossed, unchecked
+from matchmaking.base.errors import InputError
+from matchmaking.evidence.limits import degraded, drift_crossed, unchecked
+from matchmaking.evidence.policy import Limits, load_policy
 
 LIMITS = Limits(drifted_share=0.5, target_or_scores=True, production={"roc_auc": 0.9, "brier": 0.08})
 

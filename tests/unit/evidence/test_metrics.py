@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 from sklearn import metrics as reference
 
-from matchmaking.metrics import CURVE_POINTS, SCALARS, curves, evaluate, expected_calibration_error
+from matchmaking.evidence.metrics import CURVE_POINTS, SCALARS, curves, evaluate, expected_calibration_error
 
 
 @pytest.fixture

@@ -12,12 +12,12 @@ import pandas as pd
 import pytest
 from sklearn.model_selection import train_test_split
 
-from matchmaking import production
-from matchmaking.errors import InputError
-from matchmaking.lineage import Lineage, pair_keys, read_lineage, write_lineage
-from matchmaking.sample import generate
-from matchmaking.schema import FEATURES
-from matchmaking.split import ASSUMED, SPLITS, Facts, held_out_by_hash, split, split_file
+from matchmaking.base.errors import InputError
+from matchmaking.data.sample import generate
+from matchmaking.data.schema import FEATURES
+from matchmaking.inputs.split import ASSUMED, SPLITS, Facts, held_out_by_hash, split, split_file
+from matchmaking.model import production
+from matchmaking.model.lineage import Lineage, pair_keys, read_lineage, write_lineage
 
 
 def key(pairs: pd.DataFrame) -> set[tuple[object, ...]]:

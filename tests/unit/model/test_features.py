@@ -7,11 +7,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from matchmaking import features, production
-from matchmaking.errors import InputError
-from matchmaking.features import NUMBERS, encode
-from matchmaking.sample import generate
-from matchmaking.schema import CATEGORICAL
+from matchmaking.base.errors import InputError
+from matchmaking.data.sample import generate
+from matchmaking.data.schema import CATEGORICAL
+from matchmaking.model import features, production
+from matchmaking.model.features import NUMBERS, encode
 
 
 def test_encodes_row_by_row_as_written_down(incumbent: Path) -> None:

@@ -18,9 +18,9 @@ import pytest
 import sklearn
 from sklearn.preprocessing import MinMaxScaler, OneHotEncoder, StandardScaler
 
-from matchmaking import production
-from matchmaking.errors import InputError
-from matchmaking.schema import CATEGORICAL
+from matchmaking.base.errors import InputError
+from matchmaking.data.schema import CATEGORICAL
+from matchmaking.model import keras_file, production
 
 
 @pytest.fixture
@@ -132,7 +132,7 @@ def test_half_a_model_is_refused(bundle: Path, part: str) -> None:
 
 def test_a_damaged_model_file_is_refused_in_bounded_time(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Zeros in the middle keep the HDF5 library busy for ever."""
-    monkeypatch.setattr(production, "INSPECT_SECONDS", 5)
+    monkeypatch.setattr(keras_file, "INSPECT_SECONDS", 5)
     path = bundle / production.MODEL
     content = bytearray(path.read_bytes())
     content[2_000:40_000] = bytes(38_000)
@@ -270,7 +270,7 @@ def test_what_keras_itself_writes_is_accepted(tmp_path: Path) -> None:
         keras.optimizers.Adam(rate), keras.losses.BinaryFocalCrossentropy(), [keras.metrics.AUC(), "accuracy"]
     )
     model.save(tmp_path / "model.h5")
-    found = production.check_model_file(tmp_path / "model.h5")
+    found = keras_file.check_model_file(tmp_path / "model.h5")
     assert found["keras_version"] == keras.__version__
     assert {"LSTMCell", "GRUCell", "Bidirectional", "LSTM"} <= set(found["layers"]) | {"LSTMCell", "GRUCell"}
 
@@ -376,10 +376,10 @@ def test_what_is_loaded_is_what_was_looked_at(bundle: Path) -> None:
     """The file may be another by the time it is loaded: the copy isn't."""
     path = bundle / production.MODEL
     before = path.read_bytes()
-    with production.checked_copy(path) as alone:
+    with keras_file.checked_copy(path) as alone:
         path.write_bytes(b"another")
         assert alone.read_bytes() == before and alone.parent.stat().st_mode & 0o077 == 0
-    with pytest.raises(InputError, match=f"^{path} is not a readable HDF5"), production.checked_copy(path):
+    with pytest.raises(InputError, match=f"^{path} is not a readable HDF5"), keras_file.checked_copy(path):
         pass
 
 

@@ -9,10 +9,21 @@ import numpy as np
 import pytest
 from sklearn.metrics import fbeta_score
 
-from matchmaking import features, model, production
-from matchmaking.errors import InputError
-from matchmaking.model import Recipe, choose_operating_point, predict, train, train_candidate
-from matchmaking.sample import generate, true_probability
+from matchmaking.base.errors import InputError
+from matchmaking.data.sample import generate, true_probability
+from matchmaking.model import features, keras_file, production
+from matchmaking.model.predict import predict
+from matchmaking.model.train import (
+    ALGORITHMS,
+    MEMBERS,
+    MOMENTUM,
+    RECALL_WEIGHT,
+    Recipe,
+    choose_operating_point,
+    momentum,
+    train,
+    train_candidate,
+)
 
 QUICK = Recipe(epochs=2, batch_size=256)
 
@@ -26,7 +37,7 @@ def training(incumbent: Path) -> tuple[np.ndarray, np.ndarray, list[int]]:
     return inputs, pairs["match"].to_numpy(np.float32), widths
 
 
-@pytest.mark.parametrize("algorithm", model.ALGORITHMS)
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
 def test_the_same_seed_gives_the_same_model(training: tuple[np.ndarray, np.ndarray, list[int]], algorithm: str) -> None:
     inputs, match, widths = training
 
@@ -58,8 +69,8 @@ def test_the_saved_candidate_is_a_drop_in(incumbent: Path, tmp_path: Path) -> No
     pairs = generate(1_500, seed=5)
     pairs.to_parquet(train_path, index=False)
     record = train_candidate(train_path, incumbent, tmp_path / "candidate", QUICK)
-    found = production.check_model_file(tmp_path / "candidate" / production.MODEL)
-    assert found["keras_version"] == production.check_model_file(incumbent / production.MODEL)["keras_version"]
+    found = keras_file.check_model_file(tmp_path / "candidate" / production.MODEL)
+    assert found["keras_version"] == keras_file.check_model_file(incumbent / production.MODEL)["keras_version"]
     assert record["bootstrapped"] is False
     encoders = production.check_bundle(tmp_path / "candidate")
     inputs = features.encode(pairs, encoders.encoder, encoders.scaler)
@@ -72,7 +83,7 @@ def test_more_rows_mean_fewer_passes(
     training: tuple[np.ndarray, np.ndarray, list[int]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     inputs, match, widths = training
-    monkeypatch.setattr(model, "MAX_STEPS", 24)
+    monkeypatch.setattr("matchmaking.model.train.MAX_STEPS", 24)
     _, record = train(inputs, match, widths, Recipe(epochs=30, batch_size=256))
     assert record.recipe.epochs == 4  # 24 steps of 6 batches
     assert len(record.history["loss"]) == 4
@@ -102,7 +113,7 @@ def test_the_operating_point_suits_the_ensemble(incumbent: Path) -> None:
     served = trained.predict(unseen, batch_size=8192, verbose=0).ravel()
     order = np.argsort(-served, kind="stable")
     true = true_probability(fresh)
-    beta2 = model.RECALL_WEIGHT**2
+    beta2 = RECALL_WEIGHT**2
     fbeta = (1 + beta2) * np.cumsum(true[order]) / (beta2 * true.sum() + np.arange(1, len(true) + 1))
     assert fbeta.max() - fbeta[np.count_nonzero(served >= 0.5) - 1] < 0.004
 
@@ -129,7 +140,7 @@ def test_each_row_is_predicted_by_a_member_that_has_not_seen_it(
     assert learned.mean() > 0.7  # by the three members in four that have seen it
     # of guesses, the highest F-beta is that of always saying yes
     rate = match.mean()
-    beta2 = model.RECALL_WEIGHT**2
+    beta2 = RECALL_WEIGHT**2
     guessed = rate / (beta2 * rate + 1)
     assert record.operating_point == pytest.approx(guessed, abs=0.015)
     assert record.history["val_loss"][-1] > 0.69 > record.history["loss"][-1]
@@ -144,7 +155,7 @@ def test_the_curve_is_that_of_the_weights_that_are_kept(training: tuple[np.ndarr
     trained, record = train(inputs, match, widths, recipe)
     members = keras.Model(trained.input, trained.get_layer("member_logits").output)
     logits = members.predict(inputs, verbose=0)[:, :, 0]
-    folds = StratifiedKFold(model.MEMBERS, shuffle=True, random_state=recipe.seed).split(inputs, match)
+    folds = StratifiedKFold(MEMBERS, shuffle=True, random_state=recipe.seed).split(inputs, match)
     losses = np.empty(len(match))
     for member, (_, held_out) in enumerate(folds):
         z = logits[held_out, member]
@@ -161,7 +172,7 @@ def test_few_rows_are_no_reason_to_do_worse_than_the_old_recipe(incumbent: Path)
     pairs, fresh = generate(800, seed=11), generate(10_000, seed=12)
     inputs, unseen = (features.encode(each, encoders.encoder, encoders.scaler) for each in (pairs, fresh))
     found = {}
-    for algorithm in model.ALGORITHMS:
+    for algorithm in ALGORITHMS:
         trained, _ = train(inputs, pairs["match"].to_numpy(np.float32), widths, Recipe(algorithm))
         found[algorithm] = average_precision_score(fresh["match"], trained.predict(unseen, verbose=0).ravel())
     assert found["interactions"] > found["dense"] + 0.02, found
@@ -185,7 +196,7 @@ def test_a_small_training_is_as_good_as_without_averaging(
 ) -> None:
     """40 rows are what the smallest dataset that is accepted leaves to train on."""
     found = average_precision(incumbent, rows, Recipe())
-    monkeypatch.setattr(model, "MOMENTUM", 0.0)
+    monkeypatch.setattr("matchmaking.model.train.MOMENTUM", 0.0)
     assert found >= average_precision(incumbent, rows, Recipe())
 
 
@@ -194,13 +205,13 @@ def test_a_short_training_is_as_good_as_the_old_recipe_and_without_averaging(
 ) -> None:
     found = average_precision(incumbent, 9_600, Recipe(epochs=3))
     assert found > average_precision(incumbent, 9_600, Recipe("dense", epochs=3)) + 0.02
-    monkeypatch.setattr(model, "MOMENTUM", 0.0)
+    monkeypatch.setattr("matchmaking.model.train.MOMENTUM", 0.0)
     # two seeds differ by .004
     assert found > average_precision(incumbent, 9_600, Recipe(epochs=3)) - 0.002
 
 
 def test_the_weights_of_the_beginning_are_not_averaged_in() -> None:
-    assert model.momentum(570) == model.MOMENTUM == 0.99
+    assert momentum(570) == MOMENTUM == 0.99
     for steps in (1, 5, 30, 100, 499, 10_000):
         # what is left of the first step's weights
-        assert model.momentum(steps) ** steps < 0.01
+        assert momentum(steps) ** steps < 0.01

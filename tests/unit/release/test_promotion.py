@@ -14,10 +14,14 @@ from typing import Any
 
 import pytest
 
-from matchmaking import production, promotion
-from matchmaking.errors import InputError, MlopsError, RefusedError
-from matchmaking.package import CONTRACT, DECISION
-from matchmaking.production_store import LOCK, LocalStore, open_store
+from matchmaking.base.errors import InputError, MlopsError, RefusedError
+from matchmaking.model import production
+from matchmaking.release import audit, check, complete, recovery
+from matchmaking.release.package import CONTRACT, DECISION
+from matchmaking.release.promote import apply
+from matchmaking.release.store import open_store
+from matchmaking.release.store.interface import LOCK
+from matchmaking.release.store.local import LocalStore
 from tests.promotion_fixtures import change_evidence, package, variant
 
 DRIVER = Path(__file__).parents[1] / "kill_driver.py"
@@ -52,11 +56,11 @@ def packages(incumbent: Path, tmp_path: Path) -> list[str]:
 
 
 def promote(version: str, folder: Path, **options: Any) -> dict[str, Any]:
-    return promotion.apply(promotion.prepare_promotion(version, str(folder), say=quiet, **options), say=quiet)
+    return apply(check.prepare_promotion(version, str(folder), say=quiet, **options), say=quiet)
 
 
 def rollback(folder: Path, **options: Any) -> dict[str, Any]:
-    return promotion.apply(promotion.prepare_rollback(str(folder), say=quiet, **options), say=quiet)
+    return apply(check.prepare_rollback(str(folder), say=quiet, **options), say=quiet)
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -78,7 +82,7 @@ def test_promote_then_rollback_gives_back_every_byte_and_the_mode(served: Path, 
     assert contents(served) == before
     assert stat.S_IMODE((served / production.MODEL).stat().st_mode) == 0o440
     assert {path.name for path in served.iterdir()} == {*production.FILES, ".mlops"}
-    found = promotion.history(str(served))
+    found = audit.history(str(served))
     assert [entry.action for entry in found.entries] == ["promote", "rollback"]
     assert found.entries[1].why == "it was slow"
     assert not found.foreign
@@ -86,8 +90,8 @@ def test_promote_then_rollback_gives_back_every_byte_and_the_mode(served: Path, 
 
 def test_the_audit_line_says_who_when_what_and_why(served: Path, packages: list[str]) -> None:
     before = production.hashes(served)
-    entry = promotion.apply(promotion.prepare_promotion(packages[0], str(served), say=quiet), who="ada", say=quiet)
-    (line,) = (served / promotion.AUDIT).read_text().splitlines()
+    entry = apply(check.prepare_promotion(packages[0], str(served), say=quiet), who="ada", say=quiet)
+    (line,) = (served / audit.AUDIT).read_text().splitlines()
     assert json.loads(line) == entry.as_dict()
     assert (entry.who, entry.why, entry.overridden) == ("ada", "it is better", [])
     assert entry.before.sha256 == before
@@ -108,7 +112,7 @@ def test_the_first_promotion_fills_an_empty_folder(incumbent: Path, tmp_path: Pa
 
 def test_promoting_what_is_there_changes_nothing(served: Path, packages: list[str]) -> None:
     promote(packages[0], served)
-    assert promotion.prepare_promotion(packages[0], str(served), say=quiet).nothing
+    assert check.prepare_promotion(packages[0], str(served), say=quiet).nothing
 
 
 @pytest.mark.parametrize("verdict", ["hold", "reject"])
@@ -168,10 +172,10 @@ def test_other_encoders_are_no_drop_in_even_by_force(served: Path, packages: lis
 
 
 def test_production_that_changed_since_the_check_is_left_alone(served: Path, packages: list[str]) -> None:
-    change = promotion.prepare_promotion(packages[0], str(served), say=quiet)
+    change = check.prepare_promotion(packages[0], str(served), say=quiet)
     promote(packages[1], served)
     with refused("changed since it was checked"):
-        promotion.apply(change, say=quiet)
+        apply(change, say=quiet)
     assert contents(served) == contents(Path(packages[1]))
 
 
@@ -180,9 +184,9 @@ def test_a_model_file_that_is_a_link_is_left_alone(served: Path, packages: list[
     (served / production.MODEL).symlink_to(real)
     before = real.read_bytes()
     with pytest.raises(InputError, match="symbolic link"):
-        promotion.prepare_promotion(packages[0], str(served), say=quiet)
+        check.prepare_promotion(packages[0], str(served), say=quiet)
     with pytest.raises(InputError, match="symbolic link"):
-        promotion.prepare_rollback(str(served), say=quiet)
+        check.prepare_rollback(str(served), say=quiet)
     assert real.read_bytes() == before
     assert (served / production.MODEL).is_symlink()
     # nothing was begun
@@ -192,7 +196,7 @@ def test_a_model_file_that_is_a_link_is_left_alone(served: Path, packages: list[
 @pytest.mark.parametrize("uri", ["", "no/such/folder", "s3://bucket/production"])
 def test_a_place_that_is_no_folder_is_refused(uri: str, packages: list[str]) -> None:
     with pytest.raises(InputError):
-        promotion.prepare_promotion(packages[0], uri, say=quiet)
+        check.prepare_promotion(packages[0], uri, say=quiet)
 
 
 def test_what_is_no_package_is_told(served: Path, incumbent: Path) -> None:
@@ -211,7 +215,7 @@ def test_rollbacks_go_back_one_promotion_each(served: Path, packages: list[str])
     assert contents(served) == contents(Path(packages[0]))
     rollback(served)
     assert contents(served) == original
-    assert promotion.history(str(served)).foreign_before == {}
+    assert audit.history(str(served)).foreign_before == {}
     with refused("no promotion to take back"):
         rollback(served)
 
@@ -240,29 +244,29 @@ def test_a_damaged_backup_is_not_restored(served: Path, packages: list[str]) -> 
 def test_history_marks_what_no_promotion_wrote(
     served: Path, packages: list[str], incumbent: Path, tmp_path: Path
 ) -> None:
-    assert promotion.history(str(served)).foreign
+    assert audit.history(str(served)).foreign
     promote(packages[0], served)
-    assert not promotion.history(str(served)).foreign
+    assert not audit.history(str(served)).foreign
     by_hand = variant(incumbent, tmp_path / "by hand", "by hand")
     shutil.copyfile(by_hand / production.MODEL, served / production.MODEL)
-    found = promotion.history(str(served))
+    found = audit.history(str(served))
     assert found.foreign
     assert found.current.version is None
     with refused("no promotion to take back"):
         rollback(served)
     # once a promotion has replaced it, the trail still shows that it was there
     promote(packages[1], served, force=True, reason="clean up")
-    found = promotion.history(str(served))
+    found = audit.history(str(served))
     assert not found.foreign
     assert found.foreign_before == {found.entries[1].id: production.hashes(by_hand)[production.MODEL]}
 
 
 def test_a_torn_audit_line_does_not_swallow_the_next(served: Path, packages: list[str]) -> None:
     promote(packages[0], served)
-    with (served / promotion.AUDIT).open("a") as file:
+    with (served / audit.AUDIT).open("a") as file:
         file.write('{"id": "torn')
     rollback(served)
-    found = promotion.history(str(served))
+    found = audit.history(str(served))
     assert [entry.action for entry in found.entries] == ["promote", "rollback"]
     assert found.unreadable == [text for text in found.unreadable if text.startswith("line 2 is damaged")] != []
 
@@ -288,11 +292,11 @@ def test_a_failed_restart_is_reported_and_the_promotion_stands(
 ) -> None:
     before = contents(served)
     monkeypatch.setenv("MLOPS_RESTART_COMMAND", command)
-    with pytest.raises(promotion.RestartError, match=said):
+    with pytest.raises(complete.RestartError, match=said):
         promote(packages[0], served)
     assert contents(served) == contents(Path(packages[0]))
-    assert not (served / promotion.JOURNAL).exists()
-    found = promotion.history(str(served))
+    assert not (served / audit.JOURNAL).exists()
+    found = audit.history(str(served))
     assert [entry.action for entry in found.entries] == ["promote", "restart failed"]
     monkeypatch.delenv("MLOPS_RESTART_COMMAND")
     rollback(served)
@@ -304,7 +308,7 @@ def test_a_restart_that_hangs_is_ended_with_its_children(
 ) -> None:
     monkeypatch.setenv("MLOPS_RESTART_COMMAND", "sh -c 'sleep 60; true'")
     monkeypatch.setenv("MLOPS_RESTART_TIMEOUT", "0.3")
-    with pytest.raises(promotion.RestartError, match=r"didn't end in 0\.3 s"):
+    with pytest.raises(complete.RestartError, match=r"didn't end in 0\.3 s"):
         promote(packages[0], served)
 
 
@@ -325,7 +329,7 @@ def test_of_many_at_once_one_wins(served: Path, packages: list[str]) -> None:
     code = (
         "import sys\n"
         "from matchmaking import promotion\n"
-        "from matchmaking.errors import RefusedError\n"
+        "from matchmaking.base.errors import RefusedError\n"
         "change = promotion.prepare_promotion(sys.argv[1], sys.argv[2])\n"
         "print('ready', flush=True)\n"
         "sys.stdin.readline()\n"
@@ -355,22 +359,22 @@ def test_of_many_at_once_one_wins(served: Path, packages: list[str]) -> None:
         run.stdout.close()
     assert sorted(codes) == [0, 3, 3, 3]
     assert contents(served) == contents(Path(packages[codes.index(0) % 2]))
-    assert len(promotion.history(str(served)).entries) == 1
+    assert len(audit.history(str(served)).entries) == 1
 
 
 def test_while_one_is_under_way_the_other_is_refused_and_told_whose(served: Path, packages: list[str]) -> None:
-    change = promotion.prepare_promotion(packages[0], str(served), say=quiet)
+    change = check.prepare_promotion(packages[0], str(served), say=quiet)
     before = contents(served)
     with open_store(str(served)).lock({"by": "ada"}), refused("under way", "ada"):
-        promotion.apply(change, say=quiet)
+        apply(change, say=quiet)
     assert contents(served) == before
-    promotion.apply(change, say=quiet)
+    apply(change, say=quiet)
 
 
 def test_the_lock_of_a_dead_process_is_free(served: Path, packages: list[str]) -> None:
     code = (
         "import os, sys, signal\n"
-        "from matchmaking.production_store import open_store\n"
+        "from matchmaking.release.store import open_store\n"
         "open_store(sys.argv[1]).lock({'by': 'ghost'}).__enter__()\n"
         "os.kill(os.getpid(), signal.SIGKILL)\n"
     )
@@ -418,7 +422,7 @@ def test_production_that_changed_between_check_and_promotion_is_left_alone(
     change_evidence(packages[0], CONTRACT)
     before = contents(served)
     with refused("changed since this promotion was checked"):
-        promotion.promote_in_run(
+        promote.promote_in_run(
             packages[0],
             str(served),
             run_id="run",
@@ -428,12 +432,12 @@ def test_production_that_changed_between_check_and_promotion_is_left_alone(
             entry_path=tmp_path / "entry",
         )
     assert contents(served) == before
-    assert len(promotion.history(str(served)).entries) == 1
+    assert len(audit.history(str(served)).entries) == 1
 
 
 def test_what_was_written_is_read_back(served: Path, packages: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     """A disk that keeps something else than it was given."""
-    change = promotion.prepare_promotion(packages[0], str(served), say=quiet)
+    change = check.prepare_promotion(packages[0], str(served), say=quiet)
     before = contents(served)
     write = LocalStore._write
 
@@ -443,9 +447,9 @@ def test_what_was_written_is_read_back(served: Path, packages: list[str], monkey
     monkeypatch.setattr(LocalStore, "_write", damaged)
     said: list[str] = []
     with pytest.raises(MlopsError, match="doesn't hold what was written"):
-        promotion.apply(change, say=said.append)
+        apply(change, say=said.append)
     assert "neither the one before nor the one after" in said[-1]
-    (entry,) = promotion.history(str(served)).entries
+    (entry,) = audit.history(str(served)).entries
     assert (entry.action, entry.abandoned) == ("abandoned", "promote")
     # what was there is in the backup that the entry names, and can be had back
     assert entry.backup
@@ -455,16 +459,16 @@ def test_what_was_written_is_read_back(served: Path, packages: list[str], monkey
 def test_a_backup_that_is_not_what_production_held_stops_the_promotion(
     served: Path, packages: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    change = promotion.prepare_promotion(packages[0], str(served), say=quiet)
+    change = check.prepare_promotion(packages[0], str(served), say=quiet)
     before = contents(served)
     put = LocalStore.put
 
     def damaged(self: LocalStore, name: str, data: bytes) -> None:
-        put(self, name, data[:-1] if name.startswith(f"{promotion.BACKUPS}/") and name.endswith(".h5") else data)
+        put(self, name, data[:-1] if name.startswith(f"{audit.BACKUPS}/") and name.endswith(".h5") else data)
 
     monkeypatch.setattr(LocalStore, "put", damaged)
     with refused("backup", "missing or damaged"):
-        promotion.apply(change, say=quiet)
+        apply(change, say=quiet)
     assert contents(served) == before
 
 
@@ -472,7 +476,7 @@ def test_every_file_is_on_the_disk_before_it_has_its_name(
     served: Path, packages: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """After a power failure, too, there is the old file or the new one: content, then name, then the folder."""
-    change = promotion.prepare_promotion(packages[0], str(served), say=quiet)
+    change = check.prepare_promotion(packages[0], str(served), say=quiet)
     done: list[tuple[str, int]] = []
     renamed: list[tuple[int, int, str]] = []
     fsync, replace = os.fsync, os.replace
@@ -488,23 +492,23 @@ def test_every_file_is_on_the_disk_before_it_has_its_name(
 
     monkeypatch.setattr(os, "fsync", synced)
     monkeypatch.setattr(os, "replace", named)
-    entry = promotion.apply(change, say=quiet)
+    entry = apply(change, say=quiet)
     places = {target for _, _, target in renamed}
     assert {str(served / entry.backup / name) for name in production.FILES} | {
         str(served / production.MODEL),
-        str(served / promotion.JOURNAL),
+        str(served / audit.JOURNAL),
     } <= places
     for at, inode, target in renamed:
         assert ("fsync", inode) in done[:at], target
         assert ("fsync", Path(target).parent.stat().st_ino) in done[at:] or "backups" in target, target
     # a backup's folder is there before production is changed
     at = next(at for at, _, target in renamed if target == str(served / production.MODEL))
-    for folder in (served / entry.backup, served / promotion.BACKUPS, served / ".mlops"):
+    for folder in (served / entry.backup, served / audit.BACKUPS, served / ".mlops"):
         assert ("fsync", folder.stat().st_ino) in done[:at], folder
-    assert ("fsync", (served / promotion.AUDIT).stat().st_ino) in done[at:]
+    assert ("fsync", (served / audit.AUDIT).stat().st_ino) in done[at:]
 
 
-def cut_off(change: promotion.Change, folder: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def cut_off(change: check.Change, folder: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Makes a change whose process dies before it writes the model into a folder of this name."""
 
     class Killed(BaseException):
@@ -519,9 +523,9 @@ def cut_off(change: promotion.Change, folder: str, monkeypatch: pytest.MonkeyPat
 
     with monkeypatch.context() as patch:
         patch.setattr(LocalStore, "_write", die)
-        patch.setattr(promotion, "_recover", lambda store, say: None)
+        patch.setattr(recovery, "recover_change", lambda store, say: None)
         with pytest.raises(Killed):
-            promotion.apply(change, say=quiet)
+            apply(change, say=quiet)
 
 
 @pytest.mark.parametrize("at", ["production", "backups"])
@@ -529,14 +533,14 @@ def test_recovery_leaves_what_somebody_else_put_there(
     served: Path, packages: list[str], incumbent: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at: str
 ) -> None:
     before = contents(served)
-    cut_off(promotion.prepare_promotion(packages[0], str(served), say=quiet), at, monkeypatch)
+    cut_off(check.prepare_promotion(packages[0], str(served), say=quiet), at, monkeypatch)
     by_hand = variant(incumbent, tmp_path / "by hand", "by hand")
     shutil.copyfile(by_hand / production.MODEL, served / production.MODEL)
     said: list[str] = []
-    promotion.recover(str(served), say=said.append)
+    recovery.recover(str(served), say=said.append)
     assert "neither the one before nor the one after" in said[0]
     assert contents(served) == contents(by_hand)
-    found = promotion.history(str(served))
+    found = audit.history(str(served))
     assert found.foreign
     assert not found.unfinished
     (entry,) = found.entries
@@ -554,7 +558,7 @@ def test_recovery_of_a_change_that_is_recorded_leaves_what_came_after(
     served: Path, packages: list[str], incumbent: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Killed between the audit line and the journal's end; then somebody else changes production."""
-    restart = promotion._restart
+    restart = complete._restart
 
     class Killed(BaseException):
         pass
@@ -562,19 +566,19 @@ def test_recovery_of_a_change_that_is_recorded_leaves_what_came_after(
     def die(say: Any) -> None:
         raise Killed
 
-    change = promotion.prepare_promotion(packages[0], str(served), say=quiet)
-    monkeypatch.setattr(promotion, "_restart", die)
+    change = check.prepare_promotion(packages[0], str(served), say=quiet)
+    monkeypatch.setattr(complete, "_restart", die)
     with pytest.raises(Killed):
-        promotion.apply(change, say=quiet)
-    monkeypatch.setattr(promotion, "_restart", restart)
+        apply(change, say=quiet)
+    monkeypatch.setattr(complete, "_restart", restart)
     by_hand = variant(incumbent, tmp_path / "by hand", "by hand")
     shutil.copyfile(by_hand / production.MODEL, served / production.MODEL)
     said: list[str] = []
-    promotion.recover(str(served), say=said.append)
+    recovery.recover(str(served), say=said.append)
     assert "is done; somebody else has changed production since" in said[0]
     assert contents(served) == contents(by_hand)
-    assert [entry.action for entry in promotion.history(str(served)).entries] == ["promote"]
-    assert not (served / promotion.JOURNAL).exists()
+    assert [entry.action for entry in audit.history(str(served)).entries] == ["promote"]
+    assert not (served / audit.JOURNAL).exists()
 
 
 def test_a_rollback_with_other_encoders_is_refused(served: Path, packages: list[str]) -> None:
@@ -584,7 +588,7 @@ def test_a_rollback_with_other_encoders_is_refused(served: Path, packages: list[
     before = contents(served)
     with refused("no promotion to take back"):
         rollback(served)
-    (entry,) = promotion.history(str(served)).entries
+    (entry,) = audit.history(str(served)).entries
     with refused("scaler.pkl changed since that backup", "model file alone"):
         rollback(served, to=str(entry.before.model)[:12])
     assert contents(served) == before
@@ -595,18 +599,18 @@ def test_a_rollback_with_other_encoders_is_refused(served: Path, packages: list[
 
 def test_lines_that_are_no_entries_are_passed_over(served: Path, packages: list[str]) -> None:
     promote(packages[0], served)
-    trail = served / promotion.AUDIT
+    trail = served / audit.AUDIT
     junk = ["17", "[]", '{"id": "x"}', json.dumps({"format": 2, "verb": "promoted"}), "[" * 100_000, ""]
     trail.write_text("\n".join([*junk, trail.read_text()]))
-    found = promotion.history(str(served))
+    found = audit.history(str(served))
     assert [entry.action for entry in found.entries] == ["promote"]
     assert len(found.unreadable) == len(junk)
     assert "newer version" in found.unreadable[3]
     assert found.as_dict()["damaged"] == len(junk)
     said: list[str] = []
-    change = promotion.prepare_rollback(str(served), say=said.append)
+    change = check.prepare_rollback(str(served), say=said.append)
     assert len([text for text in said if text.startswith("the audit trail: line")]) == len(junk)
-    promotion.apply(change, say=quiet)
+    apply(change, say=quiet)
     promote(packages[1], served)
     # what can't be read stays where it is
     assert trail.read_text().splitlines()[: len(junk)] == junk
@@ -616,38 +620,38 @@ def test_lines_that_are_no_entries_are_passed_over(served: Path, packages: list[
 def test_a_damaged_journal_is_set_aside(served: Path, packages: list[str], text: str) -> None:
     promote(packages[0], served)
     before = contents(served)
-    (served / promotion.JOURNAL).write_text(text)
-    assert "damaged" in promotion.history(str(served)).unfinished
-    assert (served / promotion.JOURNAL).read_text() == text
+    (served / audit.JOURNAL).write_text(text)
+    assert "damaged" in audit.history(str(served)).unfinished
+    assert (served / audit.JOURNAL).read_text() == text
     said: list[str] = []
-    change = promotion.prepare_rollback(str(served), say=said.append)
+    change = check.prepare_rollback(str(served), say=said.append)
     assert "its record is damaged" in said[0]
     assert contents(served) == before
     (aside,) = (served / ".mlops").glob("journal-damaged-*")
     assert aside.read_text() == text
-    promotion.apply(change, say=quiet)
-    assert not promotion.history(str(served)).unfinished
+    apply(change, say=quiet)
+    assert not audit.history(str(served)).unfinished
 
 
 def test_a_newer_version_s_journal_is_left_to_it(served: Path, packages: list[str]) -> None:
     promote(packages[0], served)
     journal = json.dumps({"format": 2, "steps": ["one"]})
-    (served / promotion.JOURNAL).write_text(journal)
+    (served / audit.JOURNAL).write_text(journal)
     before = contents(served)
     for change in (lambda: rollback(served), lambda: promote(packages[1], served, force=True, reason="x")):
         with refused("newer version of mlops"):
             change()
-    assert "newer version" in promotion.history(str(served)).unfinished
-    assert (served / promotion.JOURNAL).read_text() == journal
+    assert "newer version" in audit.history(str(served)).unfinished
+    assert (served / audit.JOURNAL).read_text() == journal
     assert contents(served) == before
 
 
 def test_history_only_reads(served: Path, packages: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    cut_off(promotion.prepare_promotion(packages[0], str(served), say=quiet), "production", monkeypatch)
+    cut_off(check.prepare_promotion(packages[0], str(served), say=quiet), "production", monkeypatch)
     before = {path: path.read_bytes() for path in served.rglob("*") if path.is_file()}
     with open_store(str(served)).lock({"by": "ada"}):
         during = {path: path.read_bytes() for path in served.rglob("*") if path.is_file()}
-        assert "isn't finished" in promotion.history(str(served)).unfinished
+        assert "isn't finished" in audit.history(str(served)).unfinished
         assert {path: path.read_bytes() for path in served.rglob("*") if path.is_file()} == during
     assert set(before) == set(during)
 
@@ -658,11 +662,11 @@ def test_history_only_reads(served: Path, packages: list[str], monkeypatch: pyte
 def test_a_file_uri_is_a_place_like_another(served: Path, packages: list[str], tmp_path: Path) -> None:
     folder = served.rename(tmp_path / "my production")
     uri = f"file://{str(folder).replace(' ', '%20')}"
-    promotion.apply(promotion.prepare_promotion(packages[0], uri, say=quiet), say=quiet)
+    apply(check.prepare_promotion(packages[0], uri, say=quiet), say=quiet)
     assert contents(folder) == contents(Path(packages[0]))
-    assert len(promotion.history(uri).entries) == 1
+    assert len(audit.history(uri).entries) == 1
     with pytest.raises(InputError, match="file:///path"):
-        promotion.history("file://host/production")
+        audit.history("file://host/production")
 
 
 @pytest.mark.parametrize("limit", [100, 50_000])
@@ -670,14 +674,14 @@ def test_a_full_disk_fails_in_one_line_and_leaves_production(served: Path, packa
     """A limit on the size of files stands for a full disk: it lets the record be written, or not even that."""
     import resource
 
-    change = promotion.prepare_promotion(packages[0], str(served), say=quiet)
+    change = check.prepare_promotion(packages[0], str(served), say=quiet)
     before = contents(served)
     assert limit < len(change.contents[production.MODEL])
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (limit, hard))
     try:
         with pytest.raises(MlopsError, match=r"can't be written: File too large") as told:
-            promotion.apply(change, say=quiet)
+            apply(change, say=quiet)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert told.value.exit_code == 1
@@ -706,7 +710,7 @@ def test_killed_anywhere_the_next_command_finds_a_consistent_state(
     if action == "rollback":
         old, new = new, old
         promote(target, served)
-    earlier = len(promotion.history(str(served)).entries)
+    earlier = len(audit.history(str(served)).entries)
     (tmp_path / "work").mkdir()
     done = subprocess.run(
         [sys.executable, DRIVER, served, tmp_path / "work", action, target], capture_output=True, text=True, timeout=300

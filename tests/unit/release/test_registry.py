@@ -16,10 +16,15 @@ from pathlib import Path
 
 import pytest
 
-from matchmaking import production, promotion, registry, tracking
-from matchmaking.errors import InputError
-from matchmaking.metrics import SCALARS
-from matchmaking.package import DECISION, Package, fetch_package
+from matchmaking import tracking
+from matchmaking.base import errors
+from matchmaking.base.errors import InputError
+from matchmaking.data import schema
+from matchmaking.evidence.metrics import SCALARS
+from matchmaking.model import production
+from matchmaking.release import audit, check, promote, registry
+from matchmaking.release.package import DECISION, Package, fetch_package
+from matchmaking.tracking import connection
 from tests.promotion_fixtures import change_evidence, package, variant
 
 
@@ -107,7 +112,7 @@ def test_a_package_becomes_a_version_with_lineage_and_signature(incumbent: Path,
 
     uri = f"models:/{registry.MODEL}/{number}"
     signature = get_model_info(uri).signature
-    assert signature.inputs.input_names() == list(registry.FEATURES)
+    assert signature.inputs.input_names() == list(schema.FEATURES)
     assert signature.outputs.input_names() == ["match_probability", "match_result"]
     (tmp_path / "downloaded").mkdir()
     download_artifacts(uri, dst_path=str(tmp_path / "downloaded"))
@@ -180,15 +185,15 @@ def test_versions_come_newest_first_with_their_aliases(incumbent: Path, served: 
 def test_the_aliases_follow_production(incumbent: Path, served: Path, tmp_path: Path) -> None:
     number = registry.register(make(incumbent, tmp_path, "v20260101T000000Z"), run("one"))
     said: list[str] = []
-    change = promotion.prepare_promotion("", str(served), say=said.append)
+    change = check.prepare_promotion("", str(served), say=said.append)
     assert change.after.registry_version == number
-    promotion.apply(change, say=said.append)
+    promote.apply(change, say=said.append)
     assert (alias("champion"), alias("challenger")) == (number, None)
-    assert promotion.history(str(served)).current.registry_version == number
-    promotion.apply(promotion.prepare_rollback(str(served), say=said.append), say=said.append)
+    assert audit.history(str(served)).current.registry_version == number
+    promote.apply(check.prepare_rollback(str(served), say=said.append), say=said.append)
     # what is served now was never registered
     assert (alias("champion"), alias("challenger")) == (None, None)
-    promotion.apply(promotion.prepare_rollback(str(served), to=number, say=said.append), say=said.append)
+    promote.apply(check.prepare_rollback(str(served), to=number, say=said.append), say=said.append)
     assert alias("champion") == number
 
 
@@ -196,8 +201,8 @@ def test_a_package_that_is_not_what_was_registered_is_refused(incumbent: Path, s
     made = make(incumbent, tmp_path, "v20260101T000000Z")
     number = registry.register(made, run("one"))
     tracking.client().set_model_version_tag(registry.MODEL, number, "model_sha256", "0" * 64)
-    with pytest.raises(promotion.RefusedError, match="isn't what was registered"):
-        promotion.prepare_promotion(number, str(served), force=True, reason="all the same")
+    with pytest.raises(errors.RefusedError, match="isn't what was registered"):
+        check.prepare_promotion(number, str(served), force=True, reason="all the same")
 
 
 def test_an_outage_delays_the_alias_and_nothing_else(
@@ -205,23 +210,23 @@ def test_an_outage_delays_the_alias_and_nothing_else(
 ) -> None:
     number = registry.register(make(incumbent, tmp_path, "v20260101T000000Z"), run("one"))
     said: list[str] = []
-    change = promotion.prepare_promotion(number, str(served), say=said.append)
+    change = check.prepare_promotion(number, str(served), say=said.append)
 
     def unreachable(*_: object) -> None:
         raise tracking.TrackingError("MLflow is away")
 
     with monkeypatch.context() as outage:
         outage.setattr(registry, "set_champion", unreachable)
-        promotion.apply(change, say=said.append)
+        promote.apply(change, say=said.append)
     assert "MLflow is away" in " ".join(said)
     assert alias("champion") is None
     # history only reads; the next command is told that production holds it, and sees to the alias
-    assert "alias champion" in promotion.history(str(served)).unfinished
+    assert "alias champion" in audit.history(str(served)).unfinished
     assert alias("champion") is None
-    assert promotion.prepare_promotion(number, str(served), say=said.append).nothing
+    assert check.prepare_promotion(number, str(served), say=said.append).nothing
     assert alias("champion") == number
-    assert len(promotion.history(str(served)).entries) == 1
-    assert not (served / promotion.JOURNAL).exists()
+    assert len(audit.history(str(served)).entries) == 1
+    assert not (served / audit.JOURNAL).exists()
 
 
 # --- an SQLite file that stands in the way -------------------------------------------------------------
@@ -266,7 +271,7 @@ def test_a_database_that_cannot_be_used_delays_the_alias_and_nothing_else(
     """Of a promotion by its package, and of a rollback: files, audit line and restart are done."""
     made = make(incumbent, tmp_path, "v20260101T000000Z")
     number = registry.register(made, run("one"))
-    monkeypatch.setattr(tracking, "LOCKED_SECONDS", 1.0)
+    monkeypatch.setattr(connection, "LOCKED_SECONDS", 1.0)
     monkeypatch.setenv("MLOPS_RESTART_COMMAND", f"touch {tmp_path}/restarted")
     before = production.hashes(served)
     good = database.read_bytes()
@@ -280,21 +285,21 @@ def test_a_database_that_cannot_be_used_delays_the_alias_and_nothing_else(
             database.write_bytes(good[: len(good) // 3])
         if new_process:
             tracking.client.cache_clear()
-        promotion.apply(promotion.prepare_promotion(made.uri, str(served), say=said.append), say=said.append)
+        promote.apply(check.prepare_promotion(made.uri, str(served), say=said.append), say=said.append)
         assert production.hashes(served) == made.manifest.sha256
         assert (tmp_path / "restarted").exists()
         (tmp_path / "restarted").unlink()
         assert "alias champion is moved by the next promote or rollback" in " ".join(said)
         assert not any("\n" in text for text in said), said
-        promotion.apply(promotion.prepare_rollback(str(served), say=said.append), say=said.append)
+        promote.apply(check.prepare_rollback(str(served), say=said.append), say=said.append)
         assert production.hashes(served) == before
         assert (tmp_path / "restarted").exists()
-        assert [entry.action for entry in promotion.history(str(served)).entries] == ["promote", "rollback"]
+        assert [entry.action for entry in audit.history(str(served)).entries] == ["promote", "rollback"]
     if fault != "locked":
         database.write_bytes(good)
     tracking.client.cache_clear()
     # with the records back, the alias follows
-    promotion.apply(promotion.prepare_rollback(str(served), to="v20260101T000000Z", say=said.append), say=said.append)
+    promote.apply(check.prepare_rollback(str(served), to="v20260101T000000Z", say=said.append), say=said.append)
     assert alias("champion") == number
 
 
@@ -311,7 +316,7 @@ def test_a_locked_database_is_waited_for(
 
 
 def test_a_database_that_stays_locked_is_told_in_one_line(database: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tracking, "LOCKED_SECONDS", 1.0)
+    monkeypatch.setattr(connection, "LOCKED_SECONDS", 1.0)
     with locked(database):
         for clear in (False, True):
             if clear:

@@ -11,9 +11,13 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from matchmaking import report
-from matchmaking.escape import visible
-from matchmaking.metrics import SCALARS
+from matchmaking.base.escape import visible
+from matchmaking.evidence.metrics import SCALARS
+from matchmaking.reporting import contents
+from matchmaking.reporting import html as as_html
+from matchmaking.reporting import markdown as as_markdown
+from matchmaking.reporting import terminal as as_table
+from matchmaking.reporting import text as as_text
 
 HOSTILE = '<script>alert("x")</script>|`[a](http://evil.example)\x1b[2J'
 SHA = {"encoder.pkl": "a" * 64, "lawyer_match_model.h5": "b" * 64, "scaler.pkl": "c" * 64}
@@ -157,16 +161,16 @@ class Page(HTMLParser):
     ],
 )
 def test_the_outcome_is_said_first_in_every_report(run: dict[str, Any], sentence: str) -> None:
-    assert report.headline(run) == sentence
-    text = " ".join(report.text_report(run).split())
+    assert contents.headline(run) == sentence
+    text = " ".join(as_text.text_report(run).split())
     assert re.match(r"LegalAid Connect matchmaking: \w+ =+ " + re.escape(sentence), text)
-    assert report.markdown_report(run).startswith("# " + sentence)
-    page = Page(report.html_report(run)).text
+    assert as_markdown.markdown_report(run).startswith("# " + sentence)
+    page = Page(as_html.html_report(run)).text
     assert sentence in page[: page.index("Where this comes from")]
 
 
 def test_better_and_worse_follow_each_metrics_direction() -> None:
-    marks = {row.name: row.mark for row in report.metric_rows(retrained())}
+    marks = {row.name: row.mark for row in contents.metric_rows(retrained())}
     assert marks == {
         "accuracy": "same",
         "precision": "same",
@@ -178,7 +182,7 @@ def test_better_and_worse_follow_each_metrics_direction() -> None:
         "log_loss": "worse",
         "ece": "same",  # in the digits shown
     }
-    lines = {line[:24].strip(): line.split() for line in report.text_report(retrained()).splitlines()}
+    lines = {line[:24].strip(): line.split() for line in as_text.text_report(retrained()).splitlines()}
     assert lines["ROC AUC"][2:] == ["0.9000", "0.9500", "+0.0500", "better"]
     assert lines["Brier score"][2:] == ["0.9000", "0.8000", "-0.1000", "better"]
     assert lines["recall"][1:] == ["0.9000", "n/a"]
@@ -187,7 +191,7 @@ def test_better_and_worse_follow_each_metrics_direction() -> None:
 @pytest.mark.parametrize("run", RUNS)
 def test_plain_text_is_narrow_and_printable(run: dict[str, Any]) -> None:
     long = "s3://bucket/" + "x" * 150
-    text = report.text_report({**run, "reasons": [HOSTILE * 3], "candidate_uri": long})
+    text = as_text.text_report({**run, "reasons": [HOSTILE * 3], "candidate_uri": long})
     assert max(map(len, text.splitlines())) <= 100
     assert all(character.isprintable() for line in text.split("\n") for character in line)
 
@@ -195,7 +199,7 @@ def test_plain_text_is_narrow_and_printable(run: dict[str, Any]) -> None:
 @pytest.mark.parametrize("run", RUNS)
 def test_the_page_needs_nothing_from_outside(run: dict[str, Any], tmp_path: Path) -> None:
     (tmp_path / "roc.png").write_bytes(b"\x89PNG not really")
-    page = Page(report.html_report(run, None, "# Decision\n\n| a |\n| --- |\n| b |\n", [tmp_path / "roc.png"]))
+    page = Page(as_html.html_report(run, None, "# Decision\n\n| a |\n| --- |\n| b |\n", [tmp_path / "roc.png"]))
     assert not {"script", "link", "a", "iframe", "object"} & set(page.tags)
     assert page.tags.count("img") == 1
     sources = [value or "" for name, value in page.attributes if name in {"src", "href", "srcset", "data"}]
@@ -212,10 +216,10 @@ def test_nothing_from_the_data_becomes_markup() -> None:
     }
     run = retrained(data=data, reasons=[HOSTILE], run_name=HOSTILE, candidate_uri=HOSTILE)
     decision = f"{HOSTILE}\n\n![i](http://evil.example/i.png) <http://evil.example> [b][c]\n\n[c]: http://evil.example"
-    page = Page(report.html_report(run, None, decision))
+    page = Page(as_html.html_report(run, None, decision))
     assert not {"script", "a", "img"} & set(page.tags)
     assert page.text.count('<script>alert("x")</script>') >= 6
-    for markdown in (report.markdown_report(run), report.markdown_report({**FAILED, "error": HOSTILE})):
+    for markdown in (as_markdown.markdown_report(run), as_markdown.markdown_report({**FAILED, "error": HOSTILE})):
         assert "<" not in markdown.replace("&lt;", "")
         assert not re.search(r"(?<!\\)\[a(?<!\\)\]\(", markdown)
         assert "\x1b" not in markdown
@@ -223,29 +227,29 @@ def test_nothing_from_the_data_becomes_markup() -> None:
 
 def test_credentials_in_an_address_are_not_shown() -> None:
     run = retrained(candidate_uri="https://user:secret@host/v1?Signature=qwertz")
-    for text in (report.text_report(run), report.html_report(run), report.markdown_report(run)):
+    for text in (as_text.text_report(run), as_html.html_report(run), as_markdown.markdown_report(run)):
         assert "secret" not in text and "qwertz" not in text
 
 
 def test_slices_are_sorted_by_size_and_small_ones_flagged() -> None:
     evaluation = {"production": metrics(), "candidate": metrics(), "curves": {}}
-    rows = report.slice_rows({"production": metrics(), "candidate": metrics()})["case_type"]
+    rows = contents.slice_rows({"production": metrics(), "candidate": metrics()})["case_type"]
     assert [(row.value, row.rows, row.positives, row.few) for row in rows] == [
         ("Tax", 400, 60, False),
         ("Fraud", 300, 8, True),
         (visible(HOSTILE), 20, 1, True),
     ]
     assert rows[0].values == [[0.5, 0.5], [0.25, 0.25], [None, None], [0.75, 0.75]]
-    page = report.html_report(retrained(metrics={}), evaluation)
+    page = as_html.html_report(retrained(metrics={}), evaluation)
     assert page.count('class="few"') == 2 and page.count("few matches") == 2
-    text = report.text_report(retrained(metrics={}), evaluation)
+    text = as_text.text_report(retrained(metrics={}), evaluation)
     assert re.search(r"Fraud +300 +8\* +0\.500 / 0\.500", text) and re.search(r"Tax +400 +60 ", text)
 
 
 def test_a_slice_only_one_model_has_seen_is_shown() -> None:
     candidate = metrics()
     del candidate["slices"]["case_type"]["Fraud"]
-    rows = report.slice_rows({"production": metrics(), "candidate": candidate})["case_type"]
+    rows = contents.slice_rows({"production": metrics(), "candidate": candidate})["case_type"]
     assert rows[1].values[0] == [0.5, None]
 
 
@@ -254,35 +258,35 @@ def test_a_slice_only_one_model_has_seen_is_shown() -> None:
     [(retrained(), ["production", "candidate"]), (EVALUATED, ["production"]), (BOOTSTRAPPED, ["candidate"])],
 )
 def test_only_the_models_of_a_run_are_shown(run: dict[str, Any], models: list[str]) -> None:
-    header = next(line for line in report.text_report(run).splitlines() if re.match(r" +(production|candidate)", line))
+    header = next(line for line in as_text.text_report(run).splitlines() if re.match(r" +(production|candidate)", line))
     assert header.split() == [*models, *(["difference"] if len(models) == 2 else [])]
-    table = report.terminal_table(run)
+    table = as_table.terminal_table(run)
     assert [column.header for column in table.columns][1 : 1 + len(models)] == models
     assert table.row_count == len(SCALARS)
 
 
 def test_drift_is_shown_by_column() -> None:
-    for text in (Page(report.html_report(MONITORED)).text, " ".join(report.text_report(MONITORED).split())):
+    for text in (Page(as_html.html_report(MONITORED)).text, " ".join(as_text.text_report(MONITORED).split())):
         assert re.search(r"budget feature wasserstein 0\.3000 0\.1000 (yes|DRIFTED)", text)
         assert re.search(r"match target \W n/a n/a", text)
         assert "a note" in text
-    assert "| budget | feature | 0.3000 | 0.1000 | **yes** |" in report.markdown_report(MONITORED)
-    assert report.terminal_table(MONITORED).row_count == 2
+    assert "| budget | feature | 0.3000 | 0.1000 | **yes** |" in as_markdown.markdown_report(MONITORED)
+    assert as_table.terminal_table(MONITORED).row_count == 2
 
 
 def test_changed_production_files_are_shouted() -> None:
     after = {**SHA, "encoder.pkl": "f" * 64}
     changed = summary("evaluate", production_sha256={"before": SHA, "after": after})
-    assert "WARNING: production's files changed" in report.headline(changed)
-    assert "CHANGED DURING THE RUN" in report.text_report(changed)
-    page = report.html_report(changed)
+    assert "WARNING: production's files changed" in contents.headline(changed)
+    assert "CHANGED DURING THE RUN" in as_text.text_report(changed)
+    page = as_html.html_report(changed)
     assert "changed during the run" in page and "f" * 64 in page and 'class="outcome bad"' in page
-    same = report.html_report(EVALUATED)
+    same = as_html.html_report(EVALUATED)
     assert "the same before and after" in same and "changed during" not in same
 
 
 def test_the_page_says_where_it_comes_from() -> None:
-    page = Page(report.html_report(retrained())).text
+    page = Page(as_html.html_report(retrained())).text
     for value in (
         "retrain_20260105T060000Z",
         "0123456789abcdef0123456789abcdef",
@@ -292,12 +296,12 @@ def test_the_page_says_where_it_comes_from() -> None:
     ):
         assert value in page
     assert "seed 7" in page
-    assert "seed 0" in Page(report.html_report(retrained(seed=0))).text
+    assert "seed 0" in Page(as_html.html_report(retrained(seed=0))).text
 
 
 def test_the_table_fits_a_terminal_of_80_columns() -> None:
     console = Console(width=80, record=True, file=io.StringIO())
-    console.print(report.terminal_table(retrained()))
+    console.print(as_table.terminal_table(retrained()))
     lines = console.export_text().splitlines()
     assert len(lines) == 1 + 3 + len(SCALARS) + 1  # title, header, a line a metric, bottom: nothing wrapped
     assert any(re.search(r"log loss +│ +0\.9000 │ +0\.9500 │ +\+0\.0500 │ worse", line) for line in lines)
@@ -309,10 +313,10 @@ def test_warnings_are_in_every_report_of_a_run_without_a_verdict() -> None:
     notes = ["score drift not measured: there is no production model to score the pairs", "a random sample"]
     found = {"pipeline": "monitor", "status": "succeeded", "data": data, "drift": {"drifted": False, "notes": notes}}
     told = [f"the data: {data['warnings'][0]}", notes[0]]
-    assert report.warnings(found) == told
-    assert "(Delhi?)" in report.text_report(found)
-    assert "Warning: the data: column 'city'" in report.markdown_report(found)
-    assert report.warnings({**found, "reasons": told[:1]}) == told[1:]
+    assert contents.warnings(found) == told
+    assert "(Delhi?)" in as_text.text_report(found)
+    assert "Warning: the data: column 'city'" in as_markdown.markdown_report(found)
+    assert contents.warnings({**found, "reasons": told[:1]}) == told[1:]
 
 
 @pytest.mark.parametrize("white", ["\t", "\xa0", "\u200b"])
@@ -321,5 +325,5 @@ def test_a_group_whose_name_has_other_white_space_is_another(white: str) -> None
     model = {**metrics(), "slices": {"location": {"New Delhi": group, f"New{white}Delhi": group}}}
     shown = f"New{ascii(white)[1:-1]}Delhi"
     found = summary(metrics={"production": model, "candidate": None})
-    for told in (report.text_report(found, {"production": model}), report.html_report(found, {"production": model})):
+    for told in (as_text.text_report(found, {"production": model}), as_html.html_report(found, {"production": model})):
         assert told.count("New Delhi") == told.count(shown) == 1

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from matchmaking.plots import COLOURS, save_plots
+from matchmaking.reporting.plots import COLOURS, save_plots
 
 CURVES = {
     "roc": [[0.0, 0.0], [0.05, 0.8], [0.3, 0.95], [1.0, 1.0]],
@@ -90,5 +90,5 @@ def test_the_plots_show_the_numbers(tmp_path: Path) -> None:
 
 
 def test_the_module_imports_without_matplotlib() -> None:
-    code = "import sys, matchmaking.plots; sys.exit('matplotlib' in sys.modules)"
+    code = "import sys, matchmaking.reporting.plots; sys.exit('matplotlib' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0

@@ -18,8 +18,9 @@ from pathlib import Path
 import pytest
 
 from matchmaking import storage
-from matchmaking.errors import InputError, MlopsError
-from matchmaking.redact import redact
+from matchmaking.base.errors import InputError, MlopsError
+from matchmaking.base.redact import redact
+from matchmaking.storage import limits, operations, s3, web
 
 FILES = ("lawyer_match_model.h5", "encoder.pkl", "scaler.pkl")
 
@@ -40,7 +41,7 @@ def package(tmp_path: Path) -> Path:
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in {"FIRST_WAIT": 0.05, "TRIES": 3, "CONNECT_SECONDS": 0.5, "READ_SECONDS": 0.5}.items():
-        monkeypatch.setattr(storage, name, value)
+        monkeypatch.setattr(limits, name, value)
 
 
 class Site(SimpleHTTPRequestHandler):
@@ -269,11 +270,11 @@ def test_what_s3_means_as_final_is_final(impatient: None, s3_at: Callable[[str],
 
 def test_past_its_deadline_an_upload_stops(s3_at: Callable[[str], None], monkeypatch: pytest.MonkeyPatch) -> None:
     """Whoever was told that it failed must not find it done later."""
-    monkeypatch.setattr(storage, "TOTAL_SECONDS", 1.5)
+    monkeypatch.setattr(limits, "TOTAL_SECONDS", 1.5)
     slow = Slow(byte_seconds=0.02)
     s3_at(slow.endpoint)
     # making a client takes its time, too, and is kept
-    storage._S3("s3://bucket/name")
+    s3.S3("s3://bucket/name")
     with pytest.raises(storage.StorageError, match="it is too slow; gave up after"):
         storage.replace_bytes("s3://bucket/name", b"x" * 20_000_000, None)
     # what has left this process by then, some buffers full, arrives; nothing follows
@@ -445,7 +446,7 @@ def test_a_name_that_changes_its_address_is_refused(site: str, tmp_path: Path, m
     """What is connected to counts, not what the name stood for when it was looked up."""
     (tmp_path / "site" / "pairs.csv").write_bytes(b"secret")
     Site.moved = {"/a": site.replace("127.0.0.1", "localhost") + "/pairs.csv"}
-    monkeypatch.setattr(storage, "_must_be_public", lambda host, uri: None)
+    monkeypatch.setattr(web, "_must_be_public", lambda host, uri: None)
     with pytest.raises(InputError, match=r"leads to localhost \((127\.0\.0\.1|::1)\)"):
         storage.download(f"{site}/a", tmp_path / "raw.csv")
     assert len(Site.seen) == 1
@@ -465,7 +466,7 @@ def test_disk_full(site: str, tmp_path: Path) -> None:
     if not Path("/dev/full").exists():
         pytest.skip("needs /dev/full")
     with pytest.raises(OSError, match="No space left"), Path("/dev/full").open("wb") as full:
-        storage._open(f"{site}/pairs.csv").fetch(full)
+        operations._open(f"{site}/pairs.csv").fetch(full)
 
 
 @pytest.mark.parametrize(

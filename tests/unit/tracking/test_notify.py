@@ -12,7 +12,8 @@ from typing import Any
 
 import pytest
 
-from matchmaking import notify, summary
+from matchmaking.reporting import report
+from matchmaking.tracking import notify
 
 SECRET = "s3cret-token"
 
@@ -123,13 +124,13 @@ def test_what_is_news_of_a_run(
     told: list[str] = []
     monkeypatch.setenv(notify.URLS, "json://localhost")
     monkeypatch.setattr(notify, "send", lambda event, title, body: told.append(event))
-    summary._tell(run_summary(**changes), decision)
+    report._tell(run_summary(**changes), decision)
     assert told == ([event] if event else [])
 
 
 def test_a_failed_step_is_told_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    from matchmaking.errors import InputError
-    from matchmaking.steps import step
+    from matchmaking.base.errors import InputError
+    from matchmaking.tracking.step import step
 
     told: list[tuple[str, str, str]] = []
     monkeypatch.setenv(notify.URLS, "json://localhost")

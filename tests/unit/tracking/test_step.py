@@ -11,8 +11,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from matchmaking.errors import InputError, RefusedError
-from matchmaking.steps import ERROR_MARK, collect, step
+from matchmaking.base.errors import InputError, RefusedError
+from matchmaking.tracking.step import ERROR_MARK, collect, step
 
 ROOT = Path(__file__).parents[2]
 
@@ -47,7 +47,7 @@ import subprocess
 import sys
 from pathlib import Path
 from types import SimpleNamespace
-from matchmaking.steps import collect, step
+from matchmaking.tracking.step import collect, step
 before, after = SimpleNamespace(metadata={}), SimpleNamespace(metadata={})
 with step("before", "", {"Text": before}):
     pass

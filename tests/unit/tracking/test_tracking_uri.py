@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from matchmaking import promotion, tracking
-from matchmaking.errors import InputError
+from matchmaking import tracking
+from matchmaking.base.errors import InputError
+from matchmaking.release import check
 
 
 @pytest.mark.parametrize(
@@ -26,7 +27,7 @@ from matchmaking.errors import InputError
 def test_an_unusable_uri_is_a_wrong_input(uri: str, reason: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
     tracking.client.cache_clear()
-    for call in (tracking.check_uri, tracking.client, promotion._check_settings):
+    for call in (tracking.check_uri, tracking.client, check._check_settings):
         with pytest.raises(InputError, match=reason) as told:
             call()
         assert "\n" not in str(told.value)

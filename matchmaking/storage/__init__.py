@@ -1,0 +1,33 @@
+"""Files and folders at any URI: local paths, file://, s3://, gs://, and https:// for reading.
+
+What can be done there stands in `operations`; a backend is a file, which others needn't know.
+"""
+
+from matchmaking.storage.backend import ConflictError, StorageError
+from matchmaking.storage.local import local_path
+from matchmaking.storage.operations import (
+    delete,
+    download,
+    download_bundle,
+    hash_bundle,
+    list_names,
+    publish,
+    read_bytes,
+    replace_bytes,
+    size,
+)
+
+__all__ = [
+    "ConflictError",
+    "StorageError",
+    "delete",
+    "download",
+    "download_bundle",
+    "hash_bundle",
+    "list_names",
+    "local_path",
+    "publish",
+    "read_bytes",
+    "replace_bytes",
+    "size",
+]

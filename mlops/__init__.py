@@ -1,0 +1,1 @@
+"""What runs, submits, schedules and installs the pipelines: the command line, local runs, Kubeflow, the cluster."""

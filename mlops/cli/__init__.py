@@ -1,0 +1,1 @@
+"""`mlops`, the command line: a module a group of commands."""

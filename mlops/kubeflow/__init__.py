@@ -1,0 +1,1 @@
+"""The pipelines on a Kubeflow Pipelines server: its API, runs, schedules, and their agreement with MLflow."""

@@ -1,0 +1,1 @@
+"""The pipelines on this machine: `kfp.local`, a subprocess or a container a step."""
