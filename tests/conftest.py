@@ -117,7 +117,7 @@ def run_of_all(
 
 
 # what takes long first, or one worker is left with it at the end
-FOLDERS = ("services", "pipelines", "real", "manifests", "unit")
+FOLDERS = ("services", "pipelines", "mlops", "real", "manifests", "unit")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

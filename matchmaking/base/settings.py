@@ -44,7 +44,7 @@ def code_version() -> str:
     """
     if given := os.environ.get("MLOPS_CODE_VERSION"):
         return given
-    root = Path(__file__).parent.parent
+    root = Path(__file__).parents[2]
     if not (root / ".git").exists():
         return package_version()
     try:

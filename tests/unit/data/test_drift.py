@@ -20,7 +20,7 @@ from matchmaking.data.drift import _noise, detect_drift, drift_files, halves, je
 from matchmaking.data.sample import generate
 from matchmaking.data.schema import CATEGORICAL, FEATURES
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 
 
 def make_pairs(rows: int, seed: int = 0) -> pd.DataFrame:

@@ -24,7 +24,7 @@ from matchmaking.release.store.interface import LOCK
 from matchmaking.release.store.local import LocalStore
 from tests.promotion_fixtures import change_evidence, package, variant
 
-DRIVER = Path(__file__).parents[1] / "kill_driver.py"
+DRIVER = Path(__file__).parents[2] / "kill_driver.py"
 
 
 def quiet(text: str) -> None:

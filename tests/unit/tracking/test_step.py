@@ -14,7 +14,7 @@ import pytest
 from matchmaking.base.errors import InputError, RefusedError
 from matchmaking.tracking.step import ERROR_MARK, collect, step
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 
 
 def artifact() -> SimpleNamespace:
