@@ -22,7 +22,8 @@ from sklearn.metrics import average_precision_score
 
 from matchmaking.data.sample import generate
 from matchmaking.data.schema import TARGET
-from matchmaking.inputs.split import ASSUMED, SPLITS, split, split_file
+from matchmaking.inputs import SPLITS
+from matchmaking.inputs.split import ASSUMED, split, split_file
 from matchmaking.model import production
 from matchmaking.model.score import score
 from matchmaking.model.train import Recipe, train_candidate

@@ -10,7 +10,7 @@ from typing import Any
 
 import typer
 
-from pipelines.compile import PIPELINES
+from pipelines import PIPELINES
 
 EXIT_CODES = {
     0: "done",

@@ -1,1 +1,15 @@
 """The pipelines: one DAG a file, what their pods carry, and the compiler."""
+
+from enum import StrEnum
+
+
+class Pipeline(StrEnum):
+    """All of them."""
+
+    retrain = "retrain"
+    evaluate = "evaluate"
+    monitor = "monitor"
+    promote = "promote"
+
+
+PIPELINES = tuple(each.value for each in Pipeline)

@@ -18,8 +18,8 @@ from pathlib import Path
 from typing import Any
 
 from matchmaking.base.errors import cannot_write
+from pipelines import PIPELINES
 
-PIPELINES = ("retrain", "evaluate", "monitor", "promote")
 # what a pod's container runs, before the component's name; nothing is imported from where it stands
 RUN = ["python3", "-P", "-m", "components.run"]
 

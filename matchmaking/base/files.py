@@ -19,12 +19,22 @@ def copy_file(source: Path, target: Path) -> None:
 
 
 @contextmanager
-def written_whole(target: Path) -> Iterator[Path]:
-    """A place to write a file that becomes the target when all went well."""
-    temporary = temporary_beside(target)
+def written_whole(target: Path, *, durable: bool = False, temporary: Path | None = None) -> Iterator[Path]:
+    """A place to write a file that becomes the target when all went well, and vanishes when not.
+
+    Args:
+        target: the file; its folder is there.
+        durable: the file is on the disk before it has its name, and has its name there before this ends.
+        temporary: where to write, in the same folder; a name of its own if left out, so that two may write at once.
+    """
+    temporary = temporary or temporary_beside(target)
     try:
         yield temporary
+        if durable:
+            sync(temporary)
         os.replace(temporary, target)
+        if durable:
+            sync(target.parent)
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -46,6 +56,7 @@ def file_sha256(path: Path) -> str:
 
 
 def sync(path: Path) -> None:
+    """Has a file's bytes, or the names in a folder, survive a power failure."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from matchmaking.base.errors import InputError, MlopsError, cannot_write
-from matchmaking.base.files import file_md5
+from matchmaking.base.files import file_md5, written_whole
 from matchmaking.base.redact import redact
 from matchmaking.data.pointer import DATA, POINTER, Pointer, pointer_history, working_pointer
 
@@ -122,15 +122,12 @@ def obtain(root: Path, commit: str, pointer: Pointer, target: Path) -> None:
 @contextmanager
 def written(target: Path) -> Iterator[Path]:
     """A path to write to, which becomes `target` when all went well and vanishes when not."""
-    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        yield temporary
-        temporary.replace(target)
+        with written_whole(target) as temporary:
+            yield temporary
     except OSError as error:
         raise cannot_write(target, error) from error
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 # --- adding and listing --------------------------------------------------------------------------------

@@ -8,13 +8,13 @@ the best possible one because `true_probability` is what the labels are drawn fr
 from __future__ import annotations
 
 import gzip
-from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
 from matchmaking.base.errors import InputError, cannot_write
+from matchmaking.base.files import written_whole
 from matchmaking.data.schema import COLUMNS, TARGET
 
 COVERED_BY = {
@@ -116,20 +116,16 @@ def generate_file(path: Path, rows: int, seed: int, drift: str = "none") -> dict
     from sklearn.metrics import average_precision_score, brier_score_loss, roc_auc_score
 
     pairs = generate(rows, seed, drift)
-    temporary = path.with_name(f".{path.name}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with temporary.open("wb") as plain:
+        with written_whole(path) as temporary, temporary.open("wb") as plain:
             if path.suffix == ".gz":
                 # without a name and a time stamp in the header the same pairs are the same bytes
                 with gzip.GzipFile(filename="", mode="wb", fileobj=plain, mtime=0) as packed:
                     pairs.to_csv(packed, index=False)
             else:
                 pairs.to_csv(plain, index=False)
-        temporary.replace(path)
     except OSError as error:
-        with suppress(OSError):
-            temporary.unlink()
         raise cannot_write(path, error) from error
     target, probability = pairs[TARGET].to_numpy(), true_probability(pairs)
     both = len(np.unique(target)) == 2  # of one class alone, neither of the two says anything

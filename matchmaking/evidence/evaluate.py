@@ -9,12 +9,10 @@ from typing import Any
 import pandas as pd
 
 from matchmaking.data.schema import SLICES, TARGET
-from matchmaking.evidence import contract, metrics
+from matchmaking.evidence import MODELS, contract, metrics
 from matchmaking.inputs.split import facts_of
 from matchmaking.model import lineage, production
 from matchmaking.model.score import score
-
-MODELS = ("production", "candidate")
 
 
 def evaluate_models(

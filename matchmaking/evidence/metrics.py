@@ -13,6 +13,7 @@ TRACKED = ("accuracy", "precision", "recall", "f1", "roc_auc")
 SCALARS = (*TRACKED, "average_precision", "brier", "log_loss", "ece")
 LOWER_IS_BETTER = frozenset({"brier", "log_loss", "ece", "calibration"})
 CURVE_POINTS = 200
+BINS = 15  # of equal width, of calibration
 
 
 def evaluate(match: np.ndarray, probability: np.ndarray, slices: pd.DataFrame | None = None) -> dict[str, Any]:
@@ -40,7 +41,7 @@ def evaluate(match: np.ndarray, probability: np.ndarray, slices: pd.DataFrame | 
     return result
 
 
-def expected_calibration_error(match: np.ndarray, probability: np.ndarray, bins: int = 15) -> float:
+def expected_calibration_error(match: np.ndarray, probability: np.ndarray, bins: int = BINS) -> float:
     """Expected calibration error over equal-width bins, in [0, 1]: the sum of n_b/n * |mean p_b - match rate_b|.
 
     Source: Guo et al., "On Calibration of Modern Neural Networks", ICML 2017, equation 3.
@@ -60,11 +61,11 @@ def curves(match: np.ndarray, probability: np.ndarray) -> dict[str, list[list[fl
 
     false_rate, true_rate, _ = roc_curve(match, probability)
     precision, recall, _ = precision_recall_curve(match, probability)
-    index = _bin(probability, 15)
-    rows = np.bincount(index, minlength=15)
+    index = _bin(probability, BINS)
+    rows = np.bincount(index, minlength=BINS)
     used = rows > 0
-    mean = np.bincount(index, weights=probability, minlength=15)[used] / rows[used]
-    rate = np.bincount(index, weights=match, minlength=15)[used] / rows[used]
+    mean = np.bincount(index, weights=probability, minlength=BINS)[used] / rows[used]
+    rate = np.bincount(index, weights=match, minlength=BINS)[used] / rows[used]
     return {
         "roc": _thin(false_rate, true_rate),
         "pr": _thin(recall[::-1], precision[::-1]),

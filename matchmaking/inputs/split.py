@@ -24,6 +24,7 @@ from matchmaking.base.errors import InputError
 from matchmaking.base.files import file_md5
 from matchmaking.data.read import read_pairs
 from matchmaking.data.schema import TARGET
+from matchmaking.inputs import SPLITS
 from matchmaking.model import production
 from matchmaking.model.lineage import (
     TEST_SHARE,
@@ -37,7 +38,6 @@ from matchmaking.model.lineage import (
     write_lineage,
 )
 
-SPLITS = ("auto", "stratified", "hash")
 # production was trained under this one; it is not the seed of a run, and changing it would leak test rows
 SPLIT_SEED = 42
 # of the pairs that a lineage lists; with fewer, that is said

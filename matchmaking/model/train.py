@@ -27,13 +27,12 @@ import pandas as pd
 
 from matchmaking.base.errors import InputError
 from matchmaking.data.schema import TARGET
-from matchmaking.model import features, lineage, production
+from matchmaking.model import ALGORITHMS, features, lineage, production
 from matchmaking.model.predict import prepare_tensorflow
 
 if TYPE_CHECKING:
     import keras
 
-ALGORITHMS = ("interactions", "dense")
 TRAINING_RECORD = "training.json"
 # the architecture of `interactions`, chosen on out-of-fold predictions
 MEMBERS = 4
@@ -72,7 +71,7 @@ class Recipe:
     Where one of the last three is 0 it is the algorithm's own, see `OWN`.
     """
 
-    algorithm: str = "interactions"
+    algorithm: str = ALGORITHMS[0]
     seed: int = 0
     epochs: int = 0
     batch_size: int = 0

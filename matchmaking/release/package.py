@@ -11,9 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from matchmaking import storage
-from matchmaking.base import files
 from matchmaking.base.errors import InputError, RefusedError
-from matchmaking.base.files import file_sha256
+from matchmaking.base.files import copy_file, file_sha256
 from matchmaking.base.records import NewerError, RecordError, read_record
 from matchmaking.base.redact import redact
 from matchmaking.base.settings import code_version
@@ -21,8 +20,8 @@ from matchmaking.evidence.metrics import SCALARS
 from matchmaking.model import keras_file, production
 from matchmaking.model.train import TRAINING_RECORD
 from matchmaking.release.records import Contract, Manifest, Verdict
+from matchmaking.storage.operations import MANIFEST
 
-MANIFEST = "manifest.json"
 DECISION = "decision.json"
 CONTRACT = "contract.json"
 CONTENTS = (*production.FILES, DECISION, CONTRACT, MANIFEST)
@@ -121,7 +120,7 @@ def package_candidate(
     with tempfile.TemporaryDirectory() as folder:
         staged = Path(folder)
         for name in production.FILES:
-            files.copy_file(candidate_dir / name, staged / name)
+            copy_file(candidate_dir / name, staged / name)
         evidence = {DECISION: decision, CONTRACT: contract}
         for name, content in evidence.items():
             (staged / name).write_text(json.dumps(content, indent=1) + "\n")

@@ -11,9 +11,9 @@ from typing import Any
 
 from matchmaking.base.escape import visible
 from matchmaking.base.redact import redact
+from matchmaking.evidence import MODELS
 from matchmaking.evidence.metrics import LOWER_IS_BETTER, SCALARS
 
-MODELS = ("production", "candidate")
 LABELS = {
     "roc_auc": "ROC AUC",
     "average_precision": "average precision",

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from matchmaking.evidence.metrics import BINS
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
@@ -21,7 +23,6 @@ STYLES = {"production": "-", "candidate": "--"}  # and without any colour
 GREY = "#6b6b6b"
 # 8 x 6 inches at 100 dpi: 800 px wide, its text at reading size
 SIZE, DPI = (8.0, 6.0), 100
-BINS = 15  # of the calibration curve, as in metrics.curves
 
 
 def save_plots(evaluation: dict[str, Any], out_dir: Path, history: dict[str, list[float]] | None = None) -> list[Path]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 
 from matchmaking import storage
 from matchmaking.base.errors import MlopsError
+from matchmaking.base.files import written_whole
 from matchmaking.base.redact import redact
 from matchmaking.base.settings import code_version
 from matchmaking.evidence.metrics import SCALARS
@@ -219,9 +219,8 @@ def write_failed(
 
 def _write(path: Path, text: str) -> None:
     """Writes a file beside an older one and puts it in its place: that may be a link to a step's artifact."""
-    temporary = path.with_name(f".{path.name}.new")
-    temporary.write_text(text)
-    os.replace(temporary, path)
+    with written_whole(path) as temporary:
+        temporary.write_text(text)
 
 
 def _json(path: Path) -> Any:

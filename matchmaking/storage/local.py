@@ -57,11 +57,8 @@ class Local(Store):
                 fcntl.flock(folder, fcntl.LOCK_EX)
                 if (file_sha256(self.path) if self.path.exists() else None) != expected:
                     raise Lost
-                with written_whole(self.path) as temporary, temporary.open("wb") as copy:
+                with written_whole(self.path, durable=True) as temporary, temporary.open("wb") as copy:
                     shutil.copyfileobj(file, copy)
-                    copy.flush()
-                    os.fsync(copy.fileno())
-                os.fsync(folder)
                 return file_sha256(self.path)
             finally:
                 os.close(folder)

@@ -16,8 +16,11 @@ import typer
 from matchmaking.base.errors import InputError, RefusedError, cannot_write
 from matchmaking.base.escape import for_rich, for_terminal, say
 from matchmaking.base.settings import MAX_SEED
+from matchmaking.inputs import Split
+from matchmaking.model import Algorithm
 from mlops.cli.options import check_options
 from mlops.cli.terminal import make_console, policy_text
+from mlops.local import Runner
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -25,8 +28,8 @@ if TYPE_CHECKING:
     from mlops.local.run import Outcome
 
 
-class Pipeline(StrEnum):
-    """What `mlops run` can run."""
+class Local(StrEnum):
+    """What `mlops run` can run: a promotion is `mlops promote`."""
 
     retrain = "retrain"
     evaluate = "evaluate"
@@ -34,34 +37,15 @@ class Pipeline(StrEnum):
     all = "all"
 
 
-class Runner(StrEnum):
-    """Where the steps of a local run execute."""
-
-    subprocess = "subprocess"
-    docker = "docker"
-
-
-class Algorithm(StrEnum):
-    """What `mlops run retrain` can train."""
-
-    interactions = "interactions"
-    dense = "dense"
-
-
-class Split(StrEnum):
-    """How the held-out pairs are chosen."""
-
-    auto = "auto"
-    stratified = "stratified"
-    hash = "hash"
-
-
 WorkDir = Annotated[Path, typer.Option(help="Where runs, candidates and the MLflow records go.")]
 
 
 def run(
     context: typer.Context,
-    pipeline: Annotated[Pipeline, typer.Argument(help="Which pipeline; 'all' runs the three, one after the other.")],
+    pipeline: Annotated[
+        Local,
+        typer.Argument(help="Which pipeline; 'all' runs the three, one after the other."),
+    ],
     data: Annotated[str, typer.Option(help="The dataset: a CSV file, plain or gzip.")] = "",
     data_rev: Annotated[str, typer.Option(help="In its place: a git revision of the versioned data.")] = "",
     production: Annotated[
@@ -98,9 +82,9 @@ def run(
     console = make_console()
     if bool(data) == bool(data_rev):
         raise InputError("give the dataset either as --data FILE or as --data-rev REVISION")
-    if out and pipeline is Pipeline.all:
+    if out and pipeline is Local.all:
         raise InputError("--out is the folder of one pipeline's results; name the pipeline")
-    if pipeline is not Pipeline.all:
+    if pipeline is not Local.all:
         check_options(context, pipeline.value)
     if data_rev:
         data = _at_revision(data_rev, work_dir)
@@ -119,7 +103,7 @@ def run(
         "evaluate": {**common, "split": split.value, "production_data": production_data},
         "monitor": {**common, "current": current},
     }
-    names = ["retrain", "evaluate", "monitor"] if pipeline is Pipeline.all else [pipeline.value]
+    names = ["retrain", "evaluate", "monitor"] if pipeline is Local.all else [pipeline.value]
     if production == "" and "evaluate" in names:
         raise InputError("--production is missing: evaluate needs the folder of the production model")
     check_runner(runner.value, names)
@@ -142,7 +126,7 @@ def run(
         write_results(outcomes[name].folder, out)
     if as_json:
         summaries = {name: outcome.summary for name, outcome in outcomes.items()}
-        typer.echo(json.dumps(summaries if pipeline is Pipeline.all else summaries[pipeline.value], indent=1))
+        typer.echo(json.dumps(summaries if pipeline is Local.all else summaries[pipeline.value], indent=1))
     else:
         _show(outcomes, work_dir)
     if code := outcomes[name].exit_code:

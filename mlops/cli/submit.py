@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping
+from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args, get_origin, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 
 import typer
 
@@ -21,9 +22,12 @@ from matchmaking.base.settings import (
     kfp_host,
     mlflow_run_url,
 )
+from matchmaking.inputs import Split
+from matchmaking.model import Algorithm
 from mlops.cli.options import check_options, given
 from mlops.cli.parameters import DATA_ARGUMENTS, Candidates, Current, Data, Host, Production, open_server
 from mlops.cli.terminal import make_console, policy_text
+from pipelines import Pipeline
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -35,7 +39,7 @@ if TYPE_CHECKING:
 
 def submit(
     context: typer.Context,
-    pipeline: Annotated[Literal["retrain", "evaluate", "monitor", "promote"], typer.Argument(help="Which pipeline.")],
+    pipeline: Annotated[Pipeline, typer.Argument(help="Which pipeline.")],
     version: Annotated[
         str,
         typer.Argument(help="promote: number in the model registry, or a package's name; the challenger if left out."),
@@ -48,15 +52,11 @@ def submit(
     current: Current = "",
     candidates: Candidates = CANDIDATES_URI,
     seed: Annotated[int, typer.Option(min=0, max=MAX_SEED, help="Of everything that is drawn by chance.")] = 0,
-    algorithm: Annotated[
-        Literal["interactions", "dense"], typer.Option(help="retrain: what to train.")
-    ] = "interactions",
+    algorithm: Annotated[Algorithm, typer.Option(help="retrain: what to train.")] = Algorithm.interactions,
     epochs: Annotated[int | None, typer.Option(min=1, help="retrain: passes over the rows, at most.")] = None,
     batch_size: Annotated[int | None, typer.Option(min=1, help="retrain: rows a step.")] = None,
     learning_rate: Annotated[float | None, typer.Option(min=1e-6, max=1, help="retrain: the first one.")] = None,
-    split: Annotated[
-        Literal["auto", "stratified", "hash"], typer.Option(help="How held-out pairs are chosen.")
-    ] = "auto",
+    split: Annotated[Split, typer.Option(help="How held-out pairs are chosen.")] = Split.auto,
     production_data: Annotated[
         str, typer.Option(help="What production was trained on, if it doesn't know.", show_default="--data")
     ] = "",
@@ -100,13 +100,13 @@ def submit(
     own: dict[str, dict[str, Any]] = {
         "retrain": {
             "candidates": candidates,
-            "algorithm": algorithm,
-            "split": split,
+            "algorithm": algorithm.value,
+            "split": split.value,
             "production_data": production_data,
             "policy": policy_text(policy),
             **{key: value for key, value in recipe.items() if value is not None},
         },
-        "evaluate": {"split": split, "production_data": production_data},
+        "evaluate": {"split": split.value, "production_data": production_data},
         "monitor": {"current": current},
         "promote": {"version": version, "force": force, "reason": reason},
     }
@@ -293,7 +293,7 @@ def _memory(pipeline: str, arguments: Mapping[str, Any], console: Console) -> st
 def chosen_data(arguments: dict[str, Any], source: str) -> dict[str, Any]:
     """Arguments of a file, where they are of those that an option offers."""
     for name, hint in get_type_hints(submit, include_extras=False).items():
-        offered = get_args(hint) if get_origin(hint) is Literal else ()
+        offered = tuple(hint) if isinstance(hint, type) and issubclass(hint, StrEnum) else ()
         if offered and name in arguments and arguments[name] not in offered:
             choices = f"{', '.join(offered[:-1])} or {offered[-1]}"
             raise InputError(f"{source}: {name} is {choices}, not {arguments[name]!r}")

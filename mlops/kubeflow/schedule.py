@@ -17,7 +17,7 @@ from matchmaking.base.errors import InputError
 from mlops.kubeflow.arguments import parse_arguments
 from mlops.kubeflow.kfp_api import Server
 from mlops.kubeflow.submit import Version, account, experiment_id, named, upload
-from pipelines.compile import PIPELINES
+from pipelines import PIPELINES
 
 FILE = Path("manifests/schedules/schedules.yaml")
 SUFFIX, ARGUMENTS = ".schedule", ".arguments"

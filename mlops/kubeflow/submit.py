@@ -19,7 +19,8 @@ from matchmaking.base.errors import InputError
 from matchmaking.base.settings import EXPERIMENT, kfp_run_url, package_version
 from matchmaking.tracking import now
 from mlops.kubeflow.kfp_api import Server, ServerError, UnsureError
-from pipelines.compile import PIPELINES, compile_pipeline
+from pipelines import PIPELINES
+from pipelines.compile import compile_pipeline
 from pipelines.pods import PROMOTION_ACCOUNT
 
 ATTEMPTS = 3

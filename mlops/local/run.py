@@ -27,8 +27,6 @@ from matchmaking.reporting.summary import Failure, Summary
 from matchmaking.tracking import now
 from mlops.local.watch import COLOURS, Steps, Watcher
 
-PIPELINES = ("retrain", "evaluate", "monitor")
-RUNNERS = ("subprocess", "docker")
 LOG = "run.log"
 # bytes of the work folder's path: SQLite opens files of 512, and adds a suffix to `mlflow.db`
 MOST_PATH = 480
@@ -69,7 +67,7 @@ def run_pipeline(
     """Runs one pipeline and leaves its results in `<work_dir>/runs/<pipeline>_<timestamp>/`.
 
     Args:
-        name: one of `PIPELINES`.
+        name: "retrain", "evaluate" or "monitor".
         arguments: the pipeline's, but for the timestamp.
         work_dir: where runs, MLflow's SQLite file and its artifacts go.
         runner: one of `RUNNERS`.

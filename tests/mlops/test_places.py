@@ -130,11 +130,10 @@ def test_seeds_are_those_that_everything_can_be_seeded_with(
     assert not (tmp_path / "work").exists()
     # what comes through KFP's API is looked at by the first step
     from matchmaking import tracking
-    from matchmaking.tracking import connection
     from matchmaking.tracking.step import Running
 
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path / 'mlflow.db'}")
-    monkeypatch.setattr(connection, "client", tracking.client.__wrapped__)
+    monkeypatch.setattr("matchmaking.tracking.runs.client", tracking.client.__wrapped__)
     for seed, job in ((MAX_SEED + 1, "a"), (2**53, "b"), (-1, "c")):
         with pytest.raises(InputError, match=f"seed {seed}: give a whole number from 0 to {MAX_SEED}"):
             Running("ingest", "").open_run("retrain", "", job, {"seed": seed})

@@ -18,7 +18,6 @@ from typing import Any
 import pytest
 import yaml
 
-from matchmaking.base import settings
 from matchmaking.base.settings import EXPERIMENT, package_version
 from matchmaking.data import versions
 from mlops.cli.app import main
@@ -27,8 +26,7 @@ from mlops.kubeflow.arguments import parameters
 from mlops.kubeflow.follow import Step, follow
 from mlops.kubeflow.kfp_api import Server, ServerError, UnsureError
 from mlops.kubeflow.submit import start, upload, upload_all
-from pipelines import memory
-from pipelines.compile import PIPELINES
+from pipelines import PIPELINES, memory
 from tests.hostile import ESCAPES
 from tests.kfp_server import FakeKfp, Fault, Plan, kfp_server
 
@@ -426,7 +424,7 @@ def test_upload_is_done_once(kfp: FakeKfp, here: Here, monkeypatch: pytest.Monke
     assert all(version.uploaded for version in first)
     assert not any(version.uploaded for version in second)
     assert len(kfp.versions) == len(PIPELINES)
-    monkeypatch.setattr(settings, "package_version", lambda: "9.9.9")
+    monkeypatch.setattr(submit, "package_version", lambda: "9.9.9")
     done = here("upload", "--host", kfp.url)
     assert done.stdout.count("  uploaded") == len(PIPELINES)
     assert len(kfp.pipelines) == len(PIPELINES)

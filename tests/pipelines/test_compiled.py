@@ -14,8 +14,8 @@ import yaml
 from components.run import names
 from matchmaking.base.errors import InputError, MlopsError
 from mlops.kubeflow.submit import compiled
-from pipelines import memory
-from pipelines.compile import PIPELINES, compile_all, compile_pipeline
+from pipelines import PIPELINES, memory
+from pipelines.compile import compile_all, compile_pipeline
 
 # what the manifests have, by name and key
 SECRETS = {

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from matchmaking import tracking
 from matchmaking.base.files import file_md5
 from matchmaking.data.sample import generate, true_probability
 from matchmaking.data.schema import TARGET
@@ -318,7 +319,7 @@ def test_a_step_that_is_killed_is_recorded_and_told(
     monkeypatch.setattr(notify, "send", send)
     # a run sets it for its steps
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path / 'mlflow.db'}")
-    monkeypatch.setattr("matchmaking.tracking.client", __import__("matchmaking.tracking").tracking.client.__wrapped__)
+    monkeypatch.setattr("matchmaking.tracking.runs.client", tracking.client.__wrapped__)
 
     def kill_when_it_runs() -> None:
         for _ in range(600):

@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 import yaml
 
-from pipelines.compile import PIPELINES, compile_pipeline
+from pipelines import PIPELINES
+from pipelines.compile import compile_pipeline
 from tests.workflow_size import CARRIERS, workflow_bytes
 
 # with those that a promotion by policy adds

@@ -20,7 +20,7 @@ from matchmaking.release import audit, check, promote, recovery
 from matchmaking.release.records import Entry
 from matchmaking.release.store import bucket, open_store
 from matchmaking.release.store.interface import LOCK
-from matchmaking.storage import operations
+from matchmaking.storage import s3 as s3_backend
 from tests.promotion_fixtures import package, variant
 from tests.services.conftest import S3, race, use_s3
 
@@ -215,7 +215,7 @@ def test_a_store_that_passes_over_conditions_is_refused(
     packages: list[str], s3: S3, monkeypatch: pytest.MonkeyPatch, header: str
 ) -> None:
     """A store that doesn't know the header does as the same store does without it."""
-    client = s3.S3(URI).client
+    client = s3_backend.S3(URI).client
     before = s3.content("production")
     change = prepared(packages[0])
 
@@ -255,8 +255,8 @@ def test_a_promotion_that_was_cut_off_is_finished_or_undone(
     with monkeypatch.context() as patch:
         patch.setattr(bucket.BucketStore, "replace", die)
         # a killed process recovers nothing and lets go of nothing
-        patch.setattr(recovery, "recover_change", lambda store, say: None)
-        patch.setattr(operations, "delete", lambda uri: None)
+        patch.setattr("matchmaking.release.promote.recover_change", lambda store, say: None)
+        patch.setattr(storage, "delete", lambda uri: None)
         with pytest.raises(Killed):
             promote.apply(change, say=quiet)
     holder = storage.read_bytes(f"{URI}/{LOCK}")

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from matchmaking.base.errors import InputError, RefusedError, cannot_write
+from matchmaking.base.files import sync, written_whole
 from matchmaking.release.store.interface import LOCK, STATE, ChangedError, Stored
 
 _TEMPORARY = ".mlops-tmp"
@@ -83,7 +84,7 @@ class LocalStore:
                 (self.folder / folder).mkdir(exist_ok=True)
             except OSError as error:
                 raise cannot_write(self.folder / folder, error) from error
-            _sync_folder((self.folder / folder).parent)
+            sync((self.folder / folder).parent)
         self._write(path, data, None)
 
     def append(self, name: str, line: str) -> None:
@@ -98,7 +99,7 @@ class LocalStore:
                 os.fsync(file.fileno())
         except OSError as error:
             raise cannot_write(self.folder / name, error) from error
-        _sync_folder((self.folder / name).parent)
+        sync((self.folder / name).parent)
 
     def delete(self, name: str) -> None:
         path = self.folder / name
@@ -109,24 +110,20 @@ class LocalStore:
         else:
             path.unlink(missing_ok=True)
         if path.parent.exists():
-            _sync_folder(path.parent)
+            sync(path.parent)
 
     def _write(self, path: Path, data: bytes, like: os.stat_result | None) -> None:
         """Writes beside the file and renames over it: a reader opens the old file or the new one, never a mix."""
+        # under the lock there is one writer, and what a killed one left is written over
         temporary = path.with_name(f".{path.name}{_TEMPORARY}")
         try:
-            with temporary.open("wb") as file:
+            with written_whole(path, durable=True, temporary=temporary), temporary.open("wb") as file:
                 if like is not None:
                     _keep_owner(file.fileno(), like, path)
                     os.fchmod(file.fileno(), stat.S_IMODE(like.st_mode))
                 file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(temporary, path)
         except OSError as error:
-            temporary.unlink(missing_ok=True)
             raise cannot_write(path, error) from error
-        _sync_folder(path.parent)
 
 
 def _keep_owner(descriptor: int, like: os.stat_result, path: Path) -> None:
@@ -140,12 +137,3 @@ def _keep_owner(descriptor: int, like: os.stat_result, path: Path) -> None:
             raise InputError(
                 f"{path} belongs to another user, who could not read a file of yours in its place; promote as that user"
             ) from None
-
-
-def _sync_folder(folder: Path) -> None:
-    """Makes a rename in a folder survive a power failure."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

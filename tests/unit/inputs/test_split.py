@@ -15,7 +15,8 @@ from sklearn.model_selection import train_test_split
 from matchmaking.base.errors import InputError
 from matchmaking.data.sample import generate
 from matchmaking.data.schema import FEATURES
-from matchmaking.inputs.split import ASSUMED, SPLITS, Facts, held_out_by_hash, split, split_file
+from matchmaking.inputs import SPLITS
+from matchmaking.inputs.split import ASSUMED, Facts, held_out_by_hash, split, split_file
 from matchmaking.model import production
 from matchmaking.model.lineage import Lineage, pair_keys, read_lineage, write_lineage
 

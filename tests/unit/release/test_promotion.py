@@ -523,7 +523,7 @@ def cut_off(change: check.Change, folder: str, monkeypatch: pytest.MonkeyPatch) 
 
     with monkeypatch.context() as patch:
         patch.setattr(LocalStore, "_write", die)
-        patch.setattr(recovery, "recover_change", lambda store, say: None)
+        patch.setattr("matchmaking.release.promote.recover_change", lambda store, say: None)
         with pytest.raises(Killed):
             apply(change, say=quiet)
 
