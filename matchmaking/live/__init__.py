@@ -1,0 +1,1 @@
+"""How production does on the pairs of now: logs, windows, estimates, and alerts with a stated error."""

@@ -1,0 +1,269 @@
+"""Performance on pairs whose outcomes haven't come, from calibrated confidence: CBPE, and PAPE under covariate shift.
+
+CBPE reads the expected confusion matrix off calibrated probabilities: a pair with the calibrated probability c is c of
+a match and 1 - c of none. PAPE first weights the reference, so that it has the window's distribution of features: the
+density ratio comes from a classifier that tells the two apart, and the calibration is fitted under those weights.
+Source of both: Bialek et al., "Estimating Model Performance Under Covariate Shift Without Labels", arXiv 2401.08348.
+
+Both see what the features and the probabilities show. What changes in the outcomes alone (concept drift) they cannot
+see: there the estimate stays where it was, and only measurement tells.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from matchmaking.decision import metric_scorer
+from matchmaking.schema import CATEGORICAL, FEATURES, NUMERIC, TARGET
+
+Floats = npt.NDArray[np.float64]
+Method = Literal["cbpe", "pape"]
+METRICS = ("accuracy", "precision", "recall", "f1", "roc_auc", "average_precision", "brier", "log_loss")
+BINS = 60
+FOLDS = 3
+# a weight above this is taken as this: one reference pair shouldn't speak for hundreds
+MOST_WEIGHT = 20.0
+
+
+@dataclass(frozen=True)
+class Minimum:
+    """Below any of these an estimate is withheld.
+
+    Attributes:
+        effective_positives: matches in the reference, after weighting (Kish). A recall read off n of them has a
+            standard error of about 0.4 / sqrt(n).
+        effective_rows: pairs in the reference, after weighting (Kish).
+        window_rows: pairs in the window.
+    """
+
+    effective_positives: float = 400
+    effective_rows: float = 1_000
+    window_rows: int = 200
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """One method's view of a window.
+
+    Attributes:
+        method: "cbpe" or "pape".
+        rows: pairs in the window.
+        effective_rows: the reference's effective sample size (Kish): its rows, for CBPE.
+        effective_positives: the same of its matches.
+        unsupported: share of the window's pairs with a category that the reference doesn't have; no weight makes up
+            for them.
+        shift: how well the density-ratio classifier tells window and reference apart: an AUC, 0.5 for not at all;
+            None for CBPE.
+        metrics: by name the value, and its interval's `low` and `high`; empty where withheld.
+        withheld: why there is no estimate; None where there is one.
+    """
+
+    method: Method
+    rows: int
+    effective_rows: float
+    effective_positives: float
+    unsupported: float
+    shift: float | None
+    metrics: dict[str, dict[str, float]]
+    withheld: str | None
+
+
+def expected_metrics(probability: Floats, chance: Floats) -> dict[str, Floats]:
+    """The metrics of scores where each pair matches with a known chance: the expectation of CBPE.
+
+    Ratios are ratios of expectations, AP and AUC those of the expected curve: they differ from the mean over drawn
+    labels by terms of order 1 / matches.
+
+    Args:
+        probability: the model's probabilities, shape (rows,).
+        chance: the chance of a match, shape (rows,), or (draws, rows) for several at once.
+
+    Returns:
+        Each of `METRICS`, shape (draws,).
+    """
+    chance = np.atleast_2d(chance)
+    rows = len(probability)
+    label = np.repeat([1, 0], rows)
+    scored = metric_scorer(label, np.concatenate([probability, probability]))(np.hstack([chance, 1 - chance]))
+    return {name: scored[name] for name in METRICS}
+
+
+def kish(weight: Floats) -> float:
+    """The effective sample size of weights (Kish, "Survey Sampling", 1965): (sum w)^2 / sum w^2."""
+    squares = float(np.square(weight).sum())
+    return float(weight.sum()) ** 2 / squares if squares else 0.0
+
+
+def estimate(
+    reference: pd.DataFrame,
+    window: pd.DataFrame,
+    method: Method = "pape",
+    *,
+    minimum: Minimum | None = None,
+    resamples: int = 100,
+    confidence: float = 0.95,
+    seed: int = 0,
+) -> Estimate:
+    """What a window's metrics are expected to be, without its outcomes.
+
+    Args:
+        reference: labelled pairs scored by the window's model, none of which it was trained on: `FEATURES`,
+            `probability`, `match`; all of them mature, else early outcomes speak for all.
+        window: the pairs to look at: `FEATURES`, `probability`.
+        method: "cbpe", or "pape" for weights against covariate shift.
+        minimum: below what the estimate is withheld.
+        resamples: of the reference and of the window's outcomes; the interval is of their percentiles. It is one for
+            what will be measured on these pairs once all outcomes have come, if the concept doesn't drift.
+        confidence: of the interval, two-sided.
+        seed: of folds and resamples.
+    """
+    least = minimum or Minimum()
+    match = reference[TARGET].to_numpy(dtype=float)
+    weight, shift = np.ones(len(reference)), None
+    unsupported = _unsupported(reference, window)
+    too_few = None
+    if len(window) < least.window_rows:
+        too_few = f"{len(window)} pairs in the window, at least {least.window_rows} are needed"
+    elif match.sum() < least.effective_positives:
+        too_few = f"{match.sum():.0f} matches in the reference, at least {least.effective_positives:g} are needed"
+    if method == "pape" and not too_few:
+        weight, shift = density_ratio(reference, window, seed=seed)
+    rows, positives = kish(weight), kish(weight[match == 1])
+    if not too_few and (rows < least.effective_rows or positives < least.effective_positives):
+        too_few = (
+            f"the reference is worth {rows:.0f} pairs and {positives:.0f} matches, at least {least.effective_rows:g} "
+            f"and {least.effective_positives:g} are needed"
+        )
+    found: dict[str, dict[str, float]] = {}
+    if not too_few:
+        found = _metrics(reference, window, match, weight, resamples, confidence, seed)
+    return Estimate(method, len(window), rows, positives, unsupported, shift, found, too_few)
+
+
+def _metrics(
+    reference: pd.DataFrame,
+    window: pd.DataFrame,
+    match: Floats,
+    weight: Floats,
+    resamples: int,
+    confidence: float,
+    seed: int,
+) -> dict[str, dict[str, float]]:
+    rng = np.random.default_rng(seed)
+    scores = window["probability"].to_numpy(dtype=float)
+    chance = calibrate(reference["probability"].to_numpy(dtype=float), match, weight, scores, resamples, rng)
+    # what the outcomes will be is drawn as well: pairs with the same probability differ in ways it doesn't show
+    chance[1:] = rng.random(chance[1:].shape) < chance[1:]
+    values = expected_metrics(scores, chance)
+    tail = (1 - confidence) / 2
+    return {
+        name: {
+            "value": float(value[0]),
+            "low": float(np.nanquantile(value[1:], tail)),
+            "high": float(np.nanquantile(value[1:], 1 - tail)),
+        }
+        for name, value in values.items()
+    }
+
+
+def calibrate(
+    probability: Floats, match: Floats, weight: Floats, scores: Floats, resamples: int, rng: np.random.Generator
+) -> Floats:
+    """Calibrated chances of a match by weighted isotonic regression, and as many resamples of them.
+
+    Isotonic regression is fitted on bins of the probabilities, which makes a fit a matter of microseconds. Bins hold
+    equal shares of matches and of non-matches, together, so that they are narrow where either is. The resamples are
+    the Bayesian bootstrap's (Rubin, Annals of Statistics 9, 1981), drawn a bin and class at a time: the sum of n
+    exponential weights is a gamma variable, for weighted pairs one of the same mean and variance.
+
+    Args:
+        probability: of the reference, shape (rows,).
+        match: its labels, 0 or 1, shape (rows,).
+        weight: not negative, shape (rows,).
+        scores: the probabilities to calibrate, shape (n,).
+        resamples: how many, may be 0.
+        rng: what draws.
+
+    Returns:
+        Shape (1 + resamples, n), the fit on the data first; each not decreasing in the score.
+    """
+    from sklearn.isotonic import isotonic_regression
+
+    order = np.argsort(probability, kind="stable")
+    p, y, w = probability[order], match[order], weight[order]
+    mass = np.cumsum(y / max(y.sum(), 1) + (1 - y) / max((1 - y).sum(), 1)) / 2
+    edges = np.minimum(np.searchsorted(mass, np.arange(1, BINS) / BINS), len(p) - 1)
+    # pairs with the same probability stay together
+    first = np.unique(np.concatenate([[0], np.searchsorted(p, p[edges], side="left")]))
+    total = np.add.reduceat(w, first)
+    place = np.add.reduceat(w * p, first) / np.maximum(total, 1e-12)
+    by_class = []
+    for label in (y, 1 - y):
+        sums = np.add.reduceat(w * label, first)
+        squares = np.add.reduceat(w**2 * label, first)
+        shape = np.where(squares > 0, sums**2 / np.maximum(squares, 1e-300), 1.0)
+        drawn = rng.gamma(shape, sums / shape, (resamples, len(first)))
+        by_class.append(np.vstack([sums, drawn]))
+    used = total > 0
+    chances = np.empty((1 + resamples, len(scores)))
+    for row, (positive, negative) in enumerate(zip(*by_class, strict=True)):
+        both = np.maximum(positive + negative, 1e-12)[used]
+        fitted = isotonic_regression(positive[used] / both, sample_weight=both, y_min=0.0, y_max=1.0)
+        chances[row] = np.interp(scores, place[used], fitted)
+    return chances
+
+
+def density_ratio(reference: pd.DataFrame, window: pd.DataFrame, seed: int = 0) -> tuple[Floats, float]:
+    """How much likelier each reference pair is in the window, from a classifier that tells the two apart.
+
+    Bickel et al., "Discriminative Learning Under Covariate Shift", JMLR 10, 2009: the odds of "window", times reference
+    rows by window rows. Cross-fitted: no pair is weighted by a classifier that has seen it.
+
+    Returns:
+        Weights with a mean of 1, shape (reference rows,), at most `MOST_WEIGHT` before that; and the classifier's AUC
+        on pairs it hasn't seen.
+    """
+    from sklearn.ensemble import HistGradientBoostingClassifier
+    from sklearn.metrics import roc_auc_score
+    from sklearn.model_selection import StratifiedKFold
+
+    inputs = _inputs(reference, window)
+    target = np.repeat([0, 1], [len(reference), len(window)])
+    chance = np.empty(len(target))
+    for train, test in StratifiedKFold(FOLDS, shuffle=True, random_state=seed).split(inputs, target):
+        # shallow, and stopped where it learns nothing: without a shift the weights are to be even
+        classifier = HistGradientBoostingClassifier(
+            learning_rate=0.1,
+            max_iter=80,
+            max_leaf_nodes=8,
+            min_samples_leaf=100,
+            l2_regularization=1.0,
+            early_stopping=True,
+            n_iter_no_change=5,
+            random_state=seed,
+        )
+        chance[test] = classifier.fit(inputs[train], target[train]).predict_proba(inputs[test])[:, 1]
+    odds = chance[: len(reference)] / np.maximum(1 - chance[: len(reference)], 1e-9)
+    weight = np.minimum(odds * len(reference) / len(window), MOST_WEIGHT)
+    return weight / weight.mean(), float(roc_auc_score(target, chance))
+
+
+def _inputs(reference: pd.DataFrame, window: pd.DataFrame) -> Floats:
+    """The features as numbers, categories by their place in the alphabet, and the probability as a logit."""
+    both = pd.concat([reference[[*FEATURES, "probability"]], window[[*FEATURES, "probability"]]], ignore_index=True)
+    columns: list[Any] = [pd.factorize(both[name], sort=True)[0].astype(float) for name in CATEGORICAL]
+    columns += [both[name].to_numpy(dtype=float) for name in NUMERIC]
+    p = both["probability"].to_numpy(dtype=float).clip(1e-6, 1 - 1e-6)
+    return np.column_stack([*columns, np.log(p / (1 - p))])
+
+
+def _unsupported(reference: pd.DataFrame, window: pd.DataFrame) -> float:
+    new = np.zeros(len(window), dtype=bool)
+    for name in CATEGORICAL:
+        new |= ~window[name].isin(reference[name].unique()).to_numpy()
+    return float(new.mean()) if len(window) else 0.0
