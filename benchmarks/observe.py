@@ -70,7 +70,9 @@ def joined(traffic: Traffic) -> pd.DataFrame:
     return frame.assign(chance=traffic.truth["chance"], drawn=traffic.truth["match"])
 
 
-def look(frame: pd.DataFrame, start: pd.Timestamp, period: Period, reigns: tuple[Champion, ...]) -> list[dict[str, Any]]:
+def look(
+    frame: pd.DataFrame, start: pd.Timestamp, period: Period, reigns: tuple[Champion, ...]
+) -> list[dict[str, Any]]:
     """A window as it is estimated when it ends, by each method, and the truth."""
     end = end_of(start, period)
     window = frame[(frame["time"] >= start) & (frame["time"] < end)]
@@ -181,7 +183,17 @@ def _near(found: pd.DataFrame, title: str) -> Table:
 
 def _unseen(found: pd.DataFrame) -> Table:
     table = Table(title=f"After concept drift on day {CHANGE}: the estimate can't see it, measurement does")
-    for head in ("windows", "metric", "method", "weeks since", "truth", "estimated", "error", "measured later", "its interval"):
+    for head in (
+        "windows",
+        "metric",
+        "method",
+        "weeks since",
+        "truth",
+        "estimated",
+        "error",
+        "measured later",
+        "its interval",
+    ):
         table.add_column(head, justify="right")
     origin = found["start"].min()
     since = ((found["start"] - origin).dt.days // 28).clip(upper=5) * 4

@@ -100,7 +100,9 @@ def _product_limit(days: np.ndarray, came: np.ndarray) -> tuple[np.ndarray, np.n
     return ages, 1 - left, left * np.sqrt(np.cumsum(terms))
 
 
-def _maturity(ages: np.ndarray, arrived: np.ndarray, days: np.ndarray, complete: float) -> tuple[float, float | None, str]:
+def _maturity(
+    ages: np.ndarray, arrived: np.ndarray, days: np.ndarray, complete: float
+) -> tuple[float, float | None, str]:
     """The share that ever comes, the age at which `complete` of that has come, and why not."""
     if not len(ages):
         return 0.0, None, "no outcome has come yet"

@@ -134,7 +134,9 @@ def generate_traffic(plan: Plan, champions: Sequence[Champion]) -> Traffic:
 
     late = plan.delay * np.exp(plan.delay_spread * delays.normal(size=len(day)))
     comes = delays.random(len(day)) >= plan.never
-    outcomes = pd.DataFrame({"pair_id": ids, "time": time + pd.to_timedelta(late, unit="D").floor("ms"), "match": match})
+    outcomes = pd.DataFrame(
+        {"pair_id": ids, "time": time + pd.to_timedelta(late, unit="D").floor("ms"), "match": match}
+    )
     outcomes = outcomes[comes].sort_values(["time", "pair_id"], ignore_index=True)
     truth = pd.DataFrame({"pair_id": ids, "time": time, "chance": chance, "match": match})
     return Traffic(predictions, outcomes, truth)
