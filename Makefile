@@ -29,7 +29,7 @@ LOCK = uv pip compile --quiet --universal --python-version 3.11 --generate-hashe
   --no-header --no-emit-package legalaid-mlops
 
 .DEFAULT_GOAL := help
-.PHONY: help setup dev run repro data/pairs.csv sample-production test test-unit test-all lint format bench bench-decision bench-split bench-drift startup compile docs ui lock images clean \
+.PHONY: help setup dev run repro data/pairs.csv sample-production test test-unit test-all lint format bench bench-decision bench-split bench-drift bench-observe bench-alerts startup compile docs ui lock images clean \
   cluster-up submit schedule open status logs cluster-down
 
 help: ## list the targets
@@ -110,6 +110,12 @@ bench-split: setup ## whether held-out pairs tell the truth once the dataset gro
 
 bench-drift: setup ## how often drift is found where there is none, and where there is, by the number of categories
 	@$(BIN)/python -m benchmarks.drift
+
+bench-observe: setup ## whether estimates tell how production does before outcomes come, on a year of traffic
+	@$(BIN)/python -m benchmarks.observe
+
+bench-alerts: setup ## how often an alert is false, and in how many days a loss is told, on years of traffic
+	@$(BIN)/python -m benchmarks.alerts
 
 startup: setup ## the time from a container's start to the first line of our code, for each image of steps
 	@$(IN_IMAGES) $(BIN)/python -m benchmarks.startup

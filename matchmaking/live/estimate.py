@@ -174,12 +174,15 @@ def _metrics(
 def calibrate(
     probability: Floats, match: Floats, weight: Floats, scores: Floats, resamples: int, rng: np.random.Generator
 ) -> Floats:
-    """Calibrated chances of a match by weighted isotonic regression, and as many resamples of them.
+    """Calibrated chances of a match by weighted histogram binning, and as many resamples of them.
 
-    Isotonic regression is fitted on bins of the probabilities, which makes a fit a matter of microseconds. Bins hold
-    equal shares of matches and of non-matches, together, so that they are narrow where either is. The resamples are
-    the Bayesian bootstrap's (Rubin, Annals of Statistics 9, 1981), drawn a bin and class at a time: the sum of n
-    exponential weights is a gamma variable, for weighted pairs one of the same mean and variance.
+    Zadrozny & Elkan, "Obtaining calibrated probability estimates from decision trees and naive Bayesian classifiers",
+    ICML 2001; straight lines between the bins' means. Not isotonic: where a kind of pair that the model misjudges has
+    become frequent, a higher score needn't be a higher chance (in `make bench-observe`, the error of the estimated AP
+    under "demand" is 0.011 with it and 0.018 with isotonic regression). Bins hold equal shares of matches and of
+    non-matches, together, so that they are narrow where either is. The resamples are the Bayesian bootstrap's (Rubin,
+    Annals of Statistics 9, 1981), drawn a bin and class at a time: the sum of n exponential weights is a gamma
+    variable, for weighted pairs one of the same mean and variance.
 
     Args:
         probability: of the reference, shape (rows,).
@@ -190,10 +193,8 @@ def calibrate(
         rng: what draws.
 
     Returns:
-        Shape (1 + resamples, n), the fit on the data first; each not decreasing in the score.
+        Shape (1 + resamples, n), the fit on the data first.
     """
-    from sklearn.isotonic import isotonic_regression
-
     order = np.argsort(probability, kind="stable")
     p, y, w = probability[order], match[order], weight[order]
     mass = np.cumsum(y / max(y.sum(), 1) + (1 - y) / max((1 - y).sum(), 1)) / 2
@@ -212,9 +213,8 @@ def calibrate(
     used = total > 0
     chances = np.empty((1 + resamples, len(scores)))
     for row, (positive, negative) in enumerate(zip(*by_class, strict=True)):
-        both = np.maximum(positive + negative, 1e-12)[used]
-        fitted = isotonic_regression(positive[used] / both, sample_weight=both, y_min=0.0, y_max=1.0)
-        chances[row] = np.interp(scores, place[used], fitted)
+        both = np.maximum(positive + negative, 1e-300)
+        chances[row] = np.interp(scores, place[used], (positive / both)[used])
     return chances
 
 

@@ -17,7 +17,9 @@ from matchmaking.live.estimate import Floats, expected_metrics
 from matchmaking.live.windows import Period, starts
 from matchmaking.schema import FEATURES
 
-COVARIATE_DRIFTS = ("none", "prices", "new-city")
+# those of `sample.DRIFTS` that leave a pair's chance to its features, and one of our own
+COVARIATE_DRIFTS = ("none", "prices", "new-city", "demand")
+DEMANDED, DEMAND = ("Fraud", "Tax"), 0.5
 
 
 @dataclass(frozen=True)
@@ -47,7 +49,8 @@ class Plan:
         delay: median of the days until an outcome comes, log-normal.
         delay_spread: standard deviation of the delay's logarithm; 0 for the same delay always.
         never: share of pairs whose outcome never comes, whatever it is.
-        covariate: one of `COVARIATE_DRIFTS`, as in `sample.DRIFTS`.
+        covariate: one of `COVARIATE_DRIFTS`: "prices" and "new-city" as in `sample.DRIFTS`; "demand": half of the
+            clients come with a case of `DEMANDED`, beside those that did before.
         covariate_day: the day from which it holds.
         concept: share of pairs that match by chance alone, at the average rate, whatever their features; 0 for none.
         concept_day: the day from which they do.
@@ -165,7 +168,11 @@ def _pairs(plan: Plan, day: np.ndarray) -> pd.DataFrame:
     """The pairs in order of their day, with the covariate drift from its day on."""
     pairs = sample.generate(len(day), plan.seed)
     after = day >= plan.covariate_day
-    if plan.covariate != "none" and after.any():
+    if plan.covariate == "demand":
+        rng = np.random.default_rng([plan.seed, 1])
+        asked = after & (rng.random(len(day)) < DEMAND)
+        pairs.loc[asked, "case_type"] = rng.choice(DEMANDED, int(asked.sum()))
+    elif plan.covariate != "none" and after.any():
         # the same seed gives the same pairs but for what drifts
         drifted = sample.generate(len(day), plan.seed, plan.covariate)
         pairs = pd.concat([pairs[~after], drifted[after]], ignore_index=True)

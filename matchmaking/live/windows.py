@@ -70,7 +70,7 @@ def measure(
     window = pd.Series(starts(seen["time"], period))
     found: list[dict[str, Any]] = []
     for start, place in sorted(window.groupby(window).indices.items()):
-        stamp = pd.Timestamp(start)
+        stamp = pd.Timestamp(str(start))
         end = end_of(stamp, period)
         part, labelled = seen.iloc[place], known.iloc[place]
         expected = delay.ever if delay is not None and delay.ever else 1.0
