@@ -161,7 +161,7 @@ def main() -> None:
     )
     quiet = found[(found["plan"] != "concept") | ~found["after"]]
     console.print(_near(quiet, f"{options.volume} pairs a day, labels 21 days late; no concept drift"))
-    console.print(_unseen(found[(found["plan"] == "concept") & found["after"]]))
+    console.print(_unseen(found[(found["plan"] == "concept") & found["after"] & (found["period"] == "week")]))
     console.print(f"{len(found) // len(SHOWN):,} estimates in {time.perf_counter() - begun:.0f} s")
 
 
@@ -193,33 +193,27 @@ def _near(found: pd.DataFrame, title: str) -> Table:
 
 
 def _unseen(found: pd.DataFrame) -> Table:
-    table = Table(title=f"After concept drift on day {CHANGE}: the estimate can't see it, measurement does")
+    table = Table(title=f"After concept drift on day {CHANGE}, in weeks: estimates can't see it, measurement does")
     for head in (
-        "windows",
         "metric",
-        "method",
         "weeks since",
         "truth",
-        "estimated",
-        "error",
-        "measured later",
-        "its interval",
+        *METHODS,
+        *(f"{one} error" for one in METHODS),
+        "measured",
+        "interval",
     ):
         table.add_column(head, justify="right")
-    origin = found["start"].min()
-    since = ((found["start"] - origin).dt.days // 28).clip(upper=5) * 4
-    for (period, metric, method, weeks), part in found.assign(since=since).groupby(
-        ["period", "metric", "method", "since"], sort=False
-    ):
-        means = part[["true", "value", "later", "later_low", "later_high"]].mean()
+    since = ((found["start"] - found["start"].min()).dt.days // 28).clip(upper=5) * 4
+    for (metric, weeks), part in found.assign(since=since).groupby(["metric", "since"], sort=False):
+        means = part[["true", "later", "later_low", "later_high"]].mean()
+        told = part.groupby("method")["value"].mean()
         table.add_row(
-            str(period),
             str(metric),
-            str(method),
             f"{weeks}..{weeks + 4}" if weeks < 20 else "20..",
             f"{means['true']:.3f}",
-            f"{means['value']:.3f}",
-            f"{means['value'] - means['true']:+.3f}",
+            *(f"{told[one]:.3f}" for one in METHODS),
+            *(f"{told[one] - means['true']:+.3f}" for one in METHODS),
             f"{means['later']:.3f}",
             f"{means['later_low']:.3f}..{means['later_high']:.3f}",
         )

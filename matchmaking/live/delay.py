@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 
 DAY = 86_400.0
-# fewer pairs under observation than this say nothing about an age
+# an age that fewer pairs than this have reached is not looked at
 AT_RISK = 50
 # maturity is believed once pairs this many times as old have been seen, and no more outcomes came
 SEEN_BEYOND = 1.25
@@ -84,8 +84,10 @@ def estimate_delay(
     days = ((until - time).dt.total_seconds() / DAY).to_numpy()
     backwards = came & (days < 0)
     days, came = days[~backwards], came[~backwards]
+    # how long each pair has been followed, with or without an outcome
+    followed = np.sort(((now - time[~backwards]).dt.total_seconds() / DAY).to_numpy())
     curve = _product_limit(days, came)
-    ever, mature, reason = _maturity(*curve[:2], days, complete)
+    ever, mature, reason = _maturity(*curve[:2], followed, complete)
     return Delay(*curve, len(days), int(came.sum()), int(backwards.sum()), ever, mature, reason)
 
 
@@ -101,18 +103,18 @@ def _product_limit(days: np.ndarray, came: np.ndarray) -> tuple[np.ndarray, np.n
 
 
 def _maturity(
-    ages: np.ndarray, arrived: np.ndarray, days: np.ndarray, complete: float
+    ages: np.ndarray, arrived: np.ndarray, followed: np.ndarray, complete: float
 ) -> tuple[float, float | None, str]:
     """The share that ever comes, the age at which `complete` of that has come, and why not."""
     if not len(ages):
         return 0.0, None, "no outcome has come yet"
-    risk = len(days) - np.searchsorted(np.sort(days), ages, side="left")
-    seen = int((risk >= AT_RISK).sum())
+    # what fewer have been followed to says little
+    oldest = float(followed[-AT_RISK]) if len(followed) >= AT_RISK else 0.0
+    seen = int(np.searchsorted(ages, oldest, side="right"))
     if not seen:
         return float(arrived[-1]), None, f"fewer than {AT_RISK} pairs are old enough to tell"
     ever = float(arrived[seen - 1])
     mature = float(ages[np.searchsorted(arrived[:seen], complete * ever)])
-    oldest = float(np.sort(days)[-min(AT_RISK, len(days))])
     if oldest < SEEN_BEYOND * mature:
-        return ever, None, f"outcomes still come at the age of {oldest:.0f} days, the oldest that {AT_RISK} pairs have"
+        return ever, None, f"outcomes still come at the age of {mature:.0f} days, and the log goes back {oldest:.0f}"
     return ever, mature, ""

@@ -15,7 +15,7 @@ import pandas as pd
 
 from matchmaking import storage
 from matchmaking.errors import InputError
-from matchmaking.live.parts import COLUMNS, Finding, finding, read_parts
+from matchmaking.live.parts import COLUMNS, Finding, finding, read_parts, utc
 from matchmaking.redact import redact
 from matchmaking.schema import FEATURES, TARGET
 
@@ -131,7 +131,7 @@ def from_labelled(
         raise InputError(f"{len(pairs)} labelled pairs don't go with {len(probability)} probabilities, or their times")
     when = pd.Series([now] * len(pairs))
     if time is not None:
-        when = pd.to_datetime(time.reset_index(drop=True), utc=True, format="ISO8601", errors="coerce")
+        when, _ = utc(time.reset_index(drop=True))
         if when.isna().any():
             rows = ", ".join(str(row + 1) for row in np.flatnonzero(when.isna())[:5])
             raise InputError(f"{int(when.isna().sum())} labelled pairs have no time that can be read: rows {rows}")

@@ -126,8 +126,9 @@ def write_part(frame: pd.DataFrame, path: Path, kind: Kind) -> None:
             records.to_parquet(temporary, index=False)
         elif path.name.endswith(LINES):
             times = pd.to_datetime(records["time"], utc=True).dt.strftime("%Y-%m-%dT%H:%M:%S.%fZ")
-            text = records.assign(time=times).to_json(orient="records", lines=True, double_precision=15)
-            data = text.encode()
+            # not to_json: its 15 digits aren't all that a float has, and a pair is to be the same in both formats
+            plain = records.assign(time=times).to_dict(orient="records")
+            data = "".join(json.dumps(one, ensure_ascii=False) + "\n" for one in plain).encode()
             temporary.write_bytes(gzip.compress(data, mtime=0) if path.suffix == ".gz" else data)
         else:
             raise InputError(f"{path}: a log's name ends in one of {', '.join(PARQUET + LINES)}")
@@ -204,7 +205,7 @@ def _check_version(frame: pd.DataFrame, name: str) -> None:
 
 def _typed(frames: list[pd.DataFrame], kind: Kind) -> tuple[pd.DataFrame, list[str], pd.Series]:
     """The valid records, what is wrong with the others, and the time zone each time was written in."""
-    times = [_utc(frame["time"]) for frame in frames]
+    times = [utc(frame["time"]) for frame in frames]
     frame = pd.concat([one.assign(row=np.arange(1, len(one) + 1)).astype({"time": object}) for one in frames])
     frame = frame.assign(time=pd.concat([time for time, _ in times])).reset_index(drop=True)
     zones = pd.concat([zone for _, zone in times]).reset_index(drop=True)
@@ -238,19 +239,21 @@ def _typed(frames: list[pd.DataFrame], kind: Kind) -> tuple[pd.DataFrame, list[s
     return kept.astype(whole).reset_index(drop=True), said, zones[kept.index]
 
 
-def _utc(written: pd.Series) -> tuple[pd.Series, pd.Series]:
+def utc(written: pd.Series) -> tuple[pd.Series, pd.Series]:
     """Times in UTC (NaT where they are none), and the zone each was written in: empty for none."""
     if isinstance(written.dtype, pd.DatetimeTZDtype):
         return written.dt.tz_convert("UTC").dt.as_unit("ns"), pd.Series(str(written.dt.tz), index=written.index)
     if pd.api.types.is_datetime64_dtype(written):
         return written.dt.tz_localize("UTC").dt.as_unit("ns"), pd.Series("", index=written.index)
     # a number could be seconds or milliseconds: only text says what it is
-    text = written.where(written.map(lambda value: isinstance(value, str)), None)
-    time = pd.to_datetime(text, utc=True, format="ISO8601", errors="coerce")
+    text = written.where(written.map(lambda value: isinstance(value, str)), None).astype("string")
     # an offset comes after a time of day: the days of a date aren't one
-    found = text.astype("string").str.extract(r"[T ]\d{2}.*?(Z|[+-]\d{2}:?\d{2}|[+-]\d{2})$", expand=False)
+    found = text.str.extract(r"[T ]\d{2}.*?(Z|[+-]\d{2}:?\d{2}|[+-]\d{2})$", expand=False)
+    # apart, since pandas takes a time without an offset, after one with, for a time with the same
+    plain = pd.to_datetime(text.where(found.isna()), utc=True, format="ISO8601", errors="coerce")
+    zoned = pd.to_datetime(text.where(found.notna()), utc=True, format="ISO8601", errors="coerce")
     zone = found.fillna("").replace({"Z": "UTC"}).str.replace(r"^[+-]00:?(00)?$", "UTC", regex=True)
-    return time.dt.as_unit("ns"), zone.astype(object)
+    return zoned.fillna(plain).dt.as_unit("ns"), zone.astype(object)
 
 
 def _zones(zones: pd.Series) -> list[Finding]:
