@@ -26,9 +26,10 @@ from matchmaking.live.estimate import Floats
 from matchmaking.metrics import THRESHOLD
 
 METRICS = ("accuracy", "precision", "recall", "roc_auc", "average_precision", "brier", "log_loss")
-# how much worse than tolerated the bets are made for, in the metric's own units; one for less would raise small losses
-# hardly sooner, and keep an alert for months that should be cleared (see `make bench-alerts`)
-EXCESSES = (0.02, 0.05, 0.1)
+# how much worse than tolerated the bets are made for, in standard deviations of a pair's loss: of average precision,
+# 0.02, 0.05 and 0.1 or so. A bet for less would tell small losses hardly sooner, and keep for months an alert that
+# should be cleared (see `make bench-alerts`)
+EFFECTS = (0.02, 0.05, 0.1)
 # of the influence of one pair on AP: a few of the highest scores among the reference have much more
 KEPT = 0.9995
 
@@ -179,16 +180,17 @@ def watch(loss: Loss, looks: Iterable[tuple[np.ndarray, np.ndarray]], rule: Rule
     """
     limit = loss.mean + rule.tolerance * loss.unit + rule.loose * loss.deviation / np.sqrt(loss.rows)
     bets = _bets(loss, limit)
-    top = rule.raise_at + np.log(10)
     wealth = np.full(len(bets), -np.inf)
     firing = False
     rows = []
     for match, probability in looks:
         losses = loss.of(match, probability)
         gain = np.log1p(np.outer(bets, losses - limit)).sum(axis=1)
-        # e * (1 + M): every bet so far goes on, and one starts today. Wealth beyond the top would only delay the clear
-        wealth = np.minimum(gain + np.logaddexp(0, wealth), top)
+        # e * (1 + M): every bet so far goes on, and one starts today
+        wealth = gain + np.logaddexp(0, wealth)
         evidence = float(np.logaddexp.reduce(wealth) - np.log(len(bets)))
+        # wealth beyond what it takes is given away: it would only delay the clearing
+        wealth -= max(0.0, evidence - rule.raise_at)
         before = firing
         firing = evidence >= (rule.clear_at if firing else rule.raise_at)
         rows.append(
@@ -204,12 +206,13 @@ def watch(loss: Loss, looks: Iterable[tuple[np.ndarray, np.ndarray]], rule: Rule
 
 
 def _bets(loss: Loss, limit: float) -> Floats:
-    """The share of the wealth that each bet puts on a loss above the limit: best for one of `EXCESSES` each.
+    """The share of the wealth that each bet puts on a loss above the limit: best for one of `EFFECTS` each.
 
-    An excess d is won fastest by d / (variance + d^2), to second order; below 1 / limit no bet can lose everything.
+    An excess d over the limit is won fastest by d / (variance + d^2), to second order; below 1 / limit no bet can lose
+    everything.
     """
-    excess = np.array(EXCESSES) * loss.unit
-    return np.minimum(excess / (loss.deviation**2 + excess**2), 0.5 / max(limit, 1e-9))
+    effects = np.array(EFFECTS)
+    return np.minimum(effects / (max(loss.deviation, 1e-9) * (1 + effects**2)), 0.5 / max(limit, 1e-9))
 
 
 def _ap_influence(y: Floats, p: Floats) -> tuple[float, Floats, Floats, Floats]:

@@ -1,0 +1,167 @@
+"""Estimates without outcomes: by hand, against the known truth, under shift, and withheld where they'd be a guess."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pytest
+from sklearn import metrics as sk
+
+from matchmaking import sample
+from matchmaking.live.estimate import Minimum, calibrate, density_ratio, estimate, expected_metrics, kish
+from matchmaking.schema import FEATURES
+
+# a model that knows all but overstates, and takes every third kind of case for a hopeless one
+MISJUDGED = ("Fraud", "Tax")
+
+
+def scored(rows: int, seed: int, demand: float | None = None) -> pd.DataFrame:
+    """Pairs with a poor model's probability; `demand` is the share of cases it misjudges, where it isn't 2 in 7."""
+    pairs = sample.generate(rows, seed)
+    if demand is not None:
+        rng = np.random.default_rng(seed)
+        others = [kind for kind in sample.COVERED_BY if kind not in MISJUDGED]
+        pairs["case_type"] = np.where(rng.random(rows) < demand, rng.choice(MISJUDGED, rows), rng.choice(others, rows))
+    chance = sample.true_probability(pairs)
+    logit = 1.5 * np.log(chance / (1 - chance)) + 0.5 - 4 * pairs["case_type"].isin(MISJUDGED)
+    match = (np.random.default_rng([seed, 1]).random(rows) < chance).astype(int)
+    return pairs.assign(match=match, chance=chance, probability=1 / (1 + np.exp(-logit)))
+
+
+@pytest.fixture(scope="module")
+def reference() -> pd.DataFrame:
+    return scored(20_000, 0)
+
+
+def test_expected_metrics_by_hand() -> None:
+    probability, chance = np.array([0.9, 0.6, 0.4, 0.1]), np.array([0.8, 0.5, 0.3, 0.0])
+    found = {name: float(value[0]) for name, value in expected_metrics(probability, chance).items()}
+    # expected confusion matrix: tp 1.3, fp 0.7, fn 0.3, tn 1.7
+    assert found["precision"] == pytest.approx(1.3 / 2)
+    assert found["recall"] == pytest.approx(1.3 / 1.6)
+    assert found["f1"] == pytest.approx(2.6 / 3.6)
+    assert found["accuracy"] == pytest.approx(3 / 4)
+    assert found["brier"] == pytest.approx(
+        (0.8 * 0.01 + 0.2 * 0.81 + 0.5 * 0.16 + 0.5 * 0.36 + 0.3 * 0.36 + 0.7 * 0.16 + 0.01) / 4
+    )
+    logs = -(np.log(probability) * chance + np.log(1 - probability) * (1 - chance)).mean()
+    assert found["log_loss"] == pytest.approx(logs)
+    assert found["average_precision"] == pytest.approx((0.8 * 0.8 + 0.5 * 1.3 / 2 + 0.3 * 1.6 / 3) / 1.6)
+
+
+def test_certain_chances_are_labels() -> None:
+    rng = np.random.default_rng(0)
+    probability, match = rng.random(300), rng.integers(2, size=300).astype(float)
+    found = expected_metrics(probability, np.vstack([match, 1 - match]))
+    for row, labels in enumerate((match, 1 - match)):
+        assert found["average_precision"][row] == pytest.approx(sk.average_precision_score(labels, probability))
+        assert found["roc_auc"][row] == pytest.approx(sk.roc_auc_score(labels, probability))
+        assert found["f1"][row] == pytest.approx(sk.f1_score(labels, probability >= 0.5))
+
+
+def test_kish() -> None:
+    assert kish(np.ones(7)) == 7
+    assert kish(np.array([1.0, 1.0, 0.0, 0.0])) == 2
+    assert kish(np.array([3.0, 1.0])) == pytest.approx(1.6)
+    assert kish(np.zeros(3)) == 0
+
+
+def test_calibration_undoes_what_the_model_overstates() -> None:
+    rng = np.random.default_rng(0)
+    chance = rng.beta(0.4, 2, 200_000)
+    match, probability = (rng.random(200_000) < chance).astype(float), np.sqrt(chance)
+    grid = np.linspace(0.05, 0.95, 19)
+    found = calibrate(probability, match, np.ones(200_000), grid, 200, rng)
+    assert found.shape == (201, 19)
+    assert found[0] == pytest.approx(grid**2, abs=0.05)
+    # each resample differs by about the binomial error of a bin
+    inside = (np.quantile(found[1:], 0.005, axis=0) < grid**2) & (grid**2 < np.quantile(found[1:], 0.995, axis=0))
+    assert inside.mean() > 0.8
+    # weights count as repetitions do
+    twice = calibrate(probability, match, np.full(200_000, 2.0), grid, 0, rng)
+    assert twice[0] == pytest.approx(found[0])
+    only = calibrate(probability, match, (chance < 0.3).astype(float), np.array([0.3]), 0, rng)
+    assert only[0, 0] == pytest.approx(0.09, abs=0.02)
+
+
+def test_density_ratio_is_even_without_shift_and_right_with_one(reference: pd.DataFrame) -> None:
+    weight, auc = density_ratio(reference, scored(4_000, 1))
+    assert weight.mean() == pytest.approx(1)
+    assert auc == pytest.approx(0.5, abs=0.02)
+    assert kish(weight) > 0.95 * len(reference)
+    weight, auc = density_ratio(reference, scored(4_000, 1, demand=0.6))
+    misjudged = reference["case_type"].isin(MISJUDGED).to_numpy()
+    assert weight[misjudged].mean() == pytest.approx(0.6 / (2 / 7), rel=0.1)
+    assert weight[~misjudged].mean() == pytest.approx(0.4 / (5 / 7), rel=0.1)
+    assert auc > 0.6
+
+
+def test_without_shift_both_are_near_the_truth(reference: pd.DataFrame) -> None:
+    window = scored(4_000, 2)
+    true = expected_metrics(window["probability"].to_numpy(), window["chance"].to_numpy())
+    for method in ("cbpe", "pape"):
+        found = estimate(reference, window, method)
+        assert found.withheld is None
+        assert found.rows == 4_000
+        for name in ("average_precision", "recall", "precision", "f1", "roc_auc", "accuracy", "brier"):
+            one = found.metrics[name]
+            assert one["value"] == pytest.approx(float(true[name][0]), abs=0.025), (method, name)
+            assert one["low"] < float(true[name][0]) < one["high"], (method, name)
+        assert found.effective_rows == pytest.approx(20_000, rel=0 if method == "cbpe" else 0.1)
+        assert (found.shift is None) == (method == "cbpe")
+    again = estimate(reference, window, "pape")
+    assert again == estimate(reference, window, "pape")
+
+
+def test_under_covariate_shift_pape_sees_what_cbpe_misses(reference: pd.DataFrame) -> None:
+    window = scored(4_000, 3, demand=0.7)
+    true = expected_metrics(window["probability"].to_numpy(), window["chance"].to_numpy())["recall"][0]
+    cbpe, pape = (estimate(reference, window, method) for method in ("cbpe", "pape"))
+    assert cbpe.metrics["recall"]["value"] - true > 0.1
+    assert abs(pape.metrics["recall"]["value"] - true) < 0.05
+    assert pape.effective_rows < 0.7 * cbpe.effective_rows
+    assert pape.shift is not None and pape.shift > 0.6
+
+
+def test_concept_drift_is_invisible_to_both(reference: pd.DataFrame) -> None:
+    window = scored(4_000, 4)
+    drifted = 0.5 * window["chance"] + 0.5 * window["chance"].mean()
+    true = expected_metrics(window["probability"].to_numpy(), drifted.to_numpy())["average_precision"][0]
+    for method in ("cbpe", "pape"):
+        assert estimate(reference, window, method).metrics["average_precision"]["value"] - true > 0.2
+
+
+def test_the_interval_is_one_for_what_is_measured_later() -> None:
+    model = scored(300_000, 5)
+    held = 0
+    for trial in range(60):
+        part = model.iloc[trial * 5_000 : (trial + 1) * 5_000]
+        reference, window = part[:4_000], part[4_000:]
+        found = estimate(reference, window, "cbpe", minimum=Minimum(200, 500, 100), confidence=0.9, seed=trial)
+        measured = sk.average_precision_score(window["match"], window["probability"])
+        held += found.metrics["average_precision"]["low"] <= measured <= found.metrics["average_precision"]["high"]
+    # 90 % of 60, give or take three standard errors
+    assert 47 <= held <= 60
+
+
+def test_too_little_is_withheld_with_the_reason(reference: pd.DataFrame) -> None:
+    window = scored(4_000, 6)
+    found = estimate(reference, window[:199], "cbpe")
+    assert (found.metrics, found.withheld) == ({}, "199 pairs in the window, at least 200 are needed")
+    found = estimate(reference[:2_000], window, "pape")
+    assert found.withheld is not None and "matches in the reference, at least 400 are needed" in found.withheld
+    assert (
+        estimate(reference.iloc[:0], window, "pape").withheld == "0 matches in the reference, at least 400 are needed"
+    )
+    # plenty of pairs, but hardly any like the window's
+    odd = window[(window["case_type"] == "Fraud") & (window["city"] == "Delhi")]
+    found = estimate(reference, odd, "pape", minimum=Minimum(400, 5_000, 20))
+    assert found.withheld is not None and found.withheld.startswith("the reference is worth")
+    assert found.metrics == {}
+
+
+def test_a_category_that_the_reference_lacks_is_told(reference: pd.DataFrame) -> None:
+    window = scored(1_000, 7)
+    window.loc[:99, "city"] = "Ahmedabad"
+    assert estimate(reference, window, "cbpe").unsupported == pytest.approx(0.1)
+    assert set(FEATURES) <= set(window)
