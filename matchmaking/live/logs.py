@@ -87,7 +87,9 @@ def read_logs(
     read, found, count = read_parts(predictions, "prediction")
     kept, odd, accounts = _unique_predictions(read)
     findings, books = found + odd, {"predictions": {**accounts, "invalid": count - len(read), "read": count}}
-    answers = pd.DataFrame({"pair_id": [], "time": pd.DatetimeIndex([], tz="UTC"), TARGET: []})
+    answers = pd.DataFrame({"pair_id": [], "time": pd.DatetimeIndex([], tz="UTC"), TARGET: []}).astype(
+        {"pair_id": object}
+    )
     if outcomes is not None:
         read, found, count = read_parts(outcomes, "outcome")
         answers, odd, accounts = _unique_outcomes(read)

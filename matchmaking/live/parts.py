@@ -181,7 +181,7 @@ def _read_lines(file: Path) -> tuple[pd.DataFrame, str, list[str]]:
         cut = f"breaks off after line {number} ({error})"
     if not number and not cut:
         cut = "is empty"
-    return pd.DataFrame(records), cut, bad
+    return pd.DataFrame(records, dtype=object), cut, bad
 
 
 def _lines(file: Path) -> Iterator[bytes]:
@@ -206,8 +206,8 @@ def _check_version(frame: pd.DataFrame, name: str) -> None:
 def _typed(frames: list[pd.DataFrame], kind: Kind) -> tuple[pd.DataFrame, list[str], pd.Series]:
     """The valid records, what is wrong with the others, and the time zone each time was written in."""
     times = [utc(frame["time"]) for frame in frames]
-    frame = pd.concat([one.assign(row=np.arange(1, len(one) + 1)).astype({"time": object}) for one in frames])
-    frame = frame.assign(time=pd.concat([time for time, _ in times])).reset_index(drop=True)
+    bare = [one.drop(columns="time").assign(row=np.arange(1, len(one) + 1)) for one in frames]
+    frame = pd.concat(bare).assign(time=pd.concat([time for time, _ in times])).reset_index(drop=True)
     zones = pd.concat([zone for _, zone in times]).reset_index(drop=True)
     wrong = pd.Series("", index=frame.index)
 
@@ -215,10 +215,9 @@ def _typed(frames: list[pd.DataFrame], kind: Kind) -> tuple[pd.DataFrame, list[s
         wrong.loc[~good & (wrong == "")] = column
 
     check("time", frame["time"].notna())
+    # a number is no id: with one missing, pandas would make 7.0 of 7
     for name in ("pair_id", *(CATEGORICAL if kind == "prediction" else ())):
-        good = frame[name].notna() & (frame[name].astype(str).str.strip() != "")
-        frame[name] = frame[name].astype(str)
-        check(name, good)
+        check(name, frame[name].map(lambda value: isinstance(value, str) and value.strip() != "").astype(bool))
     numbers = {**NUMERIC, "probability": (0, 1)} if kind == "prediction" else {TARGET: (0, 1)}
     for name, (low, high) in numbers.items():
         values = pd.to_numeric(frame[name], errors="coerce").astype(float)
@@ -234,7 +233,7 @@ def _typed(frames: list[pd.DataFrame], kind: Kind) -> tuple[pd.DataFrame, list[s
     said = [
         f"{part}: record {row}, {what}" for part, row, what in zip(bad.part, bad.row, wrong[bad.index], strict=True)
     ]
-    kept = frame[wrong == ""].drop(columns="row")
+    kept = frame.loc[wrong == "", [*COLUMNS[kind], "part"]].astype({"pair_id": object})
     whole = {name: "int64" for name in kept if name in INTEGERS}
     return kept.astype(whole).reset_index(drop=True), said, zones[kept.index]
 

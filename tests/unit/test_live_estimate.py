@@ -94,6 +94,11 @@ def test_density_ratio_is_even_without_shift_and_right_with_one(reference: pd.Da
     assert weight[misjudged].mean() == pytest.approx(0.6 / (2 / 7), rel=0.1)
     assert weight[~misjudged].mean() == pytest.approx(0.4 / (5 / 7), rel=0.1)
     assert auc > 0.6
+    # a window larger than the reference is no reason to cut the weights off
+    few = reference[:2_000]
+    weight, _ = density_ratio(few, scored(40_000, 1, demand=0.9))
+    misjudged = few["case_type"].isin(MISJUDGED).to_numpy()
+    assert weight[misjudged].mean() / weight[~misjudged].mean() > 11  # 22.5, less what the classifier shrinks
 
 
 def test_without_shift_both_are_near_the_truth(reference: pd.DataFrame) -> None:
@@ -158,6 +163,9 @@ def test_too_little_is_withheld_with_the_reason(reference: pd.DataFrame) -> None
     found = estimate(reference, odd, "pape", minimum=Minimum(400, 5_000, 20))
     assert found.withheld is not None and found.withheld.startswith("the reference is worth")
     assert found.metrics == {}
+    found = estimate(reference, odd, "pape", minimum=Minimum(1, 5_000, 20))
+    assert found.effective_positives > 1
+    assert found.withheld is not None and found.withheld.startswith("the reference is worth")
 
 
 def test_a_category_that_the_reference_lacks_is_told(reference: pd.DataFrame) -> None:

@@ -194,6 +194,7 @@ def test_half_written_and_broken_parts_cost_only_themselves(tmp_path: Path) -> N
         ("city", ""),
         ("model", "v12"),
         ("pair_id", ...),
+        ("pair_id", 7),
     ],
 )
 def test_an_invalid_record_is_set_aside_and_named(tmp_path: Path, column: str, value: Any) -> None:
@@ -228,6 +229,15 @@ def test_no_log_at_all_is_refused(tmp_path: Path) -> None:
         write_part(predictions(1), tmp_path / "p.csv", "prediction")
     with pytest.raises(InputError, match="needs the column probability"):
         write_part(predictions(1).drop(columns="probability"), tmp_path / "p.parquet", "prediction")
+
+
+def test_a_log_without_a_record_is_an_empty_one(tmp_path: Path) -> None:
+    (tmp_path / "p.jsonl").touch()
+    write_part(outcomes(predictions(), [0] * 6)[:0], tmp_path / "o.parquet", "outcome")
+    logs = read_logs(tmp_path / "p.jsonl", tmp_path / "o.parquet", NOW)
+    assert len(logs.frame) == 0
+    assert str(logs.frame["time"].dtype) == str(logs.frame["outcome_time"].dtype) == "datetime64[ns, UTC]"
+    assert found(logs) == {"half-written-part": 1}
 
 
 def test_a_labelled_file_is_adapted() -> None:
