@@ -178,12 +178,11 @@ def calibrate(
 
     Zadrozny & Elkan, "Obtaining calibrated probability estimates from decision trees and naive Bayesian classifiers",
     ICML 2001; straight lines between the bins' means. Not isotonic: where a kind of pair that the model misjudges has
-    become frequent, a higher score needn't be a higher chance (with the
-    plan "demand" of `benchmarks.observe`, world 0, months after the drift, the mean error of the estimated AP is 0.011
-    with it and 0.018 with isotonic regression). Bins hold equal shares of matches and of
-    non-matches, together, so that they are narrow where either is. The resamples are the Bayesian bootstrap's (Rubin,
-    Annals of Statistics 9, 1981), drawn a bin and class at a time: the sum of n exponential weights is a gamma
-    variable, for weighted pairs one of the same mean and variance.
+    become frequent, a higher score needn't be a higher chance. (After "demand" in `benchmarks.observe`, world 0, the
+    estimated AP of a month is wrong by 0.011 on average, with isotonic regression by 0.018.) Bins hold equal shares of
+    matches and of non-matches, together, so that they are narrow where either is. The resamples are the Bayesian
+    bootstrap's (Rubin, Annals of Statistics 9, 1981), drawn a bin and class at a time: the sum of n exponential weights
+    is a gamma variable, for weighted pairs one of the same mean and variance.
 
     Args:
         probability: of the reference, shape (rows,).
