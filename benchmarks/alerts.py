@@ -26,8 +26,8 @@ from rich.table import Table
 from scipy.optimize import brentq
 
 from benchmarks.observe import joined, train
-from matchmaking import sample
-from matchmaking.decision import metric_scorer
+from matchmaking.data import sample
+from matchmaking.evidence.bootstrap import metric_scorer
 from matchmaking.live.delay import estimate_delay
 from matchmaking.live.estimate import expected_metrics
 from matchmaking.live.sequential import Rule, fit_loss, watch

@@ -21,13 +21,13 @@ import pandas as pd
 from rich.console import Console
 from rich.table import Table
 
-from matchmaking import sample
-from matchmaking.features import NUMBERS, add_ratios
+from matchmaking.data import sample
+from matchmaking.data.schema import CATEGORICAL, FEATURES, TARGET
 from matchmaking.live.delay import Delay, estimate_delay
 from matchmaking.live.estimate import Method, estimate, expected_metrics
 from matchmaking.live.traffic import DEMANDED, Champion, Plan, Traffic, generate_traffic
 from matchmaking.live.windows import Period, end_of, intervals, starts
-from matchmaking.schema import CATEGORICAL, FEATURES, TARGET
+from matchmaking.model.features import NUMBERS, add_ratios
 
 NEAR = 0.02
 SHOWN = ("average_precision", "recall")

@@ -1,1 +1,4 @@
-"""How production does on the pairs of now: logs, windows, estimates, and alerts with a stated error."""
+"""How production does on the pairs of now: the logs of predictions and outcomes, measured and estimated, and alerts.
+
+A library so far, with its benchmarks (`make bench-observe`, `make bench-alerts`): no pipeline runs it yet.
+"""

@@ -18,8 +18,8 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from matchmaking.decision import metric_scorer
-from matchmaking.schema import CATEGORICAL, FEATURES, NUMERIC, TARGET
+from matchmaking.data.schema import CATEGORICAL, FEATURES, NUMERIC, TARGET
+from matchmaking.evidence.bootstrap import metric_scorer
 
 Floats = npt.NDArray[np.float64]
 Method = Literal["cbpe", "pape"]

@@ -14,10 +14,10 @@ import numpy as np
 import pandas as pd
 
 from matchmaking import storage
-from matchmaking.errors import InputError
+from matchmaking.base.errors import InputError
+from matchmaking.base.redact import redact
+from matchmaking.data.schema import FEATURES, TARGET
 from matchmaking.live.parts import COLUMNS, Finding, finding, read_parts, utc
-from matchmaking.redact import redact
-from matchmaking.schema import FEATURES, TARGET
 
 
 @dataclass(frozen=True)

@@ -31,9 +31,9 @@ from typing import Any, Literal
 import numpy as np
 import pandas as pd
 
-from matchmaking.errors import InputError, cannot_write
-from matchmaking.escape import visible
-from matchmaking.schema import CATEGORICAL, FEATURES, INTEGERS, NUMERIC, TARGET
+from matchmaking.base.errors import InputError, cannot_write
+from matchmaking.base.escape import visible
+from matchmaking.data.schema import CATEGORICAL, FEATURES, INTEGERS, NUMERIC, TARGET
 
 Kind = Literal["prediction", "outcome"]
 VERSION = 1

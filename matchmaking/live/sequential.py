@@ -21,9 +21,9 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from matchmaking.errors import InputError
+from matchmaking.base.errors import InputError
+from matchmaking.evidence.metrics import THRESHOLD
 from matchmaking.live.estimate import Floats
-from matchmaking.metrics import THRESHOLD
 
 METRICS = ("accuracy", "precision", "recall", "roc_auc", "average_precision", "brier", "log_loss")
 # how much worse than tolerated the bets are made for, in standard deviations of a pair's loss: of average precision,

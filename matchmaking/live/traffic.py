@@ -11,11 +11,11 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from matchmaking import sample
-from matchmaking.errors import InputError
+from matchmaking.base.errors import InputError
+from matchmaking.data import sample
+from matchmaking.data.schema import FEATURES
 from matchmaking.live.estimate import Floats, expected_metrics
 from matchmaking.live.windows import Period, starts
-from matchmaking.schema import FEATURES
 
 # those of `sample.DRIFTS` that leave a pair's chance to its features, and one of our own
 COVARIATE_DRIFTS = ("none", "prices", "new-city", "demand")

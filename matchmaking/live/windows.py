@@ -8,7 +8,7 @@ from typing import Any, Literal
 import numpy as np
 import pandas as pd
 
-from matchmaking.decision import bootstrap_weights, metric_scorer
+from matchmaking.evidence.bootstrap import bootstrap_weights, metric_scorer
 from matchmaking.live.delay import Delay
 from matchmaking.live.estimate import METRICS
 

@@ -6,10 +6,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from matchmaking import sample
-from matchmaking.errors import InputError
+from matchmaking.base.errors import InputError
+from matchmaking.data import sample
+from matchmaking.evidence.metrics import evaluate
 from matchmaking.live.traffic import Champion, Plan, generate_traffic, true_performance, with_concept_drift
-from matchmaking.metrics import evaluate
 
 ORACLE = Champion(0, "a" * 64, sample.true_probability)
 

@@ -6,11 +6,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from matchmaking import sample
+from matchmaking.data import sample
+from matchmaking.evidence.metrics import evaluate
 from matchmaking.live.delay import estimate_delay
 from matchmaking.live.traffic import Champion, Plan, generate_traffic
 from matchmaking.live.windows import end_of, intervals, measure, starts
-from matchmaking.metrics import evaluate
 
 UTC = "UTC"
 

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from matchmaking import sample
+from matchmaking.data import sample
 from matchmaking.live.delay import estimate_delay
 from matchmaking.live.traffic import Champion, Plan, generate_traffic
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from matchmaking.decision import metric_scorer
-from matchmaking.errors import InputError
+from matchmaking.base.errors import InputError
+from matchmaking.evidence.bootstrap import metric_scorer
+from matchmaking.evidence.metrics import LOWER_IS_BETTER, evaluate
 from matchmaking.live.sequential import METRICS, Loss, Rule, fit_loss, watch
-from matchmaking.metrics import LOWER_IS_BETTER, evaluate
 
 Pairs = tuple[np.ndarray, np.ndarray]
 

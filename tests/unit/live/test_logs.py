@@ -10,11 +10,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from matchmaking.errors import InputError
+from matchmaking.base.errors import InputError
+from matchmaking.data.sample import generate
+from matchmaking.data.schema import FEATURES
 from matchmaking.live.logs import Logs, fetch_log, from_labelled, read_logs
 from matchmaking.live.parts import write_part
-from matchmaking.sample import generate
-from matchmaking.schema import FEATURES
 
 NOW = pd.Timestamp("2025-03-01", tz="UTC")
 MODEL = "a" * 64

@@ -7,9 +7,9 @@ import pandas as pd
 import pytest
 from sklearn import metrics as sk
 
-from matchmaking import sample
+from matchmaking.data import sample
+from matchmaking.data.schema import FEATURES
 from matchmaking.live.estimate import Minimum, calibrate, density_ratio, estimate, expected_metrics, kish
-from matchmaking.schema import FEATURES
 
 # a model that knows all but overstates, and takes every third kind of case for a hopeless one
 MISJUDGED = ("Fraud", "Tax")
