@@ -1,6 +1,8 @@
 """Is the promotion decision right? False promotions on simulated A/A pairs, power by size of holdout, and for every
 guardrail how often a truly worse candidate passes it, and is shown as harm; repeated rows; many slices.
 
+More than 400 lines, as it is one simulation: its parts share simulator, cache and report.
+
     python -m benchmarks.decision [--pairs 400] [--json FILE]
 
 The simulator is set to the real data: 11.6 % matches, a ceiling of about .91 average precision, production at

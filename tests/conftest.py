@@ -93,6 +93,14 @@ def train_incumbent(folder: Path) -> None:
         shutil.copyfile(folder / "bundle" / name, served / name)
 
 
+@pytest.fixture
+def served(incumbent: Path, tmp_path: Path) -> Path:
+    """A production folder of one's own."""
+    folder = tmp_path / "production"
+    shutil.copytree(incumbent, folder)
+    return folder
+
+
 @pytest.fixture(scope="session")
 def run_of_all(
     mlops: Callable[..., subprocess.CompletedProcess[str]],

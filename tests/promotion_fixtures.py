@@ -8,12 +8,17 @@ from pathlib import Path
 from typing import Any
 
 import h5py
+import pytest
 
+from matchmaking.base.errors import RefusedError
 from matchmaking.base.files import file_sha256
 from matchmaking.evidence.metrics import SCALARS
 from matchmaking.model import production
 from matchmaking.model.train import TRAINING_RECORD
+from matchmaking.release import check
 from matchmaking.release.package import CONTRACT, DECISION, MANIFEST, package_candidate
+from matchmaking.release.promote import apply
+from matchmaking.release.store.local import LocalStore
 
 
 def variant(bundle: Path, target: Path, note: str) -> Path:
@@ -53,3 +58,43 @@ def change_evidence(uri: str, name: str, **values: Any) -> None:
     manifest = json.loads(manifest_path.read_text())
     manifest["evidence_sha256"] = {name: file_sha256(Path(uri) / name) for name in (DECISION, CONTRACT)}
     manifest_path.write_text(json.dumps(manifest))
+
+
+def quiet(text: str) -> None:
+    pass
+
+
+def promote(version: str, folder: Path, **options: Any) -> dict[str, Any]:
+    return apply(check.prepare_promotion(version, str(folder), say=quiet, **options), say=quiet)
+
+
+def rollback(folder: Path, **options: Any) -> dict[str, Any]:
+    return apply(check.prepare_rollback(str(folder), say=quiet, **options), say=quiet)
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {name: (folder / name).read_bytes() for name in production.FILES}
+
+
+def refused(*words: str) -> Any:
+    return pytest.raises(RefusedError, match=".*".join(words))
+
+
+def cut_off(change: check.Change, folder: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Makes a change whose process dies before it writes the model into a folder of this name."""
+
+    class Killed(BaseException):
+        pass
+
+    real = LocalStore._write
+
+    def die(self: LocalStore, path: Path, data: bytes, like: Any) -> None:
+        if path.name == production.MODEL and folder in (path.parent.name, path.parent.parent.name):
+            raise Killed
+        real(self, path, data, like)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(LocalStore, "_write", die)
+        patch.setattr("matchmaking.release.promote.recover_change", lambda store, say: None)
+        with pytest.raises(Killed):
+            apply(change, say=quiet)

@@ -18,12 +18,27 @@ from typing import Any
 import pytest
 import yaml
 
+from tests.kfp_server import kfp_server
+
 ROOT = Path(__file__).parents[2]
+MANIFESTS = ROOT / "manifests"
 FACTS = Path(__file__).with_name("kfp-2.17.0.yaml")
 OVERLAYS = ("overlays/kind", "overlays/minikube", "overlays/existing", "object-store/seaweedfs", "overlays/shared")
 CLOSED = OVERLAYS[:4]
 REMOTE = re.compile(r"https://github.com/kubeflow/pipelines/manifests/kustomize/(\S+?)\?\S+")
 ARGO = re.compile(r"https://github.com/argoproj/argo-workflows/(manifests/\S+?)\?\S+")
+
+BUCKETS = ("mlpipeline", "mlflow", "datasets", "candidates", "production")
+READ = {"s3:GetObject", "s3:ListBucket"}
+WRITE = READ | {"s3:PutObject", "s3:DeleteObject"}
+RIGHTS = {
+    "kfp": {"mlpipeline": WRITE},
+    "mlflow": {"mlflow": WRITE},
+    "pipeline": {"datasets": READ, "production": READ, "candidates": WRITE},
+    "promotion": {"datasets": READ, "candidates": READ, "production": WRITE},
+    "seed": {"datasets": WRITE, "candidates": WRITE, "production": WRITE},
+    "serving": {"production": READ},
+}
 
 Object = dict[str, Any]
 # without which an object of the stand-in is none
@@ -148,6 +163,15 @@ def build(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
     return _builder(tmp_path_factory.mktemp("manifests"), "upstream")
 
 
+@pytest.fixture
+def machine(tmp_path: Path, stand_in: Build) -> Iterator[Any]:
+    """A `Machine`. What is built is looked at elsewhere; here the stand-in for upstream's will do."""
+    from tests.manifests.machine import Machine  # which imports this module
+
+    with kfp_server() as kfp:
+        yield Machine(tmp_path, stand_in, kfp)
+
+
 @pytest.fixture(params=OVERLAYS)
 def overlay(request: pytest.FixtureRequest) -> str:
     return str(request.param)
@@ -181,3 +205,31 @@ def pods(objects: list[Object]) -> Iterator[tuple[str, str, Object]]:
 
 def containers(pod: Object) -> list[Object]:
     return [*pod["spec"].get("initContainers", []), *pod["spec"]["containers"]]
+
+
+def with_serving(build: Build) -> list[Object]:
+    """The overlay for kind as a user changes it to have the service, too."""
+    folder = build.upstream.parent / "manifests" / "overlays" / "kind-serving"  # type: ignore[attr-defined]
+    if not folder.exists():
+        folder.mkdir()
+        (folder / "kustomization.yaml").write_text("resources: [../kind]\ncomponents: [../../serving]\n")
+    return build("overlays/kind-serving")
+
+
+def _ports(container: Object) -> dict[str, int]:
+    return {port.get("name", str(port["containerPort"])): port["containerPort"] for port in container.get("ports", [])}
+
+
+def selects(selector: Object, pod: Object) -> bool:
+    labels = pod["metadata"].get("labels", {})
+    return all(labels.get(key) == value for key, value in selector.items())
+
+
+def _key(each: Object) -> tuple[str, str, str]:
+    # without the hash of the content in a generated ConfigMap's name
+    name = re.sub(r"-[a-z0-9]{10}$", "", each["metadata"]["name"]) if each["kind"] == "ConfigMap" else None
+    return each["kind"], each["metadata"].get("namespace", ""), name or each["metadata"]["name"]
+
+
+def _labels(pod: Object) -> dict[str, str]:
+    return dict(pod["metadata"].get("labels", {}))

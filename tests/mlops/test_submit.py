@@ -3,117 +3,27 @@
 from __future__ import annotations
 
 import json
-import os
 import re
-import signal
-import socket
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 import yaml
 
 from matchmaking.base.settings import EXPERIMENT, package_version
 from matchmaking.data import versions
-from mlops.cli.app import main
-from mlops.kubeflow import kfp_api, submit
+from mlops.kubeflow import submit
 from mlops.kubeflow.arguments import parameters
-from mlops.kubeflow.follow import Step, follow
-from mlops.kubeflow.kfp_api import Server, ServerError, UnsureError
-from mlops.kubeflow.submit import start, upload, upload_all
+from mlops.kubeflow.submit import upload_all
 from pipelines import PIPELINES, memory
-from tests.hostile import ESCAPES
-from tests.kfp_server import FakeKfp, Fault, Plan, kfp_server
+from tests.kfp_server import FakeKfp
+from tests.submit_fixtures import SUMMARY, Here
+
+pytestmark = pytest.mark.usefixtures("quick")
 
 Mlops = Callable[..., subprocess.CompletedProcess[str]]
-
-TASKS = {
-    "retrain": ["ingest", "validate", "split", "train", "evaluate", "compare", "report"],
-    "evaluate": ["ingest", "validate", "split", "evaluate", "report"],
-    "monitor": ["ingest", "ingest-2", "validate", "validate-2", "score", "drift", "report"],
-    "promote": ["check", "promote"],
-}
-METRICS = {
-    name: value
-    for name, value in zip(
-        ("accuracy", "precision", "recall", "f1", "roc_auc", "average_precision", "brier", "log_loss", "ece"),
-        (0.95, 0.72, 0.88, 0.79, 0.965, 0.81, 0.046, 0.15, 0.02),
-        strict=True,
-    )
-}
-SUMMARY = {
-    "pipeline": "retrain",
-    "run_name": "retrain_20260101T000000Z",
-    "run_id": "0123456789abcdef",
-    "status": "succeeded",
-    "seed": 7,
-    "metrics": {"production": METRICS, "candidate": {**METRICS, "recall": 0.9}},
-    "verdict": "promote",
-    "reasons": [],
-    "drift": None,
-    "drifted_columns": None,
-    "candidate_uri": "s3://candidates/v20260101T000000Z",
-    "production_sha256": {"before": {}, "after": {}},
-    "error": None,
-}
-
-
-@pytest.fixture
-def kfp() -> Iterator[FakeKfp]:
-    with kfp_server() as server:
-        server.plans = {name: Plan(tasks) for name, tasks in TASKS.items()}
-        server.plans["retrain"].summary = SUMMARY
-        yield server
-
-
-@pytest.fixture
-def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(kfp_api, "FIRST_PATIENCE", 0.2)
-    monkeypatch.setattr(kfp_api, "PATIENCE", 0.2)
-
-
-@pytest.fixture(autouse=True)
-def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A run on the stand-in is over after a few looks."""
-    monkeypatch.setattr("mlops.kubeflow.follow.FIRST_POLL", 0.02)
-    monkeypatch.setattr("mlops.kubeflow.follow.LONGEST_POLL", 0.02)
-
-
-@dataclass
-class Done:
-    returncode: int
-    stdout: str
-    stderr: str
-
-
-Here = Callable[..., Done]
-
-
-@pytest.fixture
-def here(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Iterator[Here]:
-    """The command line in this process, from its arguments to its exit code: a second less than in one of its own."""
-    before = signal.getsignal(signal.SIGTERM)
-
-    def call(*args: str, **env: str) -> Done:
-        for name, value in {"COLUMNS": "100", **env}.items():
-            monkeypatch.setenv(name, value)
-        monkeypatch.setattr(sys, "argv", ["mlops", *args])
-        with pytest.raises(SystemExit) as ended:
-            main()
-        return Done(int(ended.value.code or 0), *capsys.readouterr())
-
-    yield call
-    signal.signal(signal.SIGTERM, before)
-
-
-def submitted(server: Server, **kwargs: Any) -> Any:
-    arguments = {"data": "s3://datasets/pairs.csv", "production": "s3://production"}
-    return start(server, upload(server, "evaluate"), arguments, **kwargs)
 
 
 def test_a_run_from_its_upload_to_the_table(kfp: FakeKfp, mlops: Mlops) -> None:
@@ -170,90 +80,6 @@ def test_json_is_alone_on_the_output(kfp: FakeKfp, here: Here, impatient: None) 
     assert "can't be reached" in json.loads(failed.stdout)["error"]["message"]
 
 
-def test_a_failed_run_fails_as_its_step_did(kfp: FakeKfp, here: Here) -> None:
-    plan = kfp.plans["evaluate"]
-    plan.failing, plan.error = "validate", {"step": "validate", "exit_code": 2, "message": "column 'rating' is missing"}
-    done = here("submit", "evaluate", "--host", kfp.url)
-    assert done.returncode == 2
-    assert "evaluate failed in step validate: column 'rating' is missing" in done.stderr
-    assert re.search(r"Check the dataset +\d+ s  failed", done.stderr)
-    # nothing of what never ran
-    assert "Write the report" not in done.stderr
-    assert "started" not in done.stderr.split("Check the dataset")[-1]
-    assert "Traceback" not in done.stderr
-
-
-def test_warnings_are_shown_as_after_a_local_run(kfp: FakeKfp, here: Here) -> None:
-    unknown = "column 'city': 9 of 200 rows have a value that production's encoder doesn't know"
-    repeated = "3 of 200 rows repeat an earlier one exactly"
-    kfp.plans["retrain"].summary = {
-        **SUMMARY,
-        "reasons": ["average precision improves", f"the data: {repeated}"],
-        "data": {"rows": 200, "positives": 20, "warnings": [unknown, repeated]},
-    }
-    done = here("submit", "retrain", "--host", kfp.url)
-    assert done.returncode == 0
-    told = " ".join(done.stdout.split())
-    assert f"Warning: the data: {unknown}" in told
-    # what the reasons say isn't said twice
-    assert told.count(repeated) == 1
-
-
-def test_what_steps_and_servers_say_moves_no_terminal(kfp: FakeKfp, here: Here) -> None:
-    kfp.plans["retrain"].summary = {
-        **SUMMARY,
-        "reasons": [f"recall[city={ESCAPES}] [red]is[/red] worse"],
-        "data": {"rows": 200, "positives": 20, "warnings": [f"city {ESCAPES}"]},
-        "candidate_uri": f"s3://candidates/{ESCAPES}",
-    }
-    shown = [here("submit", "retrain", "--host", kfp.url)]
-    assert "[red]is[/red]" in shown[0].stdout
-    plan = kfp.plans["evaluate"]
-    plan.failing, plan.error = "validate", {"step": f"[b]{ESCAPES}", "exit_code": 2, "message": f"'{ESCAPES}'"}
-    shown.append(here("submit", "evaluate", "--host", kfp.url))
-    kfp.plans["promote"].entry = {
-        "backup": ESCAPES,
-        "to": {"sha256": {}, "version": ESCAPES},
-    }
-    shown.append(here("submit", "promote", "--host", kfp.url))
-    assert [done.returncode for done in shown] == [0, 2, 0]
-    assert "failed in step [b]\\x1b]0;" in shown[1].stderr
-    for done in shown:
-        assert "OWNED" in done.stdout + done.stderr
-        assert all(char.isprintable() or char == "\n" for char in done.stdout + done.stderr)
-
-
-def test_a_step_that_dies_without_a_word(kfp: FakeKfp) -> None:
-    kfp.plans["evaluate"].failing = "evaluate"
-    server = Server(kfp.url)
-    ended = follow(server, submitted(server))
-    assert ended.exit_code == 1
-    assert ended.error and ended.error["step"] == "evaluate"
-    assert "without telling why" in ended.error["message"]
-    assert "launcher_v2.go] done" in ended.error["message"]
-
-
-@pytest.mark.parametrize(
-    ("task", "words"),
-    [
-        (
-            "evaluate",
-            "its limit of 1Gi; with `--memory 2Gi` (`memory: 2Gi` in schedules.yaml, `memory` in the UI) it gets",
-        ),
-        ("ingest", "its limit of 768Mi"),
-    ],
-)
-def test_a_step_that_was_killed_says_what_to_set(kfp: FakeKfp, here: Here, task: str, words: str) -> None:
-    plan = kfp.plans["evaluate"]
-    plan.failing, plan.last_words = task, "F1123 main.go:60] failed to execute component: exit status 137"
-    done = here("submit", "evaluate", "--memory", "1Gi", "--host", kfp.url)
-    assert done.returncode == 1
-    told = " ".join(done.stderr.split())
-    assert f"evaluate failed in step {task}: it was killed, most likely as it needed more memory than" in told
-    assert words in told
-    assert ("--memory" in told) == (task == "evaluate")
-
-
 def test_memory_goes_by_the_size_of_the_data(kfp: FakeKfp, here: Here, tmp_path: Path) -> None:
     def asked(*args: str, **env: str) -> str:
         done = here("submit", *args, "--host", kfp.url, "--no-wait", **env)
@@ -285,13 +111,6 @@ def test_memory_goes_by_the_size_of_the_data(kfp: FakeKfp, here: Here, tmp_path:
         assert done.returncode == 2
         assert words in done.stderr
     assert len(kfp.requests) == asked_before
-
-
-def test_a_log_that_is_gone_is_no_failure(kfp: FakeKfp, here: Here) -> None:
-    kfp.faults.append(Fault("GET", "main-logs", 404, times=99))
-    done = here("submit", "retrain", "--host", kfp.url)
-    assert done.returncode == 0
-    assert "its summary couldn't be read" in done.stderr
 
 
 def test_links_begin_with_the_outside_addresses(kfp: FakeKfp, here: Here) -> None:
@@ -431,119 +250,6 @@ def test_upload_is_done_once(kfp: FakeKfp, here: Here, monkeypatch: pytest.Monke
     assert len(kfp.versions) == 2 * len(PIPELINES)
 
 
-# what goes wrong on the way
-
-
-@pytest.mark.parametrize(
-    ("fault", "words"),
-    [
-        (401, "refuses access (401"),
-        (403, "refuses access (403"),
-        (404, "has no Kubeflow Pipelines v2 API"),
-        (503, "answers 503"),
-        ("html", "a web page"),
-        ("slow", "has not answered within"),
-    ],
-)
-def test_a_server_that_is_none(kfp: FakeKfp, impatient: None, fault: int | str, words: str) -> None:
-    kfp.faults.append(Fault("GET", "healthz", fault, times=99))
-    with pytest.raises(ServerError) as told:
-        Server(kfp.url, read_seconds=0.5).check()
-    assert words in str(told.value)
-    assert "\n" not in str(told.value)
-    assert told.value.exit_code == 1
-
-
-@pytest.mark.usefixtures("impatient")
-def test_nobody_listens() -> None:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    with pytest.raises(ServerError, match=r"can't be reached .*refused.*make open"):
-        Server(f"localhost:{port}/#/pipelines").check()
-    with pytest.raises(ServerError, match="no such host"):
-        Server("http://nosuch.invalid").check()
-
-
-def test_an_old_server_and_one_that_isnt_ready(kfp: FakeKfp, impatient: None) -> None:
-    for kfp.behind_ui in (True, False):
-        kfp.version = "2.5.0"
-        with pytest.raises(ServerError, match=r"is Kubeflow Pipelines 2\.5\.0; these pipelines need 2\.17"):
-            Server(kfp.url).check()
-        for kfp.version in ("2.17.0", "unknown", "v3.0.1"):
-            Server(kfp.url).check()
-    kfp.behind_ui, kfp.ready = True, False
-    with pytest.raises(ServerError, match="isn't ready"):
-        Server(kfp.url).check()
-
-
-def test_a_short_outage_is_waited_out(kfp: FakeKfp) -> None:
-    kfp.faults += [Fault("GET", "/runs/", 503, times=2), Fault("GET", "/runs/", "lost"), Fault("GET", "healthz", 502)]
-    server = Server(kfp.url)
-    server.check()
-    assert follow(server, submitted(server)).state == "SUCCEEDED"
-    assert kfp.faults == []
-
-
-@pytest.mark.parametrize(("method", "path"), [("GET", "/pipelines$"), ("POST", "/runs$")])
-def test_a_login_page_in_the_middle(kfp: FakeKfp, method: str, path: str) -> None:
-    """KFP's own client takes a web page for an empty answer: no pipelines, or a run without an id."""
-    kfp.faults.append(Fault(method, path, "html", times=99))
-    server = Server(kfp.url)
-    with pytest.raises(ServerError, match="a web page"):
-        submitted(server)
-    assert kfp.runs == {}
-
-
-def test_an_outage_while_waiting_says_that_the_run_may_go_on(kfp: FakeKfp, monkeypatch: pytest.MonkeyPatch) -> None:
-    server = Server(kfp.url)
-    run = submitted(server)
-    monkeypatch.setattr(kfp_api, "PATIENCE", 0.2)
-    kfp.faults.append(Fault("GET", "/runs/", 503, times=99))
-    with pytest.raises(ServerError, match=rf"the run may go on: {re.escape(run.url)}"):
-        follow(server, run)
-
-
-def test_the_wait_has_an_end(kfp: FakeKfp, here: Here) -> None:
-    kfp.plans["evaluate"].ends = False
-    done = here("submit", "evaluate", "--host", kfp.url, "--timeout", "1")
-    assert done.returncode == 1
-    assert "still running after 1 s; it goes on: http" in done.stderr
-
-
-# never two runs for one submission
-
-
-@pytest.mark.parametrize("kind", ["lost", 503, "slow"])
-def test_an_answer_that_is_lost_makes_no_second_run(kfp: FakeKfp, kind: int | str) -> None:
-    """The server has made the run (lost, slow) or hasn't (503): in the end there is one."""
-    server = Server(kfp.url, read_seconds=1)
-    version = upload(server, "evaluate")
-    kfp.faults.append(Fault("POST", "/runs$", kind))
-    run = start(server, version, {"data": "d", "production": "p"})
-    if kind == "slow":
-        time.sleep(2)
-    assert list(kfp.runs) == [run.run_id]
-    assert kfp.count("POST", "/runs$") == (2 if kind == 503 else 1)
-
-
-def test_it_gives_up_in_the_end(kfp: FakeKfp) -> None:
-    server = Server(kfp.url)
-    version = upload(server, "evaluate")
-    kfp.faults.append(Fault("POST", "/runs$", 503, times=99))
-    with pytest.raises(UnsureError, match="answers 503 the server said no"):
-        start(server, version, {"data": "d", "production": "p"})
-    assert kfp.count("POST", "/runs$") == 3
-
-
-def test_a_refusal_is_told_in_the_servers_words(kfp: FakeKfp) -> None:
-    server = Server(kfp.url)
-    version = upload(server, "evaluate")
-    with pytest.raises(ServerError, match=r"answers 400 parameters \['nonsense'\] are not in the pipeline"):
-        start(server, version, {"nonsense": 1})
-    assert kfp.count("POST", "/runs$") == 1
-
-
 def test_the_second_pod_of_a_job_follows_the_firsts_run(kfp: FakeKfp, here: Here) -> None:
     first = here("submit", "evaluate", "--host", kfp.url, "--no-wait", MLOPS_RUN_NAME="evaluate-29000000")
     kfp.plans["evaluate"].failing = "ingest"
@@ -554,45 +260,6 @@ def test_the_second_pod_of_a_job_follows_the_firsts_run(kfp: FakeKfp, here: Here
     third = here("submit", "retrain", "--host", kfp.url, "--name", "evaluate-29000000")
     assert third.returncode == 2
     assert "a run of another pipeline has that name" in third.stderr
-
-
-@pytest.mark.parametrize("stop", [False, True])
-def test_ctrl_c_says_what_becomes_of_the_run(kfp: FakeKfp, stop: bool) -> None:
-    kfp.plans["evaluate"].ends = False
-    command = [str(Path(sys.executable).with_name("mlops")), "submit", "evaluate", "--host", kfp.url]
-    process = subprocess.Popen(
-        [*command, "--terminate-on-interrupt"] if stop else command,
-        stderr=subprocess.PIPE,
-        text=True,
-        env={**os.environ, "COLUMNS": "100"},
-        # what is started in the background ignores Ctrl-C, and so would all its children
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
-    )
-    deadline = time.monotonic() + 20
-    while not kfp.looks and time.monotonic() < deadline:
-        time.sleep(0.05)
-    process.send_signal(signal.SIGTERM if stop else signal.SIGINT)
-    _, told = process.communicate(timeout=20)
-    assert process.returncode == 130
-    (run,) = kfp.runs.values()
-    assert (run.state == "CANCELING") == stop
-    assert ("is being stopped" if stop else "the run goes on; Terminate on its page stops it") in told
-    assert "Traceback" not in told
-
-
-def test_a_cancelled_run_is_told(kfp: FakeKfp) -> None:
-    server = Server(kfp.url)
-    run = submitted(server)
-    seen: list[Step] = []
-    kfp.looks[run.run_id] = 1
-    submit.terminate(server, run)
-    for _ in range(2):
-        ended = follow(server, run, seen.append)
-        # what never ran isn't pending either
-        assert {step.state for step in seen} == {"SUCCEEDED", "FAILED", "OMITTED"}
-        assert kfp.runs[run.run_id].state == "FAILED"
-        assert ended.exit_code == 1
-        assert ended.error and "cancelled" in ended.error["message"]
 
 
 def test_no_heavy_import(kfp: FakeKfp) -> None:

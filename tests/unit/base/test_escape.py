@@ -71,3 +71,11 @@ def test_the_lines_of_a_log() -> None:
     log = "\x1b[1;31mred\x1b[0m\ta\r\n\n" + "\x1b[2Jb\u2028c\x85\n"
     assert list(log_lines(log)) == ["red a", "", r"\x1b[2Jb\u2028c\x85"]
     assert list(log_lines("")) == []
+
+
+def test_what_cannot_be_seen_is_shown_as_its_escape() -> None:
+    assert for_terminal("Delhi\u200b\x1b[31m\u00a0") == "Delhi\\u200b\\x1b[31m\\xa0"
+    assert (
+        for_terminal("M\u00fcnchen \u0926\u093f\u0932\u094d\u0932\u0940")
+        == "M\u00fcnchen \u0926\u093f\u0932\u094d\u0932\u0940"
+    )

@@ -1,9 +1,8 @@
-"""Reading a dataset: what is refused, in which words, and what is only reported."""
+"""Reading a dataset: what is refused, and in which words."""
 
 from __future__ import annotations
 
 import gzip
-import html
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,29 +11,10 @@ import pandas as pd
 import pytest
 
 from matchmaking.base.errors import InputError
-from matchmaking.base.escape import for_terminal
-from matchmaking.base.files import file_md5
-from matchmaking.data.describe import check_enough, describe
 from matchmaking.data.read import CHUNK, read_pairs
 from matchmaking.data.sample import generate
 from matchmaking.data.schema import COLUMNS
-from matchmaking.evidence.compare import with_data
-from matchmaking.evidence.policy import load_policy
-from matchmaking.inputs.validate import validate_file
-from matchmaking.reporting.html import html_report
-from matchmaking.reporting.markdown import markdown_report
-from matchmaking.reporting.text import text_report
-
-
-@pytest.fixture
-def pairs() -> pd.DataFrame:
-    return generate(200, seed=0)
-
-
-def write(tmp_path: Path, frame: pd.DataFrame) -> Path:
-    path = tmp_path / "pairs.csv"
-    frame.to_csv(path, index=False)
-    return path
+from tests.pairs_fixtures import write
 
 
 def test_reads_what_was_written(tmp_path: Path, pairs: pd.DataFrame) -> None:
@@ -188,30 +168,6 @@ def test_a_folder_and_a_missing_file_are_refused(tmp_path: Path) -> None:
         read_pairs(tmp_path / "none.csv")
 
 
-def test_too_little_to_split_is_refused(pairs: pd.DataFrame) -> None:
-    check_enough(pairs, "x")
-    with pytest.raises(InputError, match="10 rows are too few"):
-        check_enough(pairs.head(10), "x")
-    with pytest.raises(InputError, match="one class only"):
-        check_enough(pairs.assign(match=0), "x")
-    with pytest.raises(InputError, match="2 rows of class 1"):
-        check_enough(pairs.assign(match=[1, 1] + [0] * 198), "x")
-
-
-def test_unseen_categories_are_counted_not_refused(pairs: pd.DataFrame) -> None:
-    pairs.loc[:4, "city"] = "Ahmedabad"
-    report = describe(pairs, ["note"], {"city": sorted(set(pairs["city"]) - {"Ahmedabad"})})
-    assert report.unseen == {"city": {"Ahmedabad": 5}}
-    assert report.extra_columns == ["note"]
-    assert report.rows == 200
-
-
-def test_md5_is_that_of_the_bytes(tmp_path: Path) -> None:
-    path = tmp_path / "x"
-    path.write_bytes(b"abc")
-    assert file_md5(path) == "900150983cd24fb0d6963f7d28e17f72"
-
-
 def replaced(pairs: pd.DataFrame, tmp_path: Path, line: int, column: str, field: str) -> Path:
     """A file in which one field, by line and column, is another text."""
     path = write(tmp_path, pairs)
@@ -357,67 +313,3 @@ def test_a_header_that_is_none_is_told_as_that(
     with pytest.raises(InputError) as refused:
         read_pairs(path)
     assert words in str(refused.value)
-
-
-def test_warnings_name_the_spelling_that_was_meant(pairs: pd.DataFrame) -> None:
-    known = {"city": sorted(set(pairs["city"]))}
-    assert describe(pairs, [], known).warnings == []
-    pairs.loc[:9, "city"] = ["DELHI", "Dehli", "Delhi\u200b", "D\u0435lhi", "new delhi"] * 2
-    pairs.loc[10, "city"] = "Ahmedabad"
-    (told,) = describe(pairs, [], known).warnings
-    assert told.startswith("column 'city': 11 of 200 rows (5.5%) have a value that production's encoder doesn't know")
-    for name in ("'DELHI' 2 rows (Delhi?)", "'Dehli' 2 rows (Delhi?)", "'Delhi\\u200b' 2 rows (Delhi?)"):
-        assert name in told
-    assert "and 1 more" in told and "Ahmedabad" not in told
-    pairs.loc[:9, "city"] = "Ahmedabad"
-    assert "'Ahmedabad' 11 rows" in describe(pairs, [], known).warnings[0]
-    assert "Ahmedabad' 11 rows (" not in describe(pairs, [], known).warnings[0]
-
-
-def test_repeated_rows_are_a_warning(pairs: pd.DataFrame) -> None:
-    assert describe(pd.concat([pairs, pairs.head(3)]), [], None).warnings == [
-        "3 of 203 rows repeat an earlier one exactly"
-    ]
-
-
-def test_a_column_that_says_nothing_to_the_encoder_is_refused(
-    tmp_path: Path, incumbent: Path, pairs: pd.DataFrame
-) -> None:
-    upper = write(tmp_path, pairs.assign(city=pairs["city"].str.upper()))
-    out = tmp_path / "pairs.parquet"
-    with pytest.raises(InputError, match=r"^there: column 'city': 200 of 200 rows .*'DELHI' \d+ rows \(Delhi\?\)"):
-        validate_file(upper, incumbent, out, source="there")
-    assert not out.exists()
-    # the data of now is what monitor is for: it is told there, and drifts
-    report = validate_file(upper, incumbent, out, source="there", labelled=False)
-    assert report["warnings"] and "DELHI" in report["warnings"][0]
-    some = pairs.assign(city=pairs["city"].where(pairs.index >= 90, pairs["city"].str.upper()))
-    assert validate_file(write(tmp_path, some), incumbent, out, source="there")["warnings"]
-    # without a production model the encoder will be one of this data
-    (tmp_path / "none").mkdir()
-    assert validate_file(upper, tmp_path / "none", out, source="there")["warnings"] == []
-
-
-def test_what_cannot_be_seen_is_shown_as_its_escape() -> None:
-    assert for_terminal("Delhi\u200b\x1b[31m\u00a0") == "Delhi\\u200b\\x1b[31m\\xa0"
-    assert (
-        for_terminal("M\u00fcnchen \u0926\u093f\u0932\u094d\u0932\u0940")
-        == "M\u00fcnchen \u0926\u093f\u0932\u094d\u0932\u0940"
-    )
-
-
-@pytest.mark.parametrize("white", ["\t", "\n", "\xa0", "\u200b"])
-def test_white_space_in_a_category_is_seen_wherever_it_is_told(white: str, pairs: pd.DataFrame) -> None:
-    """`New\\tDelhi` and `New Delhi` are two cities; a warning that shows one for the other says nothing."""
-    city = f"New{white}Delhi"
-    wrong = pairs.assign(city=pairs["city"].mask(pairs.index < 9, city))
-    (warning,) = describe(wrong, [], {"city": [*pairs["city"].unique(), "New Delhi"]}).warnings
-    shown = f"'New{ascii(white)[1:-1]}Delhi' 9 rows (New Delhi?)"
-    assert shown in warning
-    summary = {"data": {"rows": 200, "positives": 20, "warnings": [warning]}, "reasons": [f"the data: {warning}"]}
-    plain = text_report(summary) + html.unescape(html_report(summary))
-    assert " ".join(plain.split()).count(shown) == 4
-    assert shown.replace("\\", "\\\\") in markdown_report(summary)
-    decision = {"verdict": "hold", "reasons": [], "policy": {}, "primary": {}}
-    told = with_data(decision, {"rows": 200, "unseen": {}, "warnings": [warning]}, load_policy())
-    assert shown in told["reasons"][0]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import socket
 import subprocess
 import sys
@@ -71,13 +70,6 @@ def connected(tracking_uri: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[No
     with suppress(MlflowException):
         tracking.client().delete_registered_model(registry.MODEL)
     tracking.client.cache_clear()
-
-
-@pytest.fixture
-def served(incumbent: Path, tmp_path: Path) -> Path:
-    folder = tmp_path / "production"
-    shutil.copytree(incumbent, folder)
-    return folder
 
 
 def make(incumbent: Path, folder: Path, name: str) -> Package:
