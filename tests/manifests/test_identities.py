@@ -176,7 +176,7 @@ def test_each_identity_has_its_buckets_and_no_other(role: str) -> None:
 
 
 def test_what_storage_asks_for_is_what_policies_speak_of() -> None:
-    source = (ROOT / "matchmaking" / "storage.py").read_text()
+    source = (ROOT / "matchmaking/storage/s3.py").read_text()
     calls = set(re.findall(r"self\.client\.(\w+)\(", source)) | set(re.findall(r'get_paginator\("(\w+)"\)', source))
     s3 = {"get_object": "s3:GetObject", "put_object": "s3:PutObject", "delete_object": "s3:DeleteObject"}
     s3 |= {"list_objects_v2": "s3:ListBucket", "head_object": "s3:GetObject"}

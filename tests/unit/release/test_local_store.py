@@ -24,12 +24,12 @@ def test_of_many_at_once_one_wins(served: Path, packages: list[str]) -> None:
     """Real processes, each with a change that was prepared against the same production."""
     code = (
         "import sys\n"
-        "from matchmaking import promotion\n"
+        "from matchmaking.release import check, promote\n"
         "from matchmaking.base.errors import RefusedError\n"
-        "change = promotion.prepare_promotion(sys.argv[1], sys.argv[2])\n"
+        "change = check.prepare_promotion(sys.argv[1], sys.argv[2])\n"
         "print('ready', flush=True)\n"
         "sys.stdin.readline()\n"
-        "try:\n    promotion.apply(change)\nexcept RefusedError:\n    sys.exit(3)\n"
+        "try:\n    promote.apply(change)\nexcept RefusedError:\n    sys.exit(3)\n"
     )
     runs = [
         subprocess.Popen(

@@ -13,7 +13,7 @@ from matchmaking.base.errors import InputError, MlopsError
 from matchmaking.model import production
 from matchmaking.release import audit, check
 from matchmaking.release.package import CONTRACT
-from matchmaking.release.promote import apply
+from matchmaking.release.promote import apply, promote_in_run
 from matchmaking.release.store.local import LocalStore
 from tests.promotion_fixtures import change_evidence, contents, package, promote, quiet, refused, rollback, variant
 
@@ -114,7 +114,7 @@ def test_production_that_changed_between_check_and_promotion_is_left_alone(
     change_evidence(packages[0], CONTRACT)
     before = contents(served)
     with refused("changed since this promotion was checked"):
-        promote.promote_in_run(
+        promote_in_run(
             packages[0],
             str(served),
             run_id="run",
