@@ -20,7 +20,7 @@ from matchmaking.inputs import Split
 from matchmaking.model import Algorithm
 from mlops.cli.options import check_options
 from mlops.cli.terminal import make_console, policy_text
-from mlops.local import Runner
+from mlops.local import Runner, warm
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -77,8 +77,6 @@ def run(
     verbose: Annotated[bool, typer.Option("--verbose", help="Show all the steps print, and tracebacks.")] = False,
 ) -> None:
     """Run a pipeline on this machine, tracked in MLflow under the work folder."""
-    from mlops.local.run import check_runner, run_pipeline
-
     console = make_console()
     if bool(data) == bool(data_rev):
         raise InputError("give the dataset either as --data FILE or as --data-rev REVISION")
@@ -106,20 +104,25 @@ def run(
     names = ["retrain", "evaluate", "monitor"] if pipeline is Local.all else [pipeline.value]
     if production == "" and "evaluate" in names:
         raise InputError("--production is missing: evaluate needs the folder of the production model")
-    check_runner(runner.value, names)
     outcomes: dict[str, Outcome] = {}
-    for name in names:
-        with _Progress(console, name, quiet=as_json) as progress:
-            outcomes[name] = run_pipeline(
-                name,
-                arguments[name],
-                work_dir,
-                runner=runner.value,
-                on_step=progress.step,
-                echo=sys.stderr if verbose else None,
-            )
-        if outcomes[name].exit_code:
-            break
+    with warm.nursery(runner.value, names) as nursery:
+        # once they import, so may this process
+        from mlops.local.run import check_runner, run_pipeline
+
+        check_runner(runner.value, names)
+        for name in names:
+            with _Progress(console, name, quiet=as_json) as progress:
+                outcomes[name] = run_pipeline(
+                    name,
+                    arguments[name],
+                    work_dir,
+                    runner=runner.value,
+                    on_step=progress.step,
+                    echo=sys.stderr if verbose else None,
+                    nursery=nursery,
+                )
+            if outcomes[name].exit_code:
+                break
     if out and not outcomes[name].exit_code:
         from mlops.local.results import write_results
 
@@ -168,9 +171,6 @@ def bootstrap(
 ) -> None:
     """Train a first production model, where there is none yet, and put it in place."""
     from matchmaking.model.production import FILES
-    from matchmaking.release.check import prepare_promotion
-    from matchmaking.release.promote import apply
-    from mlops.local.run import run_pipeline
 
     try:
         production.mkdir(parents=True, exist_ok=True)
@@ -186,11 +186,16 @@ def bootstrap(
         "seed": seed,
         "algorithm": algorithm.value,
     }
-    with _Progress(console, "bootstrap", quiet=False) as progress:
-        outcome = run_pipeline("retrain", arguments, work_dir, on_step=progress.step)
+    with warm.nursery("subprocess", ["retrain"]) as nursery, _Progress(console, "bootstrap", quiet=False) as progress:
+        from mlops.local.run import run_pipeline
+
+        outcome = run_pipeline("retrain", arguments, work_dir, on_step=progress.step, nursery=nursery)
     if outcome.exit_code:
         _show({"bootstrap": outcome}, work_dir)
         raise typer.Exit(outcome.exit_code)
+    from matchmaking.release.check import prepare_promotion
+    from matchmaking.release.promote import apply
+
     aside = partial(say, err=True)
     change = prepare_promotion(outcome.summary["candidate_uri"], str(production.resolve()), say=aside)
     apply(change, say=aside)

@@ -25,6 +25,7 @@ from matchmaking.base.settings import tracking_uri
 from matchmaking.reporting.report import SUMMARY, write_failed, write_summary
 from matchmaking.reporting.summary import Failure, Summary
 from matchmaking.tracking import now
+from mlops.local.warm import Nursery, code
 from mlops.local.watch import COLOURS, Steps, Watcher
 
 LOG = "run.log"
@@ -63,6 +64,7 @@ def run_pipeline(
     runner: str = "subprocess",
     on_step: Callable[[str], None] = lambda step: None,
     echo: TextIO | None = None,
+    nursery: Nursery | None = None,
 ) -> Outcome:
     """Runs one pipeline and leaves its results in `<work_dir>/runs/<pipeline>_<timestamp>/`.
 
@@ -73,6 +75,7 @@ def run_pipeline(
         runner: one of `RUNNERS`.
         on_step: called with a step's name when it begins.
         echo: where everything the steps print is shown as well; it always goes to the run's log.
+        nursery: the warm processes that steps are forked from; each is started anew without them.
 
     Returns:
         The outcome. A failed run has a summary too, with status "failed" and the reason.
@@ -81,12 +84,15 @@ def run_pipeline(
         InputError: the work folder or TMPDIR can't be used.
         MlopsError: nothing can run at all.
     """
+    work_dir = work_dir.resolve()
+    _check_places(work_dir)
+    if nursery:
+        nursery.prepare(name)
+    os.environ["MLFLOW_TRACKING_URI"] = tracking_uri(work_dir)
+    # while the nursery imports what the steps need
     from kfp import local
     from kfp.local import subprocess_task_handler
 
-    work_dir = work_dir.resolve()
-    _check_places(work_dir)
-    os.environ["MLFLOW_TRACKING_URI"] = tracking_uri(work_dir)
     how: local.SubprocessRunner | local.DockerRunner = local.SubprocessRunner(use_venv=False)
     if runner == "docker":
         from mlops.local.containers import docker_runner
@@ -106,7 +112,7 @@ def run_pipeline(
     ):
         watcher = Watcher(log, on_step, echo)
         kfps_own = subprocess_task_handler.run_local_subprocess
-        subprocess_task_handler.run_local_subprocess = partial(_run_step, watcher, scratch)
+        subprocess_task_handler.run_local_subprocess = partial(_run_step, watcher, scratch, nursery)
         try:
             with redirect_stdout(watcher), warnings.catch_warnings():
                 # kfp warns of image names without "python", and that display names do nothing here
@@ -179,16 +185,69 @@ def _check_places(work_dir: Path) -> None:
         raise InputError(f"TMPDIR is {given}, no folder that can be written to; make it, or unset TMPDIR")
 
 
-def _run_step(watcher: Watcher, scratch: str, full_command: list[str], env_vars: dict[str, str] | None = None) -> int:
+def _run_step(
+    watcher: Watcher,
+    scratch: str,
+    nursery: Nursery | None,
+    full_command: list[str],
+    env_vars: dict[str, str] | None = None,
+) -> int:
     """Runs one step in kfp's place, apart from where the user happens to stand, and notes how it died.
 
     The step imports what is installed and nothing of the current folder (`-P`): not a `random.py` that lies there, not
     another checkout of this project. Its temporary files are in `scratch`, which ends with the run.
     """
+    env = {**os.environ, **(env_vars or {}), "TMPDIR": scratch}
+    watcher.last = ""
+    found = _forked(nursery, full_command, env, scratch) if nursery else None
+    if found is None:
+        found = _spawned(full_command, env)
+    # a shell that waits for it says 128 and the signal
+    number = -found if found < 0 else found - 128
+    if number in set(signal.Signals):
+        watcher.died = f"ended by {signal.Signals(number).name}" + (
+            ", as the system does where memory runs out" if number == signal.SIGKILL else ""
+        )
+    elif found:
+        watcher.died = f"ended with exit code {found}" + (f": {watcher.last}" if watcher.last else "")
+    return found
+
+
+def _forked(nursery: Nursery, full_command: list[str], env: dict[str, str], scratch: str) -> int | None:
+    """The exit code of a step forked from a warm process; None if it wasn't.
+
+    KFP's command is a shell script that writes the component's source ($0) to a file and has the executor run it, with
+    the arguments that follow.
+    """
+    _, _, _, source, *arguments = full_command
+    given = dict(zip(arguments[::2], arguments[1::2], strict=True))
+    path = Path(tempfile.mkdtemp(dir=scratch)) / "ephemeral_component.py"
+    path.write_text(source)
+    reading, writing = os.pipe()
+    with os.fdopen(reading, encoding="utf-8", errors="replace") as printed:
+        try:
+            step = nursery.step(
+                given["--function_to_execute"],
+                ["--component_module_path", str(path), *arguments],
+                {**env, "_KFP_RUNTIME": "true"},
+                writing,
+            )
+        finally:
+            os.close(writing)
+        if step is None:
+            return None
+        for line in printed:
+            print(line, end="")
+        print("\n")
+    # a warm process that died with its step took the answer along
+    found = code(step)
+    return -signal.SIGKILL if found is None else found
+
+
+def _spawned(full_command: list[str], env: dict[str, str]) -> int:
     # kfp puts the interpreter's path into a shell script as it is
     python = f"{shlex.quote(sys.executable)} -P -m kfp.dsl.executor_main"
     command = [part.replace(f"{sys.executable} -m kfp.dsl.executor_main", python) for part in full_command]
-    watcher.last = ""
     with subprocess.Popen(
         command,
         stdout=subprocess.PIPE,
@@ -197,22 +256,13 @@ def _run_step(watcher: Watcher, scratch: str, full_command: list[str], env_vars:
         encoding="utf-8",
         errors="replace",
         bufsize=1,
-        env={**os.environ, **(env_vars or {}), "TMPDIR": scratch},
+        env=env,
     ) as process:
         assert process.stdout
         for line in process.stdout:
             print(line, end="")
         print("\n")
-        code = process.wait()
-    # a shell that waits for it says 128 and the signal
-    number = -code if code < 0 else code - 128
-    if number in set(signal.Signals):
-        watcher.died = f"ended by {signal.Signals(number).name}" + (
-            ", as the system does where memory runs out" if number == signal.SIGKILL else ""
-        )
-    elif code:
-        watcher.died = f"ended with exit code {code}" + (f": {watcher.last}" if watcher.last else "")
-    return code
+        return process.wait()
 
 
 def _pipeline(name: str) -> Any:

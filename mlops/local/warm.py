@@ -1,0 +1,264 @@
+"""Warm processes: steps of a local run are forked from one that has imported what they need.
+
+Importing is most of a step's time (TensorFlow takes longer than most steps' work), and each step is a process of its
+own, so that one that crashes or takes all memory takes nothing else along. Forked from a process that has imported the
+libraries and done nothing with them, it still is, and begins at once.
+
+A `Nursery` is started before anything slow is imported here, and imports while this process does. It has a process for
+each kind of step: `base` for most, and others with what is nothing for the rest (TensorFlow, Evidently, matplotlib).
+Each serves requests on a socket of its own, between two imports if need be, and ends when that is closed, which the end
+of this process does too, whatever ends it. The libraries' own threads (OpenBLAS, jemalloc) have handlers for a fork; no
+work is given to any of them before.
+
+Linux only: elsewhere forking after imports isn't safe, and steps are started anew.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import select
+import signal
+import socket
+import subprocess
+import sys
+import traceback
+import warnings
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+SUPPORTED = sys.platform == "linux"
+# what is imported by each kind, in the order in which steps need it; a module that isn't there is left to the step
+# that wants it
+IMPORTS = {
+    "base": (
+        "kfp.dsl.executor_main",
+        "matchmaking.tracking.step",
+        "mlflow",
+        "mlflow.store.tracking.sqlalchemy_store",
+        "matchmaking.inputs.ingest",
+        "matchmaking.inputs.validate",
+        "pandera.pandas",
+        "pyarrow.parquet",
+        "matchmaking.inputs.split",
+        "scipy.stats",
+        "sklearn.metrics",
+        "matchmaking.evidence.compare",
+    ),
+    "model": (
+        "kfp.dsl.executor_main",
+        "tensorflow",
+        "keras",
+        "matchmaking.tracking.step",
+        "matchmaking.model.train",
+        "pyarrow.parquet",
+        "sklearn.model_selection",
+        "matchmaking.evidence.evaluate",
+        "sklearn.metrics",
+    ),
+    "drift": (
+        "kfp.dsl.executor_main",
+        "matchmaking.tracking.step",
+        "matchmaking.data.drift",
+        "pyarrow.parquet",
+        "evidently",
+        "evidently.presets",
+    ),
+    "report": (
+        "kfp.dsl.executor_main",
+        "matchmaking.tracking.step",
+        "mlflow",
+        "mlflow.store.tracking.sqlalchemy_store",
+        "matchmaking.reporting.report",
+        "matchmaking.release.registry",
+        "matplotlib.figure",
+        "matplotlib.backends.backend_agg",
+        "jinja2",
+        "matchmaking.reporting.html",
+    ),
+}
+# the kind that a component's step is forked from, where that isn't base
+KIND = {"train": "model", "evaluate": "model", "score": "model", "drift": "drift", "report": "report"}
+# the kinds that the steps of each pipeline need, in the order in which they do
+WANTED = {
+    "retrain": ("base", "model", "report"),
+    "evaluate": ("base", "model", "report"),
+    "monitor": ("base", "model", "drift", "report"),
+}
+# bytes of a request's length
+_LENGTH = 8
+
+
+class Nursery:
+    """The warm processes of some runs; closed at their end.
+
+    Args:
+        pipelines: those that will run.
+    """
+
+    def __init__(self, *pipelines: str) -> None:
+        """Starts the processes that the first pipeline needs."""
+        self._sockets: dict[str, socket.socket] = {}
+        self._processes: list[subprocess.Popen[bytes]] = []
+        self.prepare(pipelines[0])
+
+    def __enter__(self) -> Nursery:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for each in self._sockets.values():
+            each.close()
+        self._sockets.clear()
+        for process in self._processes:
+            # one that is importing doesn't see yet that nobody asks any more
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+
+    def prepare(self, pipeline: str) -> None:
+        """Has processes begin to import that the steps of a pipeline are forked from."""
+        for kind in WANTED[pipeline]:
+            if kind in self._sockets:
+                continue
+            self._sockets[kind], theirs = socket.socketpair()
+            with theirs:
+                self._processes.append(
+                    subprocess.Popen(
+                        [sys.executable, "-P", "-m", "mlops.local.warm", kind, str(theirs.fileno())],
+                        pass_fds=[theirs.fileno()],
+                        stdin=subprocess.DEVNULL,
+                        stdout=subprocess.DEVNULL,
+                        stderr=subprocess.DEVNULL,
+                        # as for steps: libraries read it while they are imported
+                        env={**os.environ, "_KFP_RUNTIME": "true"},
+                        # of its own: Ctrl-C is for this process, which ends them
+                        process_group=0,
+                    )
+                )
+
+    def step(self, component: str, arguments: list[str], env: Mapping[str, str], output: int) -> socket.socket | None:
+        """Forks a process that runs KFP's executor.
+
+        Args:
+            component: the component's name.
+            arguments: of `kfp.dsl.executor_main`.
+            env: its environment, whole.
+            output: the descriptor that takes what it prints.
+
+        Returns:
+            Where `code` reads how it ended; None if there is no warm process to fork it from.
+        """
+        found = self._sockets.get(KIND.get(component, "base"))
+        if found is None or not _send(found, {"arguments": arguments, "env": dict(env)}, output):
+            return None
+        return found
+
+
+def nursery(runner: str, pipelines: Sequence[str]) -> contextlib.AbstractContextManager[Nursery | None]:
+    """The warm processes of a runner; None of one that has none."""
+    return Nursery(*pipelines) if runner == "subprocess" and SUPPORTED else contextlib.nullcontext()
+
+
+def code(step: socket.socket) -> int | None:
+    """The exit code of a step, once it has ended: negative for a signal; None if nobody knows."""
+    try:
+        answer = step.recv(_LENGTH, socket.MSG_WAITALL)
+    except OSError:
+        return None
+    return int.from_bytes(answer, "big", signed=True) if len(answer) == _LENGTH else None
+
+
+def _send(to: socket.socket, request: dict[str, Any], descriptor: int) -> bool:
+    body = json.dumps(request).encode()
+    try:
+        socket.send_fds(to, [len(body).to_bytes(_LENGTH, "big")], [descriptor])
+        to.sendall(body)
+    except OSError:
+        return False
+    return True
+
+
+def _request(requests: socket.socket) -> tuple[dict[str, Any], int] | None:
+    """What is asked for, and the descriptor that comes with it; None when the other end is closed."""
+    head, descriptors, _, _ = socket.recv_fds(requests, _LENGTH, 1, socket.MSG_WAITALL)
+    if len(head) < _LENGTH:
+        return None
+    return json.loads(requests.recv(int.from_bytes(head, "big"), socket.MSG_WAITALL)), descriptors[0]
+
+
+def serve(requests: socket.socket, kind: str) -> None:
+    """A warm process: imports what its kind has, and forks a step whenever it is asked to."""
+    wanted = list(IMPORTS[kind])
+    steps: dict[int, int] = {}  # process ids by descriptor
+    while True:
+        ready, _, _ = select.select([requests, *steps], [], [], 0 if wanted else None)
+        for each in ready:
+            if not isinstance(each, int):
+                asked = _request(requests)
+                if asked is None:
+                    return
+                with warnings.catch_warnings():
+                    warnings.simplefilter("ignore", DeprecationWarning)  # of a fork beside threads; see above
+                    step = os.fork()
+                if step == 0:
+                    requests.close()
+                    _become(*asked)
+                os.close(asked[1])
+                steps[os.pidfd_open(step)] = step
+            else:
+                _, status = os.waitpid(steps.pop(each), 0)
+                os.close(each)
+                requests.sendall(os.waitstatus_to_exitcode(status).to_bytes(_LENGTH, "big", signed=True))
+        if wanted and not ready:
+            # a step that needs it tells why it isn't there
+            with contextlib.suppress(Exception):
+                __import__(wanted.pop(0))
+
+
+def _become(request: dict[str, Any], output: int) -> None:
+    """Is the step from here on; never returns."""
+    os.dup2(output, 1)
+    os.dup2(output, 2)
+    os.close(output)
+    os.environ.clear()
+    os.environ.update(request["env"])
+    found = 1
+    try:
+        found = _run(request["arguments"])
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        _end(found)
+
+
+def _run(arguments: list[str]) -> int:
+    import tempfile
+
+    from kfp.dsl import executor_main
+
+    tempfile.tempdir = None  # it is asked for anew, in this environment
+    sys.argv = ["executor_main", *arguments]
+    try:
+        executor_main.executor_main()
+    except SystemExit as ended:
+        return ended.code if isinstance(ended.code, int) else int(ended.code is not None)
+    return 0
+
+
+def _end(found: int) -> None:
+    """Ends as an interpreter does, but for taking the libraries down, which takes as long as importing them."""
+    import atexit
+    import threading
+
+    with contextlib.suppress(Exception):
+        threading._shutdown()  # type: ignore[attr-defined]
+        atexit._run_exitfuncs()
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(Exception):
+            stream.flush()
+    os._exit(found & 0xFF)
+
+
+if __name__ == "__main__":
+    serve(socket.socket(fileno=int(sys.argv[2])), sys.argv[1])
