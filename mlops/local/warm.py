@@ -192,7 +192,8 @@ def serve(requests: socket.socket, kind: str) -> None:
     wanted = list(IMPORTS[kind])
     steps: dict[int, int] = {}  # process ids by descriptor
     while True:
-        ready, _, _ = select.select([requests, *steps], [], [], 0 if wanted else None)
+        watched: list[socket.socket | int] = [requests, *steps]
+        ready, _, _ = select.select(watched, [], [], 0 if wanted else None)
         for each in ready:
             if not isinstance(each, int):
                 asked = _request(requests)
