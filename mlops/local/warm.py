@@ -80,12 +80,10 @@ IMPORTS = {
 }
 # the kind that a component's step is forked from, where that isn't base
 KIND = {"train": "model", "evaluate": "model", "score": "model", "drift": "drift", "report": "report"}
-# the kinds that the steps of each pipeline need, in the order in which they do
-WANTED = {
-    "retrain": ("base", "model", "report"),
-    "evaluate": ("base", "model", "report"),
-    "monitor": ("base", "model", "drift", "report"),
-}
+# the kinds that the steps of each pipeline need, in the order in which they do; the last step's comes later, when a step
+# that takes long has begun: what is imported at once waits for each other
+WANTED = {"retrain": ("base", "model"), "evaluate": ("base", "model"), "monitor": ("base", "model", "drift")}
+LATER = "report"
 # bytes of a request's length
 _LENGTH = 8
 
@@ -119,23 +117,25 @@ class Nursery:
     def prepare(self, pipeline: str) -> None:
         """Has processes begin to import that the steps of a pipeline are forked from."""
         for kind in WANTED[pipeline]:
-            if kind in self._sockets:
-                continue
-            self._sockets[kind], theirs = socket.socketpair()
-            with theirs:
-                self._processes.append(
-                    subprocess.Popen(
-                        [sys.executable, "-P", "-m", "mlops.local.warm", kind, str(theirs.fileno())],
-                        pass_fds=[theirs.fileno()],
-                        stdin=subprocess.DEVNULL,
-                        stdout=subprocess.DEVNULL,
-                        stderr=subprocess.DEVNULL,
-                        # as for steps: libraries read it while they are imported
-                        env={**os.environ, "_KFP_RUNTIME": "true"},
-                        # of its own: Ctrl-C is for this process, which ends them
-                        process_group=0,
-                    )
-                )
+            self._start(kind)
+
+    def _start(self, kind: str) -> None:
+        if kind in self._sockets:
+            return
+        self._sockets[kind], theirs = socket.socketpair()
+        with theirs:
+            process = subprocess.Popen(
+                [sys.executable, "-P", "-m", "mlops.local.warm", kind, str(theirs.fileno())],
+                pass_fds=[theirs.fileno()],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+                # as for steps: libraries read it while they are imported
+                env={**os.environ, "_KFP_RUNTIME": "true"},
+                # of its own: Ctrl-C is for this process, which ends them
+                process_group=0,
+            )
+        self._processes.append(process)
 
     def step(self, component: str, arguments: list[str], env: Mapping[str, str], output: int) -> socket.socket | None:
         """Forks a process that runs KFP's executor.
@@ -149,7 +149,10 @@ class Nursery:
         Returns:
             Where `code` reads how it ended; None if there is no warm process to fork it from.
         """
-        found = self._sockets.get(KIND.get(component, "base"))
+        kind = KIND.get(component, "base")
+        if kind != "base":
+            self._start(LATER)
+        found = self._sockets.get(kind)
         if found is None or not _send(found, {"arguments": arguments, "env": dict(env)}, output):
             return None
         return found
