@@ -4,7 +4,8 @@ The memory is compared with what `pipelines.memory` has, by which runs in a clus
 
     python -m benchmarks.pipelines [--rows 12000 --rows 120000 ...] [--data FILE --production DIR] [--json FILE]
 
-Without --data it generates its data and bootstraps a production model. Each pipeline runs as users run it.
+Without --data it generates its data and bootstraps a production model. Steps are started anew, as in a cluster's pods
+(on one machine `mlops run` forks them: `benchmarks.laptop`).
 """
 
 from __future__ import annotations
@@ -62,7 +63,7 @@ def main(
         if data and production:
             sets.append((data.name, sum(1 for _ in data.open("rb")) - 1, data, production))
         else:
-            served = _bootstrap(base)
+            served = bootstrap(base)
             for count in rows or [12_000, 120_000, 1_200_000]:
                 path = base / f"{count}.csv"
                 generate_file(path, count, seed=0)
@@ -81,7 +82,8 @@ def main(
         out.write_text(json.dumps(results, indent=1))
 
 
-def _bootstrap(base: Path) -> Path:
+def bootstrap(base: Path) -> Path:
+    """A production folder of our own."""
     first = base / "first.csv"
     generate_file(first, 3_000, seed=1000)
     outcome = run_pipeline(

@@ -80,7 +80,7 @@ IMPORTS = {
 }
 # the kind that a component's step is forked from, where that isn't base
 KIND = {"train": "model", "evaluate": "model", "score": "model", "drift": "drift", "report": "report"}
-# the kinds that the steps of each pipeline need, in the order in which they do; the last step's comes later, when a step
+# the kinds that the steps of each pipeline need, in the order in which they do; the last step's comes later, when one
 # that takes long has begun: what is imported at once waits for each other
 WANTED = {"retrain": ("base", "model"), "evaluate": ("base", "model"), "monitor": ("base", "model", "drift")}
 LATER = "report"
