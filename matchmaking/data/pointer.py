@@ -35,9 +35,6 @@ class Pointer:
     sample: tuple[int, int] | None
 
 
-# --- what git knows ------------------------------------------------------------------------------------
-
-
 def find_root(start: Path | None = None) -> Path:
     """The clone that holds the data's pointer: the current folder, or one above it.
 
@@ -141,17 +138,11 @@ def run_git(root: Path, *args: str, check: bool = True) -> subprocess.CompletedP
     return done
 
 
-# --- bringing a version here ---------------------------------------------------------------------------
-
-
 def working_pointer(root: Path) -> Pointer:
     try:
         return parse_pointer((root / POINTER).read_text(encoding="utf-8"), str(POINTER))
     except FileNotFoundError:
         raise InputError(f"{root} has no {POINTER}: no data is versioned yet; `mlops data add FILE` does") from None
-
-
-# --- adding and listing --------------------------------------------------------------------------------
 
 
 def on_no_branch() -> bool:
@@ -161,6 +152,3 @@ def on_no_branch() -> bool:
 
 def uncommitted(root: Path) -> bool:
     return bool(run_git(root, "status", "--porcelain", "--", POINTER.as_posix()).stdout.strip())
-
-
-# --- DVC -----------------------------------------------------------------------------------------------

@@ -37,12 +37,6 @@ class MissingError(MlopsError):
     """A version is known to git, but its bytes are nowhere to be had."""
 
 
-# --- what git knows ------------------------------------------------------------------------------------
-
-
-# --- bringing a version here ---------------------------------------------------------------------------
-
-
 def check_saved(root: Path, md5: str, leaving: bool) -> None:
     """Makes sure that the bytes in place can be had again, and with `leaving`, that git knows of them."""
     if not md5:
@@ -128,12 +122,6 @@ def written(target: Path) -> Iterator[Path]:
             yield temporary
     except OSError as error:
         raise cannot_write(target, error) from error
-
-
-# --- adding and listing --------------------------------------------------------------------------------
-
-
-# --- DVC -----------------------------------------------------------------------------------------------
 
 
 @contextmanager

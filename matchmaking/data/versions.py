@@ -78,12 +78,6 @@ class Fetched:
     commit: str
 
 
-# --- what git knows ------------------------------------------------------------------------------------
-
-
-# --- bringing a version here ---------------------------------------------------------------------------
-
-
 def fetch(rev: str, folder: Path) -> Fetched:
     """Brings the data of a revision to `<folder>/<md5>.csv`, whole and verified, or not at all.
 
@@ -158,9 +152,6 @@ def remote_uri(rev: str) -> str:
         if not in_remote(repo, [pointer.md5]):
             raise MissingError(f"the DVC remote doesn't hold {pointer.md5}, the data of {rev}; `dvc push` sends it")
     return str(uri)
-
-
-# --- adding and listing --------------------------------------------------------------------------------
 
 
 def add(file: Path, message: str = "", *, commit: bool = True) -> tuple[Pointer, bool]:
@@ -285,6 +276,3 @@ def _restored(undo: ExitStack, path: Path) -> None:
         undo.callback(kept.replace, path)
     else:
         undo.callback(path.unlink, missing_ok=True)
-
-
-# --- DVC -----------------------------------------------------------------------------------------------

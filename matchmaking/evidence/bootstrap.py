@@ -19,12 +19,6 @@ _BLOCK = 8
 _TINY, _EPSILON = np.finfo(np.float64).tiny, np.finfo(np.float64).eps
 
 
-# --- policy --------------------------------------------------------------------------------------------
-
-
-# --- metrics under the bootstrap -----------------------------------------------------------------------
-
-
 def metric_scorer(match: npt.NDArray[Any], p: Floats) -> Callable[[Floats], dict[str, Floats]]:
     """All metrics of one model as a function of row weights.
 
@@ -108,9 +102,3 @@ def bootstrap_weights(
             drawn = rng.integers(n, size=(size, n)) * size + np.arange(size)[:, None]
             by_group[stratum] = np.bincount(drawn.ravel(), minlength=size * n).reshape(n, size)
         yield (by_group if groups == rows else by_group[number]).T
-
-
-# --- decision ------------------------------------------------------------------------------------------
-
-
-# --- the page ------------------------------------------------------------------------------------------

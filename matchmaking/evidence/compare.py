@@ -23,14 +23,6 @@ from matchmaking.evidence.inference import as_shown, draw, holm_corrected, judge
 from matchmaking.evidence.metrics import evaluate, expected_calibration_error
 from matchmaking.evidence.policy import Policy, load_policy, past_limits
 
-# --- policy --------------------------------------------------------------------------------------------
-
-
-# --- metrics under the bootstrap -----------------------------------------------------------------------
-
-
-# --- decision ------------------------------------------------------------------------------------------
-
 
 def decide(scores: pd.DataFrame, policy: Policy, seed: int = 0) -> dict[str, Any]:
     """Compare candidate and production on the same held-out rows.
@@ -241,9 +233,6 @@ def with_split(decision: dict[str, Any], split: Mapping[str, Any] | None) -> dic
         return decision
     told = [f"the split: {note}" for note in split["notes"]]
     return {**decision, "split": dict(split), "reasons": [*decision["reasons"], *told]}
-
-
-# --- the page ------------------------------------------------------------------------------------------
 
 
 def decide_file(

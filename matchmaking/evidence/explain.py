@@ -8,17 +8,6 @@ import numpy as np
 
 from matchmaking.base.escape import for_markdown, visible
 
-# --- policy --------------------------------------------------------------------------------------------
-
-
-# --- metrics under the bootstrap -----------------------------------------------------------------------
-
-
-# --- decision ------------------------------------------------------------------------------------------
-
-
-# --- the page ------------------------------------------------------------------------------------------
-
 
 def explain(decision: dict[str, Any]) -> str:
     """The decision as a Markdown page: the verdict, every test, and what would change the verdict."""

@@ -18,15 +18,6 @@ from matchmaking.evidence.policy import Policy
 _FEW_SHOWN = 20
 
 
-# --- policy --------------------------------------------------------------------------------------------
-
-
-# --- metrics under the bootstrap -----------------------------------------------------------------------
-
-
-# --- decision ------------------------------------------------------------------------------------------
-
-
 Draws = dict[str, tuple[Floats, Floats]]  # production's and candidate's, each (resamples,), by metric
 
 
@@ -239,6 +230,3 @@ def _result(test: dict[str, Any], alpha: float) -> str:
     if -test["improvement"] >= test["margin"] and test["p_harm_holm"] <= alpha:
         return "harm"
     return "non-inferior" if test["ci"][0] > -test["margin"] else "inconclusive"
-
-
-# --- the page ------------------------------------------------------------------------------------------

@@ -24,9 +24,6 @@ SliceColumn = Literal["location", "preferred_language", "case_type"]
 DEFAULT_POLICY = Path(__file__).with_name("policy.yaml")
 
 
-# --- policy --------------------------------------------------------------------------------------------
-
-
 class _Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
@@ -183,12 +180,3 @@ def _problem(error: dict[str, Any]) -> str:
     if value == "ece" and error["type"] == "literal_error":
         return f"{key}: ECE is reported, not tested, since its bias hides a loss; use log_loss and calibration instead"
     return f"{key}: {message}, not {value!r}" if isinstance(value, str | int | float | list) else f"{key}: {message}"
-
-
-# --- metrics under the bootstrap -----------------------------------------------------------------------
-
-
-# --- decision ------------------------------------------------------------------------------------------
-
-
-# --- the page ------------------------------------------------------------------------------------------

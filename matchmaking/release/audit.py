@@ -81,12 +81,6 @@ def history(production_uri: str) -> History:
     return History(entries, foreign_before, current, foreign, unreadable, _unfinished(store))
 
 
-# --- evidence ------------------------------------------------------------------------------------------
-
-
-# --- the change ----------------------------------------------------------------------------------------
-
-
 def in_words(journal: Journal) -> str:
     return f"the {'promotion of' if journal.action == 'promote' else 'rollback to'} {journal.after} by {journal.who}"
 
@@ -110,9 +104,6 @@ def _unfinished(store: Store) -> str:
         f"{in_words(journal)}, begun {journal.time}, isn't finished: it is under way, or it was cut off, and then the "
         "next promote or rollback completes or undoes it"
     )
-
-
-# --- reading -------------------------------------------------------------------------------------------
 
 
 def stored_hashes(store: Store) -> dict[str, str]:

@@ -179,9 +179,6 @@ def explain(change: Change) -> list[str]:
     ]
 
 
-# --- evidence ------------------------------------------------------------------------------------------
-
-
 def _objections(package: Package, before: State) -> Iterator[str]:
     """What the evidence says against a promotion."""
     decision = package.decision
@@ -206,9 +203,6 @@ def _facts(package: Package) -> list[str]:
     ]
 
 
-# --- the change ----------------------------------------------------------------------------------------
-
-
 def _begin(store: Store, production_uri: str, say: Say) -> State:
     """What comes before every change: an earlier one brought to its end, and what can be refused at once refused."""
     _check_settings()
@@ -217,9 +211,6 @@ def _begin(store: Store, production_uri: str, say: Say) -> State:
     for line in read_audit(store)[1]:
         say(f"the audit trail: {line}; it is passed over")
     return current_state(store)
-
-
-# --- reading -------------------------------------------------------------------------------------------
 
 
 def _matches(state: State, to: str) -> bool:

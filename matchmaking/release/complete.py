@@ -34,12 +34,6 @@ class RestartError(MlopsError):
         self.entry = entry
 
 
-# --- evidence ------------------------------------------------------------------------------------------
-
-
-# --- the change ----------------------------------------------------------------------------------------
-
-
 def complete_change(store: Store, journal: Journal, say: Say) -> tuple[Entry, str | None]:
     """What follows once the model file is replaced; each part may have been done already.
 
@@ -131,6 +125,3 @@ def _tell(entry: Entry, restart_error: str | None) -> None:
         f"{done} {entry.after.version or 'an earlier model'}" + (", NOT RESTARTED" if restart_error else ""),
         "\n".join(body),
     )
-
-
-# --- reading -------------------------------------------------------------------------------------------

@@ -43,12 +43,6 @@ def recover(production_uri: str, *, say: Say = escape.say) -> None:
             recover_change(store, say)
 
 
-# --- evidence ------------------------------------------------------------------------------------------
-
-
-# --- the change ----------------------------------------------------------------------------------------
-
-
 def recover_change(store: Store, say: Say) -> Journal | None:
     """Reads the journal and brings what it says to an end; to be called under the lock.
 
@@ -126,9 +120,6 @@ def catch_up(store: Store, say: Say) -> None:
             pending = recover_change(store, say)
             if pending:
                 complete_change(store, pending, say)
-
-
-# --- reading -------------------------------------------------------------------------------------------
 
 
 def backup_name(store: Store, folder: str, name: str, sha256: str) -> bytes:

@@ -134,9 +134,6 @@ def slice_rows(models: dict[str, dict[str, Any]]) -> dict[str, list[SliceRow]]:
     return tables
 
 
-# --- what the summary holds ---
-
-
 def models_of(summary: dict[str, Any], evaluation: dict[str, Any] | None = None) -> dict[str, dict[str, Any]]:
     """The metrics of the models that were evaluated, production first."""
     source = evaluation or summary.get("metrics") or {}
@@ -207,12 +204,6 @@ def warnings(summary: dict[str, Any]) -> list[str]:
     found += [f"the split: {note}" for note in (summary.get("split") or {}).get("notes") or []]
     found += [note for note in drift_of(summary).get("notes") or [] if "not measured" in note or "too few" in note]
     return [warning for warning in found if warning not in (summary.get("reasons") or [])]
-
-
-# --- text ---
-
-
-# --- numbers, Markdown ---
 
 
 def number_text(value: float | None, digits: int = 4) -> str:

@@ -79,21 +79,12 @@ def html_report(
     )
 
 
-# --- what the summary holds ---
-
-
 def _tone(summary: dict[str, Any]) -> str:
     if summary.get("error") or str(summary.get("status", "")).upper() == "FAILED" or production_changed(summary):
         return "bad"
     if summary.get("verdict") in ("promote", "bootstrap"):
         return "good"
     return "attention" if summary.get("verdict") in ("hold", "reject") or drift_of(summary).get("drifted") else "plain"
-
-
-# --- text ---
-
-
-# --- numbers, Markdown ---
 
 
 def _seen(value: Any) -> Any:

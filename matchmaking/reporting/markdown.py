@@ -50,14 +50,5 @@ def markdown_report(summary: dict[str, Any]) -> str:
     return "\n".join(lines) + "\n"
 
 
-# --- what the summary holds ---
-
-
-# --- text ---
-
-
-# --- numbers, Markdown ---
-
-
 def _row(cells: list[str]) -> str:
     return f"| {' | '.join(cells)} |"

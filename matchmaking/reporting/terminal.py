@@ -65,12 +65,3 @@ def _drift_table(drift: dict[str, Any]) -> Table:
         drifted = "[red]yes[/]" if column["drifted"] else "no"
         table.add_row(*(escape(visible(column[key])) for key in ("column", "kind")), *numbers, drifted)
     return table
-
-
-# --- what the summary holds ---
-
-
-# --- text ---
-
-
-# --- numbers, Markdown ---

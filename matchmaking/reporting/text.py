@@ -32,12 +32,6 @@ def text_report(summary: dict[str, Any], evaluation: dict[str, Any] | None = Non
     return "\n".join(_text_lines(summary, evaluation)) + "\n"
 
 
-# --- what the summary holds ---
-
-
-# --- text ---
-
-
 def _text_lines(summary: dict[str, Any], evaluation: dict[str, Any] | None) -> Iterator[str]:
     title = f"LegalAid Connect matchmaking: {summary.get('pipeline') or 'pipeline'}"
     yield from _wrap(title)
@@ -113,6 +107,3 @@ def _section(title: str) -> list[str]:
 
 def _wrap(text: str, bullet: str = "") -> list[str]:
     return textwrap.wrap(for_terminal(text), WIDTH, initial_indent=bullet, subsequent_indent=" " * len(bullet)) or [""]
-
-
-# --- numbers, Markdown ---

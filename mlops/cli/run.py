@@ -18,8 +18,8 @@ from matchmaking.base.escape import for_rich, for_terminal, say
 from matchmaking.base.settings import MAX_SEED
 from matchmaking.inputs import Split
 from matchmaking.model import Algorithm
+from mlops.cli.console import make_console, policy_text
 from mlops.cli.options import check_options
-from mlops.cli.terminal import make_console, policy_text
 from mlops.local import Runner, warm
 
 if TYPE_CHECKING:

@@ -15,10 +15,10 @@ from matchmaking.base.settings import (
     DATA_URI,
     PRODUCTION_URI,
 )
+from mlops.cli.console import make_console
 from mlops.cli.options import given
 from mlops.cli.parameters import Candidates, Current, Data, Host, Production, open_server
 from mlops.cli.submit import chosen_data
-from mlops.cli.terminal import make_console
 
 app = typer.Typer(no_args_is_help=True, help="Recurring runs on Kubeflow Pipelines, instead of CronJobs.")
 

@@ -24,9 +24,9 @@ from matchmaking.base.settings import (
 )
 from matchmaking.inputs import Split
 from matchmaking.model import Algorithm
+from mlops.cli.console import make_console, policy_text
 from mlops.cli.options import check_options, given
 from mlops.cli.parameters import DATA_ARGUMENTS, Candidates, Current, Data, Host, Production, open_server
-from mlops.cli.terminal import make_console, policy_text
 from pipelines import Pipeline
 
 if TYPE_CHECKING:

@@ -114,7 +114,7 @@ def test_who_is_told_where_people_open_the_uis(steps: Any) -> None:
 def test_every_variable_that_the_code_reads_is_given(steps: Any) -> None:
     """Who reads a new variable in a step must say where a pod gets it from."""
     read = set()
-    for path in [*Path("matchmaking").glob("*.py"), *Path("components").glob("*.py")]:
+    for path in [*Path("matchmaking").rglob("*.py"), *Path("components").glob("*.py")]:
         for node in ast.walk(ast.parse(path.read_text())):
             for text in [node.value] if isinstance(node, ast.Constant) and isinstance(node.value, str) else []:
                 if re.fullmatch(r"(MLOPS|KFP|KUBERNETES|MLFLOW_TRACKING|AWS)_[A-Z_]+", text):
