@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from matchmaking import tracking
+from matchmaking.base import settings
 from matchmaking.tracking import notify, runs
 from matchmaking.tracking.step import step
 from mlops.cli.submit import _close_record
@@ -143,7 +144,7 @@ def test_deleted_runs_are_closed_and_those_of_others_let_be(
     deleted = opened(jobs[0], monkeypatch)
     local = opened("0a1b2c3d", monkeypatch, pod="")
     # local runs have had such ids, too
-    monkeypatch.setattr(tracking.settings, "kfp_run_url", lambda run_id: f"https://kfp.example/#/runs/details/{run_id}")
+    monkeypatch.setattr(settings, "kfp_run_url", lambda run_id: f"https://kfp.example/#/runs/details/{run_id}")
     elsewhere = opened("6b4b9c9e-0000-4000-8000-000000000000", monkeypatch)
     monkeypatch.undo()
     monkeypatch.setenv("MLFLOW_TRACKING_URI", str(tracking.client().tracking_uri))

@@ -77,10 +77,10 @@ def test_every_step_takes_them(
     run_step = run._run_step
     commands: list[list[str]] = []
 
-    def run_compiled(watcher: Any, scratch: str, full_command: list[str], env_vars: Any = None) -> int:
+    def run_compiled(watcher: Any, scratch: str, nursery: None, full_command: list[str], env_vars: Any = None) -> int:
         commands.append(as_compiled(name, full_command))
         here = [sys.executable, *commands[-1][1:]]
-        return run_step(watcher, scratch, here, env_vars)
+        return run_step(watcher, scratch, nursery, here, env_vars)
 
     monkeypatch.setattr(run, "_run_step", run_compiled)
     # a run sets it for its steps

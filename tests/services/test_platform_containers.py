@@ -29,6 +29,7 @@ from matchmaking.base.errors import MlopsError
 from matchmaking.base.settings import CANDIDATES_URI, DATA_URI, EXPERIMENT, PRODUCTION_URI, image
 from matchmaking.release.registry import CHALLENGER, CHAMPION, MODEL
 from mlops.cluster import capacity
+from mlops.cluster.secrets import make_secrets
 from mlops.local import containers
 from tests.services.conftest import program, s3_client
 
@@ -251,7 +252,7 @@ def _manifests(folder: Path) -> tuple[dict[tuple[str, str], Object], dict[tuple[
             for each in put:
                 secrets[each["metadata"]["namespace"], each["metadata"]["name"]] = each["stringData"]
 
-    secrets.make_secrets(Empty())  # type: ignore[arg-type]
+    make_secrets(Empty())  # type: ignore[arg-type]
     return objects, secrets
 
 
