@@ -196,7 +196,7 @@ def test_whatever_ends_open_ends_its_port_forwards(machine: Machine, way: signal
 
 
 def _control() -> None:
-    """Makes the terminal at stdin that of the session, and both signals heard, which the background and nohup pass over."""
+    """Makes the terminal at stdin that of the session; signals are heard, which the background and nohup pass over."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     signal.signal(signal.SIGHUP, signal.SIG_DFL)
     fcntl.ioctl(0, termios.TIOCSCTTY, 0)
