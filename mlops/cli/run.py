@@ -105,7 +105,7 @@ def run(
     if production == "" and "evaluate" in names:
         raise InputError("--production is missing: evaluate needs the folder of the production model")
     outcomes: dict[str, Outcome] = {}
-    with warm.nursery(runner.value, names) as nursery:
+    with warm.nursery(runner.value, names[0]) as nursery:
         # once they import, so may this process
         from mlops.local.run import check_runner, run_pipeline
 
@@ -186,7 +186,7 @@ def bootstrap(
         "seed": seed,
         "algorithm": algorithm.value,
     }
-    with warm.nursery("subprocess", ["retrain"]) as nursery, _Progress(console, "bootstrap", quiet=False) as progress:
+    with warm.nursery("subprocess", "retrain") as nursery, _Progress(console, "bootstrap", quiet=False) as progress:
         from mlops.local.run import run_pipeline
 
         outcome = run_pipeline("retrain", arguments, work_dir, on_step=progress.step, nursery=nursery)

@@ -25,7 +25,7 @@ import subprocess
 import sys
 import traceback
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 SUPPORTED = sys.platform == "linux"
@@ -92,14 +92,14 @@ class Nursery:
     """The warm processes of some runs; closed at their end.
 
     Args:
-        pipelines: those that will run.
+        pipeline: the first that will run.
     """
 
-    def __init__(self, *pipelines: str) -> None:
+    def __init__(self, pipeline: str) -> None:
         """Starts the processes that the first pipeline needs."""
         self._sockets: dict[str, socket.socket] = {}
         self._processes: list[subprocess.Popen[bytes]] = []
-        self.prepare(pipelines[0])
+        self.prepare(pipeline)
 
     def __enter__(self) -> Nursery:
         return self
@@ -158,9 +158,9 @@ class Nursery:
         return found
 
 
-def nursery(runner: str, pipelines: Sequence[str]) -> contextlib.AbstractContextManager[Nursery | None]:
+def nursery(runner: str, pipeline: str) -> contextlib.AbstractContextManager[Nursery | None]:
     """The warm processes of a runner; None of one that has none."""
-    return Nursery(*pipelines) if runner == "subprocess" and SUPPORTED else contextlib.nullcontext()
+    return Nursery(pipeline) if runner == "subprocess" and SUPPORTED else contextlib.nullcontext()
 
 
 def code(step: socket.socket) -> int | None:
