@@ -25,7 +25,8 @@ SCORE = "score"
 NOMINAL = (*CATEGORICAL, "availability", TARGET)
 
 # numeric: Wasserstein distance over the reference's standard deviation (0.1: a shift by a tenth of it);
-# nominal: Jensen-Shannon distance, natural logarithm, in [0, 0.833]. Evidently's defaults above 1,000 rows.
+# nominal: Jensen-Shannon distance, natural logarithm, in [0, 0.833]. Evidently's defaults above 1,000 rows. Both are
+# distances, where more is more drift; Evidently's "ks", "chisquare" and "z" are p-values, where less is.
 METHODS = {"numeric": "wasserstein", "nominal": "jensenshannon"}
 THRESHOLDS = {"numeric": 0.1, "nominal": 0.1, TARGET: 0.05}  # 0.05: matches from 11.6 % to 16.5 % or 7.5 %
 # Two samples of the same data differ too, by a distance that falls as 1/sqrt(n), where n = n1 n2 / (n1 + n2), and grows

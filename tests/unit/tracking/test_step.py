@@ -11,6 +11,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from matchmaking import tracking
 from matchmaking.base.errors import InputError, RefusedError
 from matchmaking.tracking.step import ERROR_MARK, collect, step
 
@@ -19,6 +20,20 @@ ROOT = Path(__file__).parents[3]
 
 def artifact() -> SimpleNamespace:
     return SimpleNamespace(metadata={})
+
+
+def test_every_step_begins_with_a_cheap_import() -> None:
+    code = (
+        "import sys; before = set(sys.modules); import matchmaking.tracking.step; print(*(set(sys.modules) - before))"
+    )
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
+    loaded = found.stdout.split()
+    # what a step needs of the record it imports as it goes; the room offers it all the same
+    ours = {"matchmaking", "matchmaking.tracking", "matchmaking.tracking.step"}
+    assert {name for name in loaded if name.split(".")[0] in ("matchmaking", "mlflow", "pandas")} == ours
+    assert tracking.begun is tracking.runs.begun and tracking.client is tracking.connection.client
+    with pytest.raises(AttributeError, match="no attribute 'began'"):
+        tracking.began  # noqa: B018
 
 
 def test_costs_travel_with_the_artifacts() -> None:
