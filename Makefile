@@ -134,7 +134,7 @@ lock: ## resolve the requirements anew (needs uv)
 	@$(LOCK) --extra dev pyproject.toml -o requirements/dev.txt
 	@$(LOCK) --constraint requirements/dev.txt pyproject.toml -o requirements/base.txt
 	@$(LOCK) --constraint requirements/dev.txt --extra local pyproject.toml -o requirements/local.txt
-	@for set in train monitor; do \
+	@for set in train monitor dashboard; do \
 	  $(LOCK) --constraint requirements/dev.txt --extra $$set -o requirements/$$set.txt pyproject.toml \
 	    $$(sed -nE 's/^([a-z0-9._-]+)==.*/--no-emit-package \1/p' requirements/base.txt) || exit; \
 	done
