@@ -131,7 +131,7 @@ def betting_sequence(
 
     Source: Waudby-Smith & Ramdas, "Estimating means of bounded random variables by betting", JRSS B 86, 2024, theorem
     3: of every m the capitals prod(1 +- lambda_i (x_i - m)) are fair games where m is the mean. The bets are its
-    predictable plug-in ones, sqrt(2 log(2/alpha) / (variance i log(1 + i))), truncated at 1/2 / m and 1/2 / (1 - m); or,
+    predictable plug-in ones, sqrt(2 log(2/alpha) / (variance i log(1 + i))), truncated at 0.5 / m and 0.5 / (1 - m); or
     with `planned`, the best for that many: it stands in place of i log(1 + i). The data are `pseudo_outcomes`.
 
     Args:
