@@ -46,6 +46,7 @@ STORAGE = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")
 TRACKING_SETTINGS = ("MLFLOW_TRACKING_URI",)
 LINK_SETTINGS = ("MLOPS_KFP_URL", "MLOPS_MLFLOW_URL")
 STORAGE_SETTINGS = ("AWS_ENDPOINT_URL", "AWS_DEFAULT_REGION")
+POLICY_SETTINGS = ("MLOPS_POLICY",)
 RESTART_SETTINGS = ("MLOPS_RESTART_COMMAND", "MLOPS_RESTART_TIMEOUT")
 
 RETRIES = 2
@@ -64,6 +65,7 @@ class Pod:
         storage: whether it reads or writes datasets, candidates or production.
         links: whether it is told where people open the UIs: who opens the MLflow run records it there, and a promotion
             tells of itself without asking.
+        policy: whether it is told the installation's policy, as what judges a run and looks at alerts is.
         pure: whether its outputs depend on its inputs alone.
         cpu, cpu_limit: the request, and the limit.
         memory, memory_limit: the same, of a step that doesn't grow with the data (see `pipelines.memory` for those that
@@ -74,6 +76,7 @@ class Pod:
     title: str
     storage: bool = False
     links: bool = False
+    policy: bool = False
     pure: bool = False
     cpu: str = "200m"
     cpu_limit: str = "1"
@@ -92,7 +95,7 @@ PODS = {
     "compare": Pod("Decide whether it is better", pure=True),
     "score": Pod("Score with production", pure=True, cpu="500m", cpu_limit="2"),
     "drift": Pod("Look for drift", pure=True, cpu="500m"),
-    "report": Pod("Write the report", storage=True),
+    "report": Pod("Write the report", storage=True, policy=True),
     "check": Pod("Check the package's evidence", storage=True, links=True),
     "promote": Pod("Put it into production", storage=True, links=True),
 }
@@ -132,6 +135,8 @@ def _equip(task: Any, component: str, memory: Any) -> None:
     kubernetes.use_config_map_as_env(task, SETTINGS, _same([*TRACKING_SETTINGS, *(STORAGE_SETTINGS * pod.storage)]))
     if pod.links:
         kubernetes.use_config_map_as_env(task, SETTINGS, _same(LINK_SETTINGS), optional=True)
+    if pod.policy:
+        kubernetes.use_config_map_as_env(task, SETTINGS, _same(POLICY_SETTINGS), optional=True)
     kubernetes.use_secret_as_env(task, secret, _same([*TRACKING, *(STORAGE * pod.storage)]))
     kubernetes.use_secret_as_env(task, NOTIFY_SECRET, {NOTIFY_KEY: "MLOPS_NOTIFY_URLS"}, optional=True)
     if component == "promote":

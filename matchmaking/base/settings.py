@@ -125,9 +125,15 @@ VARIABLES = {
     "MLOPS_DATA_REVISION": ("the git revision of the dataset that runs record", "set by `--data-rev`"),
     "MLOPS_RESTART_COMMAND": ("command line, run without a shell, that restarts the service after a promotion", "none"),
     "MLOPS_RESTART_TIMEOUT": ("seconds it may take", "300"),
+    "MLOPS_POLICY": (
+        "the policy (YAML) that alerts go by, and the limits past which production is degraded; `mlops run --policy` "
+        "sets it for its steps, in a cluster the ConfigMap `mlops-settings` does",
+        "the default policy",
+    ),
     "MLOPS_NOTIFY_URLS": (
-        "apprise URLs, separated by white space, that hear of improved candidates, promotions, rollbacks, rejected "
-        "candidates, failed runs and drift",
+        "apprise URLs, separated by white space, that hear of alerts, improved candidates, promotions, rollbacks, "
+        "rejected candidates and failed runs; `pager=URL` has a tag, and hears the alerts alone that the policy sends "
+        "there",
         "nobody",
     ),
     "MLOPS_NOTIFY_URLS_FILE": ("a file of such URLs, one a line", "none"),

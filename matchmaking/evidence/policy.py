@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 import numpy as np
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from matchmaking.base.errors import InputError
 from matchmaking.evidence.metrics import LOWER_IS_BETTER
@@ -20,6 +22,11 @@ Metric = Literal[
 # what is only compared with a number
 Measured = Literal["average_precision", "roc_auc", "f1", "accuracy", "precision", "recall", "brier", "log_loss", "ece"]
 SliceColumn = Literal["location", "preferred_language", "case_type"]
+# what the alert rule can watch: `matchmaking.live.sequential.METRICS`
+Watched = Literal["average_precision", "roc_auc", "accuracy", "precision", "recall", "brier", "log_loss"]
+AlertKind = Literal["performance", "degraded", "drift", "failed", "late"]
+# from the least severe on
+Severity = Literal["info", "warning", "critical"]
 
 DEFAULT_POLICY = Path(__file__).with_name("policy.yaml")
 
@@ -76,6 +83,61 @@ class Limits(_Section):
     production: dict[Measured, Fraction]
 
 
+def _clock(given: Any) -> Any:
+    """A time of day as text: YAML takes 22:00 without quotation marks for the number of its minutes."""
+    return f"{given // 60:02d}:{given % 60:02d}" if type(given) is int and 0 <= given < 24 * 60 else given
+
+
+def _known_zone(given: str) -> str:
+    try:
+        ZoneInfo(given)
+    except (ZoneInfoNotFoundError, ValueError, OSError):
+        raise ValueError("no such time zone; give one as in Asia/Kolkata") from None
+    return given
+
+
+Clock = Annotated[str, BeforeValidator(_clock), Field(pattern=r"^([01]\d|2[0-3]):[0-5]\d$")]
+Hours = Annotated[float, Field(gt=0, le=24 * 366)]
+Tag = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]+$")]
+
+
+class QuietHours(_Section):
+    """When only what is critical is told; none where `start` is `end`."""
+
+    start: Clock
+    end: Clock
+    time_zone: Annotated[str, AfterValidator(_known_zone)]
+
+    @property
+    def first(self) -> int:
+        """`start` in minutes of the day."""
+        return int(self.start[:2]) * 60 + int(self.start[3:])
+
+    @property
+    def last(self) -> int:
+        """`end` in minutes of the day."""
+        return int(self.end[:2]) * 60 + int(self.end[3:])
+
+
+class Performance(_Section):
+    """The sequential rule on measured performance."""
+
+    tolerance: dict[Watched, Fraction | None]
+    false_alarms_a_year: Annotated[float, Field(gt=0, le=52)]
+
+
+class Alerts(_Section):
+    """What is told of production and of the pipelines, to whom and when."""
+
+    severity: dict[AlertKind, Severity]
+    repeat_hours: dict[Severity, Hours]
+    channels: dict[Severity, Annotated[tuple[Tag, ...], Field(strict=False)]]
+    quiet_hours: QuietHours
+    performance: Performance
+    hold_drift: bool
+    late_hours: Hours
+
+
 def past_limits(found: Mapping[str, Any], limits: Limits) -> list[str]:
     """Which of a model's metrics, as `metrics.evaluate` gives them, are worse than `limits.production`, in words.
 
@@ -99,17 +161,32 @@ class Policy(_Section):
     data: Data
     auto_promote: bool
     limits: Limits
+    alerts: Alerts
 
 
-def load_policy(path: Path | None = None, text: str = "") -> Policy:
+def installed_policy() -> Policy:
+    """The policy that reports and alerts go by: the default, with what MLOPS_POLICY (YAML) says laid over it.
+
+    Raises:
+        InputError: as for `load_policy`.
+    """
+    return load_policy(text=os.environ.get("MLOPS_POLICY", ""), called="MLOPS_POLICY")
+
+
+def load_policy(path: Path | None = None, text: str = "", called: str = "the policy given with the run") -> Policy:
     """The default policy, or the default with what the YAML file at `path`, or the YAML `text`, sets laid over it.
+
+    Args:
+        path: of the file.
+        text: in its place.
+        called: the text, in messages.
 
     Raises:
         InputError: the file can't be read, is not YAML, has an unknown key or a value out of range, or asks for levels
             that its number of resamples cannot tell from zero.
     """
     values = _read_yaml(DEFAULT_POLICY)
-    name = str(path or ("the policy given with the run" if text else DEFAULT_POLICY))
+    name = str(path or (called if text else DEFAULT_POLICY))
     if path is not None:
         values = _overlay(values, _read_yaml(path))
     elif text:

@@ -248,8 +248,6 @@ def _tell(summary: dict[str, Any], decision: dict[str, Any] | None) -> None:
         notify.send("rejected", f"{summary['run_name']}: production could not serve the candidate", "\n".join(lines))
     elif summary["verdict"] == "reject":
         notify.send("rejected", f"{summary['run_name']}: the candidate is worse than production", "\n".join(lines))
-    if summary["drift"] and summary["drift"]["drifted"]:
-        notify.send("drift", f"{summary['run_name']}: the data has drifted", "\n".join(lines))
 
 
 def _explained(decision: dict[str, Any] | None) -> str | None:

@@ -269,23 +269,26 @@ def _experiment() -> str:
     """The id of our experiment, created where it isn't there."""
     from mlflow.exceptions import MlflowException
 
-    uri = os.environ["MLFLOW_TRACKING_URI"]
-    location = None
-    if uri.startswith("sqlite:///"):
-        # MLflow would put artifacts below the current folder
-        location = (Path(uri.removeprefix("sqlite:///")).parent / "mlflow-artifacts").as_uri()
     for attempt in (1, 2):
         found = client().get_experiment_by_name(EXPERIMENT)
         if found is not None:
             return str(found.experiment_id)
         try:
-            return str(client().create_experiment(EXPERIMENT, artifact_location=location))
+            return str(client().create_experiment(EXPERIMENT, artifact_location=artifact_location()))
         except MlflowException:
             # somebody else has created it in between
             if attempt == 2:
                 raise
             time.sleep(0.2)
     raise AssertionError("unreachable")
+
+
+def artifact_location() -> str | None:
+    """Where an experiment's artifacts go; None for where the server puts them."""
+    uri = os.environ["MLFLOW_TRACKING_URI"]
+    # MLflow would put them below the current folder
+    local = uri.startswith("sqlite:///")
+    return (Path(uri.removeprefix("sqlite:///")).parent / "mlflow-artifacts").as_uri() if local else None
 
 
 @dataclass(frozen=True)

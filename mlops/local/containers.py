@@ -27,7 +27,7 @@ WRITTEN = ("candidates",)
 
 # what a step is told of the environment here; everything else stays outside
 _PASSED = re.compile(
-    r"AWS_\w+|GOOGLE_\w+|MLFLOW_\w+|MLOPS_NOTIFY_\w+|MLOPS_DATA_REVISION|STORAGE_EMULATOR_HOST|SSL_CERT_FILE"
+    r"AWS_\w+|GOOGLE_\w+|MLFLOW_\w+|MLOPS_NOTIFY_\w+|MLOPS_POLICY|MLOPS_DATA_REVISION|STORAGE_EMULATOR_HOST|SSL_CERT_FILE"
     r"|REQUESTS_CA_BUNDLE|(?i:https?_proxy|no_proxy)"
 )
 # where the SDKs look for credentials if no variable says so; by the scheme that needs them

@@ -46,6 +46,7 @@ ELSEWHERE = {
     "KFP_POD_NAME",
     "KUBERNETES_SERVICE_HOST",  # Kubernetes sets it
 }
+LOOKS = {"report"}
 READS_STORAGE = {"ingest", "report", "check", "promote"}
 UNITS = {"Mi": 1, "Gi": 1024}
 # peak MB at 12,000 rows and at 1.2 million, by `make bench`, of steps that hardly grow with the data
@@ -109,6 +110,12 @@ def test_who_is_told_where_people_open_the_uis(steps: Any) -> None:
     told = {(of, name) for (of, name), step in steps.items() if "MLOPS_MLFLOW_URL" in environment(step)}
     ingests = {("retrain", "ingest"), ("evaluate", "ingest"), ("monitor", "ingest"), ("monitor", "ingest-2")}
     assert told == {*ingests, ("promote", "check"), ("promote", "promote"), ("retrain", "promote")}
+
+
+def test_who_looks_at_alerts_is_told_the_policy(steps: Any) -> None:
+    told = {name for (_, name), step in steps.items() if "MLOPS_POLICY" in environment(step)}
+    assert told >= {"report"}
+    assert told <= LOOKS
 
 
 def test_every_variable_that_the_code_reads_is_given(steps: Any) -> None:

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from matchmaking.base.errors import InputError
-from matchmaking.evidence.policy import DEFAULT_POLICY, load_policy
+from matchmaking.evidence.policy import DEFAULT_POLICY, installed_policy, load_policy
 from tests.decision_fixtures import POLICY
 
 
@@ -69,6 +69,14 @@ def test_a_policy_is_immutable() -> None:
             "guardrails: {slices: {columns: [city]}}",
             ["guardrails.slices.columns", "'preferred_language'", "'city'"],
         ),
+        ("alerts: {severity: {drift: loud}}", ["alerts.severity.drift", "'warning'", "'loud'"]),
+        ("alerts: {severity: {rain: info}}", ["alerts.severity.rain", "'late'"]),
+        ("alerts: {repeat_hours: {warning: 0}}", ["alerts.repeat_hours.warning", "greater than 0"]),
+        ("alerts: {channels: {critical: pager}}", ["alerts.channels.critical: input should be a valid list"]),
+        ('alerts: {quiet_hours: {start: "25:00"}}', ["alerts.quiet_hours.start", "25:00"]),
+        ("alerts: {quiet_hours: {time_zone: Mars/Olympus}}", ["time_zone", "no such time zone", "Asia/Kolkata"]),
+        ("alerts: {performance: {tolerance: {f1: 0.1}}}", ["alerts.performance.tolerance.f1", "'recall'"]),
+        ("alerts: {late_hour: 3}", ["alerts.late_hour: unknown key", "late_hours"]),
         ("primary: [", ["not YAML", "line 1"]),
         ("- a\n- b", ["mapping", "primary, bootstrap, guardrails", "list"]),
     ],
@@ -87,3 +95,24 @@ def test_an_invalid_policy_is_refused_in_one_line(tmp_path: Path, text: str, sai
 def test_a_missing_policy_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"gone\.yaml.*No such file"):
         load_policy(tmp_path / "gone.yaml")
+
+
+def test_what_yaml_makes_of_a_time_of_day_is_one() -> None:
+    # without quotation marks YAML takes 22:00 for a number in base 60
+    hours = load_policy(text="alerts: {quiet_hours: {start: 22:00, end: 07:30}}").alerts.quiet_hours
+    assert (hours.start, hours.end, hours.first, hours.last) == ("22:00", "07:30", 1320, 450)
+
+
+def test_a_metric_can_be_left_unwatched() -> None:
+    tolerance = load_policy(text="alerts: {performance: {tolerance: {recall: null}}}").alerts.performance.tolerance
+    assert tolerance["recall"] is None and tolerance["average_precision"] is not None
+
+
+def test_the_installations_policy_is_what_is_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("MLOPS_POLICY", raising=False)
+    assert installed_policy() == load_policy()
+    monkeypatch.setenv("MLOPS_POLICY", "alerts: {late_hours: 3}")
+    assert installed_policy().alerts.late_hours == 3
+    monkeypatch.setenv("MLOPS_POLICY", "alerts: {late_hours: -3}")
+    with pytest.raises(InputError, match=r"MLOPS_POLICY: alerts\.late_hours"):
+        installed_policy()
