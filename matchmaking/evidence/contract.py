@@ -18,6 +18,7 @@ import numpy as np
 import pandas as pd
 
 from matchmaking.base.errors import InputError
+from matchmaking.data.batches import BATCH
 from matchmaking.data.schema import FEATURES, INTEGERS
 from matchmaking.model import keras_file, production
 from matchmaking.model.features import INPUT_WIDTH
@@ -91,7 +92,10 @@ class Service:
 
     def probabilities(self, pairs: pd.DataFrame, batch_size: int = 32) -> np.ndarray:
         """float64 of shape (rows,), in [0, 1]; the service leaves the batch size at Keras's 32."""
-        return self.model.predict(self.inputs(pairs), batch_size=batch_size, verbose=0).astype(float).ravel()
+        # of many rows, no more inputs than a batch at a time
+        parts = [pairs.iloc[start : start + BATCH] for start in range(0, len(pairs), BATCH)] or [pairs]
+        found = [self.model.predict(self.inputs(part), batch_size=batch_size, verbose=0) for part in parts]
+        return np.concatenate(found).astype(float).ravel()
 
     def predict_match(self, payload: Mapping[str, Any]) -> dict[str, Any]:
         """The service's answer to `POST /predict_match`.

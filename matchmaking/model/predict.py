@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,13 @@ from matchmaking.model import keras_file
 
 
 def predict(model_path: Path, inputs: np.ndarray) -> np.ndarray:
-    """A saved model's probabilities: float64 of shape (rows,), in [0, 1].
+    """A saved model's probabilities: float64 of shape (rows,), in [0, 1]; errors as of `predict_batches`."""
+    (probabilities,) = predict_batches(model_path, [inputs])
+    return probabilities
+
+
+def predict_batches(model_path: Path, batches: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
+    """A saved model's probabilities, for one batch of inputs after the other: float64 of shape (rows,), in [0, 1].
 
     Raises:
         InputError: Keras cannot load the file, or the model gives NaN.
@@ -25,10 +32,13 @@ def predict(model_path: Path, inputs: np.ndarray) -> np.ndarray:
             model = keras.models.load_model(alone, compile=False)
         except (ValueError, TypeError, KeyError, OSError) as error:
             raise InputError(f"{model_path}: Keras {keras.__version__} cannot load it: {error}") from error
-    probabilities = model.predict(inputs, batch_size=8192, verbose=0).astype(float).ravel()
-    if nan := int(np.isnan(probabilities).sum()):
-        raise InputError(f"{model_path} gives NaN for {nan:,} of {len(inputs):,} pairs; it can't be served")
-    return probabilities
+    nan = rows = 0
+    for inputs in batches:
+        probabilities = model.predict(inputs, batch_size=8192, verbose=0).astype(float).ravel()
+        nan, rows = nan + int(np.isnan(probabilities).sum()), rows + len(inputs)
+        yield probabilities
+    if nan:
+        raise InputError(f"{model_path} gives NaN for {nan:,} of {rows:,} pairs; it can't be served")
 
 
 def prepare_tensorflow() -> None:

@@ -23,10 +23,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pandas as pd
 
 from matchmaking.base.errors import InputError
-from matchmaking.data.schema import TARGET
+from matchmaking.data.batches import batches, rows_in
 from matchmaking.model import ALGORITHMS, features, lineage, production
 from matchmaking.model.predict import prepare_tensorflow
 
@@ -116,19 +115,19 @@ def train_candidate(
     """
     from matchmaking.base import files
 
-    pairs = pd.read_parquet(train_path)
     out_dir.mkdir(parents=True, exist_ok=True)
     bootstrapped = not production.present(production_dir)
     if bootstrapped:
-        encoders = production.Encoders(*features.fit_encoders(pairs))
+        encoders = production.Encoders(*features.fit_encoders(batches(train_path, what="fitted the encoder on")))
         production.write_encoders(out_dir, encoders)
     else:
         encoders = production.read_encoders(production_dir)
         for name in (production.ENCODER, production.SCALER):
             files.copy_file(production_dir / name, out_dir / name)
-    inputs = features.encode(pairs, encoders.encoder, encoders.scaler)
+    read = batches(train_path, what="encoded")
+    inputs = features.compact(read, rows_in(train_path), encoders.encoder, encoders.scaler)
     widths = [len(known) for known in encoders.encoder.categories_]
-    model, training = train(inputs, pairs[TARGET].to_numpy(np.float32), widths, recipe)
+    model, training = train(inputs, inputs.match, widths, recipe)
     model.save(out_dir / production.MODEL, include_optimizer=False)
     if lineage_path is not None and (known := lineage.read_lineage(lineage_path)):
         lineage.write_lineage(out_dir / production.MODEL, known)
@@ -137,11 +136,13 @@ def train_candidate(
     return record
 
 
-def train(inputs: np.ndarray, match: np.ndarray, widths: list[int], recipe: Recipe) -> tuple[keras.Model, Training]:
+def train(
+    inputs: features.Compact | np.ndarray, match: np.ndarray, widths: list[int], recipe: Recipe
+) -> tuple[keras.Model, Training]:
     """Trains a model that is right at 0.5.
 
     Args:
-        inputs: float32 of shape (rows, 47).
+        inputs: of each row, as `features.compact` gives them, or float32 of shape (rows, 47).
         match: float32 of 0 and 1, shape (rows,).
         widths: columns of each categorical field's one-hot block, in order; the rest are numbers.
         recipe: how to train.
@@ -189,49 +190,101 @@ def choose_operating_point(match: np.ndarray, probability: np.ndarray, recall_we
 
 
 def _train_interactions(
-    inputs: np.ndarray, match: np.ndarray, widths: list[int], recipe: Recipe
+    inputs: features.Compact | np.ndarray, match: np.ndarray, widths: list[int], recipe: Recipe
 ) -> tuple[keras.Model, Training]:
     import keras
     from sklearn.model_selection import StratifiedKFold
 
     logits = _member_logits(widths)
     rows = len(match)
-    fold = np.empty(rows, dtype=int)
+    fold = np.empty(rows, dtype=np.int8)
     folds = StratifiedKFold(MEMBERS, shuffle=True, random_state=recipe.seed)
-    for member, (_, held_out) in enumerate(folds.split(inputs, match)):
+    for member, (_, held_out) in enumerate(folds.split(match, match)):
         fold[held_out] = member
-    seen = (fold[:, None] != np.arange(MEMBERS)).astype(np.float32)
-    target = np.repeat(match[:, None, None], MEMBERS, axis=1)
+    counted, loss = _fold_loss()
 
     steps = math.ceil(rows / recipe.batch_size)
     epochs = min(recipe.epochs, max(MIN_EPOCHS, MAX_STEPS // steps))
     schedule = keras.optimizers.schedules.CosineDecay(recipe.learning_rate, epochs * steps)
-    logits.compile(
-        optimizer=keras.optimizers.Adam(schedule, use_ema=True, ema_momentum=momentum(epochs * steps)),
-        loss=keras.losses.BinaryCrossentropy(from_logits=True),
+    model = _by_row(logits, inputs)
+    model.compile(
+        optimizer=keras.optimizers.Adam(schedule, use_ema=True, ema_momentum=momentum(epochs * steps)), loss=loss
     )
-    # the weights are scaled so that both losses are means over the rows that count
-    fitted = logits.fit(
-        inputs,
-        target,
-        sample_weight=seen * MEMBERS / (MEMBERS - 1),
-        validation_data=(inputs, target, (1 - seen) * MEMBERS),
+    numbers = np.arange(rows, dtype=np.int32)
+    fitted = model.fit(
+        numbers,
+        counted(match, fold, held_out=False),
+        validation_data=(numbers, counted(match, fold, held_out=True)),
         validation_batch_size=8192,
         batch_size=recipe.batch_size,
         epochs=epochs,
         verbose=0,
-        callbacks=[_validate_averages(logits), _progress(epochs)],
+        callbacks=[_validate_averages(model), _progress(epochs)],
     )
-    member_logits = logits.predict(inputs, batch_size=8192, verbose=0)[:, :, 0]
-    out_of_fold = 1 / (1 + np.exp(-member_logits[np.arange(rows), fold].astype(float)))
+    member_logits = model.predict(numbers, batch_size=8192, verbose=0)[:, :, 0]
+    out_of_fold = 1 / (1 + np.exp(-member_logits[numbers, fold].astype(float)))
     point = choose_operating_point(match, out_of_fold)
     shift = -math.log(point / (1 - point))
     mean = keras.layers.GlobalAveragePooling1D(name="mean_of_members")(logits.output)
     output = keras.layers.Dense(1, activation="sigmoid", name="match_probability")
-    model = keras.Model(logits.input, output(mean), name="lawyer_match")
+    served = keras.Model(logits.input, output(mean), name="lawyer_match")
     output.set_weights([np.ones((1, 1), np.float32), np.array([shift], np.float32)])
     history = {name: [round(float(value), 6) for value in values] for name, values in fitted.history.items()}
-    return model, Training(replace(recipe, epochs=epochs), history, point, shift, rows)
+    return served, Training(replace(recipe, epochs=epochs), history, point, shift, rows)
+
+
+def _by_row(model: keras.Model, inputs: features.Compact | np.ndarray) -> keras.Model:
+    """The model, asked for training rows by their numbers: int32 (rows,) -> what it gives for their inputs.
+
+    So the data is here once, and compact, while Keras shuffles, batches and copies, for training and again for
+    validation, nothing but numbers; the 47 columns are there for the rows of a step. What is computed is the same.
+    """
+    import keras
+    import tensorflow as tf
+
+    if isinstance(inputs, features.Compact):
+        codes, numbers = tf.constant(inputs.codes), tf.constant(inputs.numbers)
+        blocks = [tf.constant(block) for block in inputs.blocks]
+    else:
+        codes, numbers, blocks = None, tf.constant(inputs), []
+
+    class Rows(keras.layers.Layer):
+        def call(self, which: Any) -> Any:
+            found = [tf.gather(numbers, which)]
+            if blocks:
+                code = tf.gather(codes, which)
+                found = [*(tf.gather(block, code[:, place]) for place, block in enumerate(blocks)), *found]
+            return tf.ensure_shape(tf.concat(found, axis=1), (None, features.INPUT_WIDTH))
+
+    which = keras.Input((), dtype="int32", name="row")
+    return keras.Model(which, model(Rows()(which)))
+
+
+def _fold_loss() -> tuple[Callable[..., np.ndarray], Callable[..., Any]]:
+    """The members' binary cross-entropy, each on the rows that count for it, and what it is told of every row.
+
+    Returns:
+        A function (match, fold, held_out) -> a number a row, uint8 of shape (rows,): its label, its fold, and whether
+        it counts for the member that has not seen it or for the others; and the loss of those and (rows, MEMBERS, 1)
+        logits, scaled so that it is a mean over the rows that count.
+    """
+    import keras
+    import tensorflow as tf
+
+    seen = (np.arange(MEMBERS)[:, None] != np.arange(MEMBERS)).astype(np.float32)
+    # by held_out, fold and label
+    weights = np.stack([seen * MEMBERS / (MEMBERS - 1), (1 - seen) * MEMBERS]).repeat(2, axis=1).reshape(-1, MEMBERS)
+
+    def counted(match: np.ndarray, fold: np.ndarray, *, held_out: bool) -> np.ndarray:
+        return (match.astype(np.uint8) + 2 * fold.astype(np.uint8) + 2 * MEMBERS * held_out).astype(np.uint8)
+
+    def loss(row: Any, logits: Any) -> Any:
+        row = tf.cast(tf.reshape(row, (-1,)), tf.int32)
+        match = tf.cast(row % 2, logits.dtype)[:, None, None]
+        each = keras.losses.binary_crossentropy(tf.repeat(match, MEMBERS, axis=1), logits, from_logits=True)
+        return each * tf.gather(weights, row)
+
+    return counted, loss
 
 
 def momentum(steps: int) -> float:
@@ -283,7 +336,9 @@ def _member_logits(widths: list[int]) -> keras.Model:
     return keras.Model(inputs, logit, name="members")
 
 
-def _train_dense(inputs: np.ndarray, match: np.ndarray, recipe: Recipe) -> tuple[keras.Model, Training]:
+def _train_dense(
+    inputs: features.Compact | np.ndarray, match: np.ndarray, recipe: Recipe
+) -> tuple[keras.Model, Training]:
     """256-128-64 with dropout, stopped early on a validation part, judged at its own 0.5."""
     import keras
     from keras import layers
@@ -295,11 +350,16 @@ def _train_dense(inputs: np.ndarray, match: np.ndarray, recipe: Recipe) -> tuple
         model.add(layers.Dropout(DROPOUT))
     model.add(layers.Dense(1, activation="sigmoid", name="match_probability"))
     x, x_val, y, y_val = train_test_split(
-        inputs, match, test_size=VALIDATION_SHARE, random_state=recipe.seed, stratify=match
+        np.arange(len(match), dtype=np.int32),
+        match,
+        test_size=VALIDATION_SHARE,
+        random_state=recipe.seed,
+        stratify=match,
     )
     epochs = min(recipe.epochs, max(MIN_EPOCHS, MAX_STEPS // math.ceil(len(y) / recipe.batch_size)))
-    model.compile(optimizer=keras.optimizers.Adam(recipe.learning_rate), loss="binary_crossentropy")
-    fitted = model.fit(
+    by_row = _by_row(model, inputs)
+    by_row.compile(optimizer=keras.optimizers.Adam(recipe.learning_rate), loss="binary_crossentropy")
+    fitted = by_row.fit(
         x,
         y,
         validation_data=(x_val, y_val),

@@ -1,0 +1,124 @@
+"""Parquet files of pairs in batches of rows: what a step reads, it needn't hold."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pandas as pd
+
+from matchmaking.base.files import written_whole
+from matchmaking.data.schema import CATEGORICAL
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+# a multiple of the rows that a model is asked at once: in batches or in one piece, it gets the same
+BATCH = 16 * 8192
+# seconds from which a person wants to know that something happens, and between two lines of it
+SAID_AFTER = 2.0
+SAID_EVERY = 10.0
+
+
+class Progress:
+    """Says how many rows are done, and how many a second, where it takes long; nothing where it doesn't.
+
+    Args:
+        what: is done to them, as "scored".
+        total: rows there are; 0 where that isn't known.
+    """
+
+    def __init__(self, what: str, total: int = 0) -> None:
+        self.what, self.total, self.rows = what, total, 0
+        self.begun = time.monotonic()
+        self.next = SAID_AFTER
+
+    def add(self, rows: int) -> None:
+        """Counts rows that are done."""
+        self.rows += rows
+        took = time.monotonic() - self.begun
+        if took >= self.next:
+            self.next = took + SAID_EVERY
+            of = f" of {self.total:,}" if self.total else ""
+            print(f"{self.what} {self.rows:,}{of} rows, {self.rows / took:,.0f} a second", flush=True)
+
+
+def rows_in(path: Path) -> int:
+    """How many rows a parquet file has; they are not read."""
+    import pyarrow.parquet as pq
+
+    return int(pq.read_metadata(path).num_rows)
+
+
+def batches(path: Path, columns: Sequence[str] | None = None, what: str = "read") -> Iterator[pd.DataFrame]:
+    """The rows of a parquet file, `BATCH` at a time, in order.
+
+    Args:
+        path: the file.
+        columns: those to read; None for all.
+        what: what is done with them, for people who wait.
+
+    Returns:
+        Frames with an index that goes on from each to the next, and categories of `CATEGORICAL` as a Categorical: the
+        few texts there are, once.
+    """
+    first = 0
+    for batch in arrow_batches(path, columns, what):
+        frame = batch.to_pandas()
+        frame.index = pd.RangeIndex(first, first + len(frame))
+        first += len(frame)
+        yield frame
+
+
+def arrow_batches(path: Path, columns: Sequence[str] | None = None, what: str = "read") -> Iterator[pa.RecordBatch]:
+    """`batches` as Arrow has them."""
+    import pyarrow.parquet as pq
+
+    with pq.ParquetFile(path, read_dictionary=list(CATEGORICAL)) as file:
+        progress = Progress(what, file.metadata.num_rows)
+        for batch in file.iter_batches(BATCH, columns=None if columns is None else list(columns)):
+            yield batch
+            progress.add(batch.num_rows)
+
+
+class Writer:
+    """Writes a parquet file batch by batch; see `writing`."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._writer: pa.parquet.ParquetWriter | None = None
+
+    def write(self, rows: pd.DataFrame | pa.Table) -> None:
+        """Adds rows; the first ones say which columns and types there are, and what pandas notes beside them."""
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        table = pa.Table.from_pandas(rows, preserve_index=False) if isinstance(rows, pd.DataFrame) else rows
+        # as texts, whatever they were read as
+        plain = [
+            field.with_type(field.type.value_type) if pa.types.is_dictionary(field.type) else field
+            for field in table.schema
+        ]
+        if self._writer is None:
+            self._writer = pq.ParquetWriter(self.path, pa.schema(plain, metadata=table.schema.metadata))
+        self._writer.write_table(table.cast(self._writer.schema))
+
+    def close(self) -> None:
+        if self._writer is not None:
+            self._writer.close()
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[Writer]:
+    """A parquet file to write batch by batch, whole or not at all; nothing is there where nothing was written."""
+    import pyarrow.parquet  # noqa: F401 - the writer's
+
+    with written_whole(path) as temporary:
+        writer = Writer(temporary)
+        try:
+            yield writer
+        finally:
+            writer.close()
