@@ -97,13 +97,17 @@ class Writer:
         import pyarrow.parquet as pq
 
         table = pa.Table.from_pandas(rows, preserve_index=False) if isinstance(rows, pd.DataFrame) else rows
-        # as texts, whatever they were read as
-        plain = [
-            field.with_type(field.type.value_type) if pa.types.is_dictionary(field.type) else field
-            for field in table.schema
-        ]
         if self._writer is None:
-            self._writer = pq.ParquetWriter(self.path, pa.schema(plain, metadata=table.schema.metadata))
+            schema = table.schema
+            if isinstance(rows, pd.DataFrame):
+                texts = {name: object for name in rows if isinstance(rows[name].dtype, pd.CategoricalDtype)}
+                schema = pa.Schema.from_pandas(rows.head(1).astype(texts), preserve_index=False)
+            # texts, whatever they were read as
+            plain = [
+                field.with_type(field.type.value_type) if pa.types.is_dictionary(field.type) else field
+                for field in schema
+            ]
+            self._writer = pq.ParquetWriter(self.path, pa.schema(plain, metadata=schema.metadata))
         self._writer.write_table(table.cast(self._writer.schema))
 
     def close(self) -> None:

@@ -8,11 +8,12 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from matchmaking.base.errors import InputError
 from matchmaking.base.escape import visible
-from matchmaking.data.schema import MIN_PER_CLASS, MIN_ROWS, TARGET
+from matchmaking.data.schema import CATEGORICAL, MIN_PER_CLASS, MIN_ROWS, TARGET
 
 SHOWN_CATEGORIES = 5
 # where more of a column is unknown to the encoder, it is another column or another spelling
@@ -44,40 +45,94 @@ class DataReport:
         return asdict(self)
 
 
-def check_enough(pairs: pd.DataFrame, source: str) -> None:
-    """Refuses a dataset that cannot be split into train and test with both classes in each.
+class Tally:
+    """What is counted of valid pairs while they pass by, in parts of any size: `describe` needs no more.
 
-    Raises:
-        InputError: fewer than `MIN_ROWS` rows, one class only, or fewer than `MIN_PER_CLASS` rows of a class.
+    Args:
+        known: the encoder's categories by column; None for no encoder.
     """
-    if len(pairs) < MIN_ROWS:
-        raise InputError(f"{source}: {len(pairs)} rows are too few to split; at least {MIN_ROWS} are needed")
-    counts = pairs[TARGET].value_counts()
-    if len(counts) == 1:
-        raise InputError(
-            f"{source}: column '{TARGET}' holds one class only ({counts.index[0]}); both 0 and 1 are needed"
-        )
-    if counts.min() < MIN_PER_CLASS:
-        raise InputError(
-            f"{source}: column '{TARGET}' has {counts.min()} rows of class {counts.idxmin()}, too few to split; "
-            f"at least {MIN_PER_CLASS} are needed"
-        )
+
+    def __init__(self, known: dict[str, list[str]] | None) -> None:
+        self.known = known or {}
+        self.rows = 0
+        self.classes: dict[int, int] = {}
+        self.unseen: dict[str, dict[str, int]] = {column: {} for column in self.known}
+        self.hashes: list[np.ndarray] = []
+
+    def add(self, pairs: pd.DataFrame) -> None:
+        """Counts some pairs."""
+        self.rows += len(pairs)
+        if TARGET in pairs:
+            _count(self.classes, pairs[TARGET])
+        for column, categories in self.known.items():
+            strange = pairs.loc[~pairs[column].isin(categories), column]
+            if len(strange):
+                _count(self.unseen[column], strange.astype(object))
+        self.hashes.append(_row_hashes(pairs))
+
+    def check_enough(self, source: str) -> None:
+        """Refuses a dataset that cannot be split into train and test with both classes in each.
+
+        Raises:
+            InputError: fewer than `MIN_ROWS` rows, one class only, or fewer than `MIN_PER_CLASS` rows of a class.
+        """
+        if self.rows < MIN_ROWS:
+            raise InputError(f"{source}: {self.rows} rows are too few to split; at least {MIN_ROWS} are needed")
+        counts = pd.Series(self.classes).sort_values(ascending=False)
+        if len(counts) == 1:
+            raise InputError(
+                f"{source}: column '{TARGET}' holds one class only ({counts.index[0]}); both 0 and 1 are needed"
+            )
+        if counts.min() < MIN_PER_CLASS:
+            raise InputError(
+                f"{source}: column '{TARGET}' has {counts.min()} rows of class {counts.idxmin()}, too few to split; "
+                f"at least {MIN_PER_CLASS} are needed"
+            )
+
+    def report(self, extra_columns: list[str]) -> DataReport:
+        """What is worth telling about the pairs."""
+        unseen = {}
+        warnings = []
+        for column, found in self.unseen.items():
+            if found:
+                counts = pd.Series(found).sort_values(ascending=False)
+                unseen[column] = {str(category): int(count) for category, count in counts.items()}
+                warnings.append(_unknown(column, unseen[column], self.known[column], self.rows))
+        duplicates = self.rows - len(np.unique(np.concatenate(self.hashes))) if self.hashes else 0
+        if duplicates:
+            warnings.append(f"{duplicates:,} of {self.rows:,} rows repeat an earlier one exactly")
+        return DataReport(self.rows, self.classes.get(1, 0), extra_columns, unseen, duplicates, warnings)
+
+
+def _count(counts: dict[Any, int], values: pd.Series) -> None:
+    """Adds to counts by value, in the order in which they came first."""
+    for value, count in values.value_counts(sort=False).items():
+        counts[value] = counts.get(value, 0) + int(count)
+
+
+def _row_hashes(pairs: pd.DataFrame) -> np.ndarray:
+    """Of equal rows the same number: uint64 of shape (rows,).
+
+    That two of 12 million different rows have the same by chance has a probability of 4 in a million.
+    """
+    numbers = [str(column) for column in pairs if column not in CATEGORICAL]
+    plain = pairs.astype(dict.fromkeys(numbers, "float64"))
+    plain[numbers] += 0.0  # -0.0 is 0.0
+    return pd.util.hash_pandas_object(plain, index=False).to_numpy()
+
+
+def check_enough(pairs: pd.DataFrame, source: str) -> None:
+    """`Tally.check_enough` of pairs in one frame."""
+    counted = Tally(None)
+    counted.add(pairs)
+    counted.check_enough(source)
 
 
 def describe(pairs: pd.DataFrame, extra_columns: list[str], known: dict[str, list[str]] | None) -> DataReport:
     """What is worth telling about valid pairs; `known` holds the encoder's categories by column (None: no encoder)."""
-    unseen = {}
-    warnings = []
-    for column, categories in (known or {}).items():
-        counts = pairs.loc[~pairs[column].isin(categories), column].value_counts()
-        if len(counts):
-            unseen[column] = {str(category): int(count) for category, count in counts.items()}
-            warnings.append(_unknown(column, unseen[column], categories, len(pairs)))
-    duplicates = int(pairs.duplicated().sum())
-    if duplicates:
-        warnings.append(f"{duplicates:,} of {len(pairs):,} rows repeat an earlier one exactly")
-    positives = int(pairs[TARGET].sum()) if TARGET in pairs else 0
-    return DataReport(len(pairs), positives, extra_columns, unseen, duplicates, warnings)
+    counted = Tally(known)
+    counted.add(pairs)
+    return counted.report(extra_columns)
 
 
 def unknown_shares(report: Mapping[str, Any]) -> dict[str, float]:

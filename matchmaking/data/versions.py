@@ -171,15 +171,18 @@ def add(file: Path, message: str = "", *, commit: bool = True) -> tuple[Pointer,
         InputError: the file breaks the schema, is the current version already, or what is in place isn't saved.
         RemoteError: the remote doesn't answer.
     """
-    from matchmaking.data.describe import check_enough
-    from matchmaking.data.read import read_pairs
+    from matchmaking.data.describe import Tally
+    from matchmaking.data.read import open_pairs
 
     root = find_root()
     check_git(root)
     if commit and run_git(root, "var", "GIT_AUTHOR_IDENT", check=False).returncode:
         raise InputError("git doesn't know who you are: set user.name and user.email with `git config`")
-    pairs, _ = read_pairs(file, source=str(file))
-    check_enough(pairs, str(file))
+    parts, _ = open_pairs(file, source=str(file))
+    counted = Tally(None)
+    for part in parts:
+        counted.add(part)
+    counted.check_enough(str(file))
     with ExitStack() as undo:
         plain = root / DATA.with_name(f".{DATA.name}.{os.getpid()}.new")
         undo.callback(plain.unlink, missing_ok=True)
@@ -203,7 +206,7 @@ def add(file: Path, message: str = "", *, commit: bool = True) -> tuple[Pointer,
             repo.add(str(root / DATA))
             with (root / POINTER).open("a", encoding="utf-8") as pointer:
                 # where `versions` finds it without reading data
-                pointer.write(f"meta:\n  rows: {len(pairs)}\n")
+                pointer.write(f"meta:\n  rows: {counted.rows}\n")
             if remote:
                 from dvc.fs import localfs
 

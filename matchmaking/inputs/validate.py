@@ -5,8 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from matchmaking.base.redact import redact
-from matchmaking.data.describe import check_enough, check_known, describe
-from matchmaking.data.read import read_pairs
+from matchmaking.data.batches import writing
+from matchmaking.data.describe import Tally, check_known
+from matchmaking.data.read import open_pairs
 from matchmaking.model import production
 
 
@@ -24,16 +25,20 @@ def validate_file(raw: Path, production_dir: Path, target: Path, *, source: str,
         The fields of `schema.DataReport`.
 
     Raises:
-        InputError: see `schema.read_pairs`, `schema.check_enough` and, for a labelled dataset, `schema.check_known`.
+        InputError: see `read.open_pairs` and, for a labelled dataset, `Tally.check_enough` and `describe.check_known`.
     """
     source = redact(source)
-    pairs, extra = read_pairs(raw, target=labelled, source=source)
-    if labelled:
-        check_enough(pairs, source)
     known = production.read_encoders(production_dir).categories if production.present(production_dir) else None
-    report = describe(pairs, extra, known)
-    if labelled:
-        check_known(report, known, source)
+    parts, extra = open_pairs(raw, target=labelled, source=source)
+    counted = Tally(known)
+    with writing(target) as out:
+        for part in parts:
+            counted.add(part)
+            out.write(part)
+        if labelled:
+            counted.check_enough(source)
+        report = counted.report(extra)
+        if labelled:
+            check_known(report, known, source)
     versions = production.version_notes(production_dir) if known else []
-    pairs.to_parquet(target, index=False)
     return {**report.as_dict(), "warnings": [*report.warnings, *versions]}

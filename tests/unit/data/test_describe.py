@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 
 from matchmaking.base.errors import InputError
-from matchmaking.data.describe import check_enough, describe
+from matchmaking.data.describe import Tally, check_enough, describe
 from matchmaking.evidence.compare import with_data
 from matchmaking.evidence.policy import load_policy
 from matchmaking.inputs.validate import validate_file
@@ -91,3 +91,16 @@ def test_white_space_in_a_category_is_seen_wherever_it_is_told(white: str, pairs
     decision = {"verdict": "hold", "reasons": [], "policy": {}, "primary": {}}
     told = with_data(decision, {"rows": 200, "unseen": {}, "warnings": [warning]}, load_policy())
     assert shown in told["reasons"][0]
+
+
+def test_what_is_counted_in_parts_is_what_is_counted_at_once(pairs: pd.DataFrame) -> None:
+    known = {"city": ["Delhi", "Pune"], "location": ["Delhi"]}
+    twice = pd.concat([pairs, pairs.iloc[[5, 150]]], ignore_index=True)
+    counted = Tally(known)
+    for start in range(0, len(twice), 60):
+        counted.add(twice.iloc[start : start + 60].astype({"city": "category"}))
+    report = counted.report([])
+    assert report == describe(twice, [], known)
+    assert report.duplicates == 2
+    strange = twice.loc[~twice["city"].isin(known["city"]), "city"]
+    assert list(report.unseen["city"].items()) == list(strange.value_counts().items())

@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 
 from matchmaking.base.errors import InputError
-from matchmaking.data.read import CHUNK, read_pairs
+from matchmaking.data.read import CHUNK, open_pairs, read_pairs
 from matchmaking.data.sample import generate
 from matchmaking.data.schema import COLUMNS
 from tests.pairs_fixtures import write
@@ -268,6 +268,44 @@ def test_rows_beyond_the_first_chunk_keep_their_lines(tmp_path: Path, monkeypatc
     pd.testing.assert_frame_equal(read_pairs(write(tmp_path, pairs))[0], pairs)
     with pytest.raises(InputError, match=r"not a number in line 150 \('x'\)$"):
         read_pairs(replaced(pairs, tmp_path, 150, "budget", "x"))
+
+
+@pytest.mark.parametrize("field", ["x", " 20000", " NULL", "NULL ", "20.000", "-3", "1e999", "00020000", "-0", "2.5"])
+@pytest.mark.parametrize("column", ["budget", "experience", "city"])
+def test_both_parsers_say_the_same(
+    tmp_path: Path, pairs: pd.DataFrame, monkeypatch: pytest.MonkeyPatch, column: str, field: str
+) -> None:
+    """A quotation mark leaves a file to pandas; without one Arrow reads it, here in blocks of some 25 rows."""
+    monkeypatch.setattr("matchmaking.data.read.BLOCK", 2048)
+    path = replaced(pairs, tmp_path, 150, column, field)
+
+    def said() -> pd.DataFrame | str:
+        try:
+            return read_pairs(path)[0]
+        except InputError as error:
+            return str(error)
+
+    by_arrow = said()
+    path.write_text(path.read_text().replace("case_type", '"case_type"'))
+    by_pandas = said()
+    if isinstance(by_arrow, str):
+        assert by_arrow == by_pandas and "line 150" in by_arrow
+    else:
+        assert isinstance(by_pandas, pd.DataFrame)
+        pd.testing.assert_frame_equal(by_arrow, by_pandas, check_exact=True)
+
+
+def test_parts_go_on_where_arrow_gives_up(tmp_path: Path, pairs: pd.DataFrame, monkeypatch: pytest.MonkeyPatch) -> None:
+    """At a line of spaces: the rows before it are not read twice, the ones after it not left out."""
+    monkeypatch.setattr("matchmaking.data.read.BLOCK", 2048)
+    path = write(tmp_path, pairs)
+    lines = path.read_text().splitlines()
+    lines[150] = "  "
+    path.write_text("\n".join(lines) + "\n")
+    parts, _ = open_pairs(path)
+    frame = pd.concat([part.astype({"city": object}) for part in parts])
+    assert frame.index.tolist() == list(range(199))
+    assert frame["city"].tolist() == pairs["city"].drop(149).tolist()
 
 
 def test_a_row_that_lacks_a_field_is_refused_not_filled_up(tmp_path: Path, pairs: pd.DataFrame) -> None:
