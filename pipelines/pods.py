@@ -46,6 +46,8 @@ STORAGE = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")
 TRACKING_SETTINGS = ("MLFLOW_TRACKING_URI",)
 LINK_SETTINGS = ("MLOPS_KFP_URL", "MLOPS_MLFLOW_URL")
 STORAGE_SETTINGS = ("AWS_ENDPOINT_URL", "AWS_DEFAULT_REGION")
+# the pipelines whose runs say something of a state; a retraining is an event
+LOOKING = ("evaluate", "monitor", "observe")
 POLICY_SETTINGS = ("MLOPS_POLICY",)
 RESTART_SETTINGS = ("MLOPS_RESTART_COMMAND", "MLOPS_RESTART_TIMEOUT")
 
@@ -65,7 +67,7 @@ class Pod:
         storage: whether it reads or writes datasets, candidates or production.
         links: whether it is told where people open the UIs: who opens the MLflow run records it there, and a promotion
             tells of itself without asking.
-        policy: whether it is told the installation's policy, as what judges a run and looks at alerts is.
+        policy: whether it is told the installation's policy, as it looks at alerts; in `LOOKING` alone.
         pure: whether its outputs depend on its inputs alone.
         cpu, cpu_limit: the request, and the limit.
         memory, memory_limit: the same, of a step that doesn't grow with the data (see `pipelines.memory` for those that
@@ -109,8 +111,9 @@ def equip(memory: Any = None) -> None:
     """
     from kfp.dsl.pipeline_context import Pipeline
 
-    for task in Pipeline.get_default_pipeline().tasks.values():
-        _equip(task, task.component_spec.name, memory)
+    pipeline = Pipeline.get_default_pipeline()
+    for task in pipeline.tasks.values():
+        _equip(task, task.component_spec.name, memory, pipeline.name)
 
 
 def memory_limit(task: str, arguments: Mapping[str, Any]) -> str:
@@ -121,7 +124,7 @@ def memory_limit(task: str, arguments: Mapping[str, Any]) -> str:
     return str(arguments.get("memory") or DEFAULT) if component in NEEDS else PODS[component].memory_limit
 
 
-def _equip(task: Any, component: str, memory: Any) -> None:
+def _equip(task: Any, component: str, memory: Any, pipeline: str) -> None:
     from kfp import kubernetes
 
     pod = PODS[component]
@@ -135,7 +138,7 @@ def _equip(task: Any, component: str, memory: Any) -> None:
     kubernetes.use_config_map_as_env(task, SETTINGS, _same([*TRACKING_SETTINGS, *(STORAGE_SETTINGS * pod.storage)]))
     if pod.links:
         kubernetes.use_config_map_as_env(task, SETTINGS, _same(LINK_SETTINGS), optional=True)
-    if pod.policy:
+    if pod.policy and pipeline in LOOKING:
         kubernetes.use_config_map_as_env(task, SETTINGS, _same(POLICY_SETTINGS), optional=True)
     kubernetes.use_secret_as_env(task, secret, _same([*TRACKING, *(STORAGE * pod.storage)]))
     kubernetes.use_secret_as_env(task, NOTIFY_SECRET, {NOTIFY_KEY: "MLOPS_NOTIFY_URLS"}, optional=True)

@@ -96,10 +96,10 @@ def look(conditions: Iterable[Condition], policy: Alerts | None = None, now: dat
     return read_alerts()
 
 
-def try_look(conditions: Sequence[Condition]) -> None:
+def try_look(conditions: Callable[[], Iterable[Condition]]) -> None:
     """Looks at the end of a run that has done its work; where that fails, it says so, and a later look does it."""
     try:
-        look(conditions)
+        look(conditions())
     except MlopsError as error:
         print(for_terminal(f"alerts were not looked at: {error}"), flush=True)
 

@@ -44,6 +44,7 @@ class Condition:
         text: plain text, in lines.
         link: where to look.
         noticed: people were told of it when it happened, as of a failed run; only who hears no such notices is told.
+        known: whether not firing says that all is well; False where what it was about is gone.
     """
 
     name: str
@@ -53,6 +54,7 @@ class Condition:
     text: str = ""
     link: str = ""
     noticed: bool = False
+    known: bool = True
 
 
 @dataclass(frozen=True)
@@ -215,7 +217,8 @@ def changes(
             if not fires or worse:
                 found.append(_event("raise", condition, policy, now, heard, noticed=condition.noticed))
         elif record is not None and fires:
-            cleared = replace(condition, severity=record.alert.severity)
+            # called as it was when it was raised
+            cleared = replace(condition, severity=record.alert.severity, title=record.alert.title)
             found.append(_event("clear", cleared, policy, now, heard))
     for name, record in state.items():
         alert, told = record.alert, record.changed

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Mapping
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -141,6 +142,7 @@ def write_reports(
     write_summary(folder, result)
     summary = result.as_dict()
     _tell(summary, found["decision"])
+    _look(summary)
     return summary
 
 
@@ -248,6 +250,25 @@ def _tell(summary: dict[str, Any], decision: dict[str, Any] | None) -> None:
         notify.send("rejected", f"{summary['run_name']}: production could not serve the candidate", "\n".join(lines))
     elif summary["verdict"] == "reject":
         notify.send("rejected", f"{summary['run_name']}: the candidate is worse than production", "\n".join(lines))
+
+
+def _look(summary: dict[str, Any]) -> None:
+    """Raises and clears the alerts that a run of evaluate or monitor says something of; never fails the run."""
+    if summary["pipeline"] not in ("evaluate", "monitor"):
+        return
+    from matchmaking import tracking
+    from matchmaking.evidence.policy import installed_policy
+    from matchmaking.live import alert_log, conditions
+
+    def found() -> list[conditions.Condition]:
+        policy = installed_policy()
+        link, name = tracking.links(summary["run_id"])[0].removeprefix("MLflow run "), summary["pipeline"]
+        said = [conditions.succeeded(name, policy.alerts, link)]
+        if name == "evaluate":
+            return [*said, conditions.degraded(summary, policy, link)]
+        return [*said, conditions.drift(summary, policy.alerts, conditions.is_well(datetime.now(UTC)), link)]
+
+    alert_log.try_look(found)
 
 
 def _explained(decision: dict[str, Any] | None) -> str | None:

@@ -104,6 +104,9 @@ def run(
     names = ["retrain", "evaluate", "monitor"] if pipeline is Local.all else [pipeline.value]
     if production == "" and "evaluate" in names:
         raise InputError("--production is missing: evaluate needs the folder of the production model")
+    if policy:
+        # for the steps that look at alerts
+        os.environ["MLOPS_POLICY"] = policy_text(policy)
     outcomes: dict[str, Outcome] = {}
     with warm.nursery(runner.value, names[0]) as nursery:
         # once they import, so may this process

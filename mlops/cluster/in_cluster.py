@@ -7,7 +7,7 @@ import tempfile
 import time
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -126,8 +126,15 @@ def restart(
 def reconcile(
     host: Annotated[str, typer.Option(help="Kubeflow Pipelines.", envvar="MLOPS_KFP_HOST")],
     namespace: Annotated[str, typer.Option(help="Of its Workflows.")] = "kubeflow",
+    schedules: Annotated[str, typer.Option(help="The namespace of the CronJobs that submit pipelines.")] = "",
 ) -> None:
-    """Close what MLflow has as running and has ended in Kubeflow Pipelines: what was killed can't say so itself."""
+    """Close what MLflow has as running and has ended in Kubeflow Pipelines, and raise alerts of what failed or is late.
+
+    What was killed can't say so itself, and what didn't start even less.
+    """
+    from matchmaking.evidence.policy import installed_policy
+    from matchmaking.live.alert_log import look
+    from mlops.kubeflow import lateness
     from mlops.kubeflow.kfp_api import Server
     from mlops.kubeflow.reconcile import reconcile as close_ended
 
@@ -135,6 +142,29 @@ def reconcile(
     server.check()
     closed = close_ended(server, lambda run_id: _has_workflow(namespace, run_id), say=say)
     say(f"{closed} closed")
+    due = lateness.recurring(server) + lateness.cron_jobs(_cron_jobs(schedules) if schedules else [])
+    policy = installed_policy().alerts
+    firing = [each for each in look(lateness.conditions(due, policy), policy) if each.state != "cleared"]
+    say(f"{len(firing)} alerts fire" + "".join(f", {each.name}" for each in firing))
+
+
+def _cron_jobs(namespace: str) -> list[dict[str, Any]]:
+    """The CronJobs that submit pipelines, as the cluster has them."""
+    from kubernetes import client, config
+    from kubernetes.client.rest import ApiException
+    from urllib3.exceptions import HTTPError
+
+    try:
+        config.load_incluster_config()
+        api = client.CustomObjectsApi()
+        found = api.list_namespaced_custom_object(
+            "batch", "v1", namespace, "cronjobs", label_selector="app=mlops-client"
+        )
+    except config.ConfigException as error:
+        raise MlopsError(f"this is no pod with a service account: {error}") from error
+    except (ApiException, HTTPError) as error:
+        raise MlopsError(f"the CronJobs of {namespace} can't be read: {getattr(error, 'reason', error)}") from error
+    return list(found["items"])
 
 
 def _has_workflow(namespace: str, run_id: str) -> bool:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from datetime import UTC, date, datetime, time, timedelta
 from pathlib import Path
 from typing import Any
+from zoneinfo import ZoneInfo
 
 import kfp_server_api as kfp
 import yaml
@@ -73,6 +74,7 @@ class Recurring:
         next: when it starts next, UTC; None where never.
         last: when its last run was created, UTC; None for none yet.
         last_state: that run's state.
+        created: when it was made, UTC.
     """
 
     name: str
@@ -83,6 +85,7 @@ class Recurring:
     next: datetime | None
     last: datetime | None
     last_state: str | None
+    created: datetime | None = None
 
 
 def read_file(path: Path) -> dict[str, str]:
@@ -91,12 +94,8 @@ def read_file(path: Path) -> dict[str, str]:
     Raises:
         InputError: the file isn't such a one, names a pipeline that isn't there, or another time zone.
     """
-    data = _data(path)
-    schedules = {key.removesuffix(SUFFIX): value.strip() for key, value in data.items() if key.endswith(SUFFIX)}
-    if not schedules:
-        raise InputError(f"--file {path}: no ConfigMap with keys like retrain{SUFFIX}")
-    _check_names(schedules, path)
-    if (zone := data.get(ZONE, "").strip()) not in UTC_NAMES:
+    schedules, zone = read_lines(path)
+    if zone not in UTC_NAMES:
         raise InputError(
             f"--file {path}: {ZONE} {zone}: recurring runs of Kubeflow Pipelines know UTC only; give the times in UTC, "
             "or use the CronJobs"
@@ -107,6 +106,20 @@ def read_file(path: Path) -> dict[str, str]:
         except InputError as error:
             raise InputError(f"--file {path}: {name}{SUFFIX}: {error}") from error
     return schedules
+
+
+def read_lines(path: Path) -> tuple[dict[str, str], str]:
+    """The cron lines of a ConfigMap file, by pipeline, as they stand there, and their time zone.
+
+    Raises:
+        InputError: the file isn't such a one, or names a pipeline that isn't there.
+    """
+    data = _data(path)
+    schedules = {key.removesuffix(SUFFIX): value.strip() for key, value in data.items() if key.endswith(SUFFIX)}
+    if not schedules:
+        raise InputError(f"--file {path}: no ConfigMap with keys like retrain{SUFFIX}")
+    _check_names(schedules, path)
+    return schedules, data.get(ZONE, "").strip()
 
 
 def read_arguments(path: Path) -> dict[str, dict[str, Any]]:
@@ -192,6 +205,7 @@ def listed(server: Server, moment: datetime | None = None) -> list[Recurring]:
                 next=next_start(cron, moment) if enabled else None,
                 last=run.created_at if run else None,
                 last_state=run.state if run else None,
+                created=found.created_at,
             )
         )
     return sorted(rows, key=lambda row: (row.next is None, row.next, row.name))
@@ -218,13 +232,10 @@ def to_kfp(cron: str) -> str:
 
 def next_start(cron: str, after: datetime) -> datetime | None:
     """When a five-field cron is due next after a moment (UTC); None for never, as on a 30th of February."""
-    minutes, hours, days, months, weekdays = parse(cron)
-    # as Vixie's cron has it: where both kinds of day are limited, either will do
-    either = all(field[0] not in "*?" for field in _WORDS.get(cron, cron).split()[2::2])
+    minutes, hours, *_ = parse(cron)
     day: date = after.date()
     while day <= after.date() + _FARTHEST:
-        of_month, of_week = day.day in days, day.isoweekday() % 7 in weekdays
-        if day.month in months and ((of_month or of_week) if either else (of_month and of_week)):
+        if _is_day(cron, day):
             for hour in sorted(hours):
                 for minute in sorted(minutes):
                     start = datetime.combine(day, time(hour, minute), UTC)
@@ -232,6 +243,28 @@ def next_start(cron: str, after: datetime) -> datetime | None:
                         return start
         day += timedelta(days=1)
     return None
+
+
+def last_start(cron: str, before: datetime, zone: str = "UTC") -> datetime | None:
+    """When a five-field cron of a time zone was due last, not after a moment (UTC); None for never."""
+    minutes, hours, *_ = parse(cron)
+    where = ZoneInfo(zone)
+    first = before.astimezone(where).date()
+    for back in range(_FARTHEST.days):
+        day = first - timedelta(days=back)
+        if _is_day(cron, day):
+            times = (datetime.combine(day, time(hour, minute), where) for hour in hours for minute in minutes)
+            if found := [start for each in times if (start := each.astimezone(UTC)) <= before]:
+                return max(found)
+    return None
+
+
+def _is_day(cron: str, day: date) -> bool:
+    _, _, days, months, weekdays = parse(cron)
+    # as Vixie's cron has it: where both kinds of day are limited, either will do
+    either = all(field[0] not in "*?" for field in _WORDS.get(cron, cron).split()[2::2])
+    of_month, of_week = day.day in days, day.isoweekday() % 7 in weekdays
+    return day.month in months and ((of_month or of_week) if either else (of_month and of_week))
 
 
 # not croniter: it takes what Kubernetes and KFP refuse (L, #, day 7, 22-2), and 5-5 for every minute

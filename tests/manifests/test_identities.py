@@ -119,10 +119,17 @@ def test_the_promotion_may_restart_the_service_and_nothing_else(build: Build) ->
     subjects = named(objects, "RoleBinding", "restart-legalaid-ml", PLATFORM)["subjects"]
     assert subjects == [{"kind": "ServiceAccount", "name": step_pods.PROMOTION_ACCOUNT, "namespace": KFP}]
     assert [
+        each["roleRef"]["name"]
+        for each in objects
+        if each["kind"] == "RoleBinding"
+        and each["metadata"]["namespace"] == PLATFORM
+        and subjects[0] in each["subjects"]
+    ] == ["restart-legalaid-ml"]
+    assert {
         each["metadata"]["name"]
         for each in objects
         if each["kind"] == "Role" and each["metadata"]["namespace"] == PLATFORM
-    ] == ["restart-legalaid-ml"]
+    } == {"restart-legalaid-ml", "mlops-reconcile"}
 
 
 # ---------------------------------------------------------------------------------------------- MinIO's policies

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import threading
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ import pytest
 from matchmaking.base.errors import InputError, MlopsError
 from matchmaking.model.production import FILES
 from mlops.cluster import in_cluster
+from mlops.kubeflow import lateness
 from tests.hostile import ESCAPES
 
 
@@ -119,6 +121,29 @@ def test_a_runs_workflow_is_looked_for(api: Api, monkeypatch: pytest.MonkeyPatch
     api.status = 403
     with pytest.raises(MlopsError, match="the Workflows of kubeflow can't be read: Forbidden"):
         in_cluster._has_workflow("kubeflow", "6b4b9c9e")
+
+
+def test_the_schedules_are_looked_for(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = "2026-01-01T00:00:00Z"
+    jobs = [
+        {"metadata": {"name": name, "creationTimestamp": made}, "spec": {"schedule": cron, **more}}
+        for name, cron, more in (
+            ("evaluate", "0 5 * * *", {"timeZone": "UTC"}),
+            ("retrain", "0 3 * * 1", {"suspend": True}),
+            ("backup", "0 3 * * 1", {}),
+        )
+    ]
+    monkeypatch.setattr(api, "answer", lambda *asked: api.requests.append(asked) or {"items": jobs})
+    (found,) = lateness.cron_jobs(in_cluster._cron_jobs("legalaid-mlops"))
+    assert found == lateness.Scheduled("evaluate", "0 5 * * *", "UTC", datetime(2026, 1, 1, tzinfo=UTC))
+    method, path, _ = api.requests[0]
+    # what the Role in reconcile/ allows: to list
+    assert method == "GET"
+    assert path.startswith("/apis/batch/v1/namespaces/legalaid-mlops/cronjobs?")
+    assert "labelSelector=app%3Dmlops-client" in path
+    api.status = 403
+    with pytest.raises(MlopsError, match="the CronJobs of legalaid-mlops can't be read: Forbidden"):
+        in_cluster._cron_jobs("legalaid-mlops")
 
 
 def test_errors_move_no_terminal(

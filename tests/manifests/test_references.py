@@ -12,6 +12,7 @@ from mlops.cli import submit
 from mlops.cluster import doors, images, in_cluster, secrets, wait
 from mlops.cluster.capacity import KFP, PLATFORM
 from mlops.kubeflow import schedule
+from pipelines import PIPELINES
 from pipelines import pods as step_pods
 from tests.manifests.conftest import (
     MANIFESTS,
@@ -254,6 +255,21 @@ def test_records_are_reconciled(objects: list[Object]) -> None:
     assert env["MLOPS_NOTIFY_URLS"]["valueFrom"]["secretKeyRef"]["optional"] is True
     (rule,) = named(objects, "Role", pod["serviceAccountName"], KFP)["rules"]
     assert rule == {"apiGroups": ["argoproj.io"], "resources": ["workflows"], "verbs": ["list"]}
+    # which run is late, it sees by the CronJobs that submit them, where they are
+    assert container["args"] == ["--schedules", PLATFORM]
+    (rule,) = named(objects, "Role", pod["serviceAccountName"], PLATFORM)["rules"]
+    assert rule == {"apiGroups": ["batch"], "resources": ["cronjobs"], "verbs": ["list"]}
+    for namespace in (KFP, PLATFORM):
+        binding = named(objects, "RoleBinding", pod["serviceAccountName"], namespace)
+        assert binding["subjects"] == [{"kind": "ServiceAccount", "name": pod["serviceAccountName"], "namespace": KFP}]
+    for name in PIPELINES:
+        for job in (each for each in objects if each["kind"] == "CronJob" and each["metadata"]["name"] == name):
+            assert job["metadata"]["labels"]["app"] == "mlops-client"
+    assert env["MLOPS_POLICY"]["valueFrom"]["configMapKeyRef"] == {
+        "name": step_pods.SETTINGS,
+        "key": "MLOPS_POLICY",
+        "optional": True,
+    }
     assert cron["concurrencyPolicy"] == "Forbid"
 
 

@@ -209,6 +209,6 @@ def test_a_run_goes_on_where_the_log_cannot_be_used(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("MLOPS_POLICY", "alerts: {repeat_hours: {warning: -1}}")
-    alert_log.try_look([DRIFT])
+    alert_log.try_look(lambda: [DRIFT])
     assert "alerts were not looked at: MLOPS_POLICY: alerts.repeat_hours.warning" in capsys.readouterr().out
     assert os.environ["MLOPS_POLICY"]
