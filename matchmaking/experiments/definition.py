@@ -19,11 +19,12 @@ VARIANTS: tuple[Variant, Variant] = ("champion", "challenger")
 # of both a client's match rate is matches that have come by its deadline, by pairs that were asked about
 Metric = Literal["match_rate", "client_match_rate"]
 Days = Annotated[float, Field(gt=0, le=400)]
-Share = Annotated[float, Field(gt=0, lt=1)]
+# the arms are of equal size at every share: of who is in the experiment, half get the challenger
+CHALLENGERS = 0.5
 
 
 class Guardrails(BaseModel):
-    """What stops the experiment by itself, once it is shown; `alpha` is shared by all of them."""
+    """What stops the experiment by itself, once shown. Half of `alpha` is latency's and errors', half is recall's."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
@@ -31,7 +32,7 @@ class Guardrails(BaseModel):
     slower: float = Field(default=0.10, ge=0, description="latency's typical ratio less 1 that is tolerated")
     errors: float = Field(default=0.005, ge=0, lt=1, description="more of a client's requests may fail, as a share")
     recall: float = Field(default=0.05, ge=0, lt=1, description="recall that may be lost in a slice")
-    slices: tuple[SliceColumn, ...] = ("case_type", "location", "preferred_language")
+    slices: dict[SliceColumn, tuple[str, ...]] = Field(default={}, description="values whose recall is judged")
     window_days: Days = Field(default=1.0, description="of a client's requests, from its first; each counts once")
 
 
@@ -43,6 +44,7 @@ class Definition(Record):
         effect: the smallest difference of the primary metric worth having, absolute.
         window_days: a client's pairs count that were asked about within so many days of its first exposure.
         label_delay_days: after those, the outcomes have so long to come; what comes later doesn't count.
+        share: of each arm; who is in neither gets the champion and is no part of the experiment.
         planned_clients: of both arms together; `planned_days`, from `start` until all of them have been exposed.
         adjust: whether the estimate is adjusted by the champion's own score.
         first_look: clients of each arm before anything is read: the asymptotics need some.
@@ -56,11 +58,11 @@ class Definition(Record):
     unit: Literal["client"] = "client"
     champion: Sha256
     challenger: Sha256
-    salt: Annotated[str, Field(min_length=1, max_length=100)]
-    share: Share = Field(default=0.5, description="the challenger's of the clients")
+    salt: Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]{1,100}$")]
+    share: float = Field(default=50.0, gt=0, le=50, description="each arm's of the clients, in percent, once ramped up")
     start: AwareDatetime
     primary: Metric = "match_rate"
-    effect: Share
+    effect: Annotated[float, Field(gt=0, lt=1)]
     alpha: Annotated[float, Field(gt=0, lt=0.5)] = 0.05
     power: Annotated[float, Field(ge=0.5, lt=1)] = 0.8
     window_days: Days = 7.0

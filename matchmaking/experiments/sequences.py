@@ -156,17 +156,18 @@ def betting_sequence(
     above, below = np.zeros(grid + 1), np.zeros(grid + 1)
     shape = len(looks)
     found = Betting(np.full(shape, np.nan), *(np.zeros(shape) for _ in range(4)))
-    alive, done = np.ones(grid, dtype=bool), 0
+    # what has been left out once stays out, so only the rest and `null` go on; `null` is the last
+    left, done = np.arange(grid), 0
     for look, until in enumerate(looks):
+        on = np.append(left, grid)
         # blocks that fit a processor's cache
-        for start in range(done, until, 100):
-            part = slice(start, min(start + 100, until))
-            gap, bet = x[part, None] - m, bets[part, None]
-            above += np.log1p(np.minimum(bet, _MOST / m) * gap).sum(axis=0)
-            below += np.log1p(-np.minimum(bet, _MOST / (1 - m)) * gap).sum(axis=0)
+        for start in range(done, until, block := max(1, 100_000 // len(on))):
+            part = slice(start, min(start + block, until))
+            gap, bet = x[part, None] - m[on], bets[part, None]
+            above[on] += np.log1p(np.minimum(bet, _MOST / m[on]) * gap).sum(axis=0)
+            below[on] += np.log1p(-np.minimum(bet, _MOST / (1 - m[on])) * gap).sum(axis=0)
         done = max(done, until)
-        alive &= np.maximum(above, below)[:grid] - np.log(2) < -np.log(alpha)
-        left = np.flatnonzero(alive)
+        left = left[np.maximum(above, below)[left] - np.log(2) < -np.log(alpha)]
         # where nothing is left, the data contradict the assignment; the interval is then empty
         low, high = (left[0], left[-1]) if len(left) else (grid - 1, 0)
         found.low[look] = points[max(low - 1, 0)] if len(left) else points[low]
