@@ -127,7 +127,8 @@ def test_other_models_and_services() -> None:
     found = checked(exposures, outcomes)
     assert found["other-model"].found and not found["service-changed"].found
     exposures.loc[SIZE:, "service"] = "1.5"
-    assert checked(exposures, outcomes)["service-changed"].stops
+    changed = checked(exposures, outcomes)["service-changed"]
+    assert changed.found and changed.stops and "1.4, 1.5" in changed.said
 
 
 def test_programs_are_told_and_left_out() -> None:
