@@ -29,7 +29,7 @@ LOCK = uv pip compile --quiet --universal --python-version 3.11 --generate-hashe
   --no-header --no-emit-package legalaid-mlops
 
 .DEFAULT_GOAL := help
-.PHONY: help setup dev run repro data/pairs.csv sample-production test test-unit test-all lint format bench bench-decision bench-split bench-drift bench-observe bench-alerts bench-experiments startup compile docs ui lock images clean \
+.PHONY: help setup dev run dashboard repro data/pairs.csv sample-production test test-unit test-all lint format bench bench-decision bench-split bench-drift bench-observe bench-alerts bench-experiments bench-dashboard startup compile docs ui lock images clean \
   cluster-up submit schedule open status logs cluster-down
 
 help: ## list the targets
@@ -49,6 +49,7 @@ $(VENV)/.ready: requirements/local.txt requirements/build.txt pyproject.toml
 	@echo "Installing the locked requirements into $(VENV) (some minutes, the first time)"
 	@$(PIP) --require-hashes -r requirements/local.txt -r requirements/build.txt
 	@$(PIP) --no-build-isolation -e .
+	@$(BIN)/python -m matchmaking.reporting.dashboard.assets
 	@touch $@
 
 $(VENV)/.dev: $(VENV)/.ready requirements/dev.txt
@@ -71,6 +72,9 @@ sample-production: $(SAMPLE)/production/lawyer_match_model.h5
 
 run: setup $(DATA) $(SAMPLE)/production/lawyer_match_model.h5 ## retrain, evaluate and monitor once, on sample data
 	@$(BIN)/mlops run all --data $(DATA) --production $(SAMPLE)/production --work-dir $(WORK)
+
+dashboard: setup ## one page over all runs: $(WORK)/dashboard.html
+	@$(BIN)/mlops dashboard --work-dir $(WORK) $(if $(wildcard $(SAMPLE)/production),--production $(SAMPLE)/production)
 
 test: dev ## the whole test suite that needs no Docker; WORKERS=1 runs one test at a time
 	@$(PYTEST) -m 'not docker'
@@ -119,6 +123,9 @@ bench-alerts: setup ## how often an alert is false, and in how many days a loss 
 
 bench-experiments: setup ## how often an experiment is wrong over 60 daily looks, and how soon it is right; SRM, guardrails
 	@$(BIN)/python -m benchmarks.experiments
+
+bench-dashboard: dev ## the dashboard over 2,000 runs and 20 slices: how large, how fast made and drawn
+	@$(BIN)/python -m benchmarks.dashboard
 
 startup: setup ## the time from a container's start to the first line of our code, for each image of steps
 	@$(IN_IMAGES) $(BIN)/python -m benchmarks.startup

@@ -125,7 +125,7 @@ def write_reports(
     short.write_text(as_markdown.markdown_report(summary))
     tracking.finish_run(
         run_id,
-        params=_params(summary),
+        params=_params(summary, found["decision"]),
         metrics=_scalars(summary, found["decision"]),
         history=history,
         tags={
@@ -284,13 +284,14 @@ def _flat(metrics: dict[str, Any] | None) -> dict[str, Any] | None:
     return {key: value for key, value in metrics.items() if key != "slices"} if metrics else None
 
 
-def _params(summary: dict[str, Any]) -> dict[str, Any]:
+def _params(summary: dict[str, Any], decision: dict[str, Any] | None = None) -> dict[str, Any]:
     recipe = (summary["training"] or {}).get("recipe", {})
     return {
         "dataset_version": summary["dataset_version"],
         "code_version": summary["code_version"],
         # which model served while the run went on: a page over runs tells production's reigns by it
         "production_model": (summary["production_sha256"]["before"] or {}).get(production.MODEL),
+        "primary_metric": ((decision or {}).get("primary") or {}).get("metric"),
         # as they were run, not as they were asked for
         **{name: recipe.get(name) for name in ("epochs", "batch_size", "learning_rate")},
         "logit_shift": (summary["training"] or {}).get("logit_shift"),

@@ -14,7 +14,7 @@ import typer
 
 from matchmaking.base.errors import NO_ROOM, InputError, MlopsError, cannot_write
 from matchmaking.base.escape import for_terminal
-from mlops.cli import alerts, data, promotion, run, schedule, submit
+from mlops.cli import alerts, dashboard, data, promotion, run, schedule, submit
 from mlops.cli.run import WorkDir
 
 app = typer.Typer(
@@ -74,6 +74,7 @@ def ui(
     os.execv(sys.executable, [*command, "--backend-store-uri", uri, "--workers", "1"])
 
 
+dashboard.register(app)
 promotion.register(app)
 submit.register(app)
 app.add_typer(schedule.app, name="schedule")

@@ -134,7 +134,8 @@ def run(
         summaries = {name: outcome.summary for name, outcome in outcomes.items()}
         typer.echo(json.dumps(summaries if pipeline is Local.all else summaries[pipeline.value], indent=1))
     else:
-        _show(outcomes, work_dir)
+        # one pipeline alone isn't worth the second that the page takes
+        _show(outcomes, work_dir, production if pipeline is Local.all else None)
     if code := outcomes[name].exit_code:
         raise typer.Exit(code)
     if crossed := _crossed(outcomes, policy, fail_on_drift, fail_on_degraded):
@@ -274,8 +275,8 @@ class _Progress:
             self.console.print(f"  {self.name:<18}{time.monotonic() - self.since:6.1f} s")
 
 
-def _show(outcomes: dict[str, Outcome], work_dir: Path) -> None:
-    """The tables at the end: what came out, and where everything is."""
+def _show(outcomes: dict[str, Outcome], work_dir: Path, production: str | None = None) -> None:
+    """The tables at the end: what came out, and where everything is; with the dashboard where `production` is given."""
     from rich.table import Table
 
     from matchmaking.reporting.contents import headline
@@ -306,8 +307,22 @@ def _show(outcomes: dict[str, Outcome], work_dir: Path) -> None:
             where.add_row("candidate", for_rich(_shown(outcome.summary["candidate_uri"])))
     option = "" if work_dir == Path("work") else f" --work-dir {work_dir}"
     where.add_row("MLflow UI", for_rich(f"mlops ui{option}   (http://localhost:5001)"))
+    if production is not None and (page := _dashboard(work_dir, production)):
+        where.add_row("dashboard", for_rich(_shown(page)))
     console.print()
     console.print(where, soft_wrap=True)
+
+
+def _dashboard(work_dir: Path, production: str) -> Path | None:
+    """The dashboard, made anew; None where it can't be, which is told and is no failure of the runs."""
+    from matchmaking.base.errors import MlopsError
+    from mlops.cli.dashboard import write_dashboard
+
+    try:
+        return write_dashboard(work_dir, production)
+    except MlopsError as error:
+        say(f"the dashboard could not be made: {error}", err=True)
+        return None
 
 
 def _shown(place: Path | str) -> str:

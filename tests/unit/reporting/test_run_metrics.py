@@ -58,6 +58,7 @@ def test_each_overall_difference_with_its_interval_and_its_margin():
     decision = decide(scores, POLICY)
     found = scalars(decision=decision)
     primary = decision["primary"]
+    assert _params(of("retrain"), decision)["primary_metric"] == "average_precision"
     assert found["difference_average_precision"] == primary["improvement"] > 0
     assert [found[f"difference_average_precision_{end}"] for end in ("low", "high")] == list(primary["ci"])
     assert found["difference_average_precision_margin"] == POLICY.primary.min_effect
