@@ -14,7 +14,7 @@ import typer
 
 from matchmaking.base.errors import NO_ROOM, InputError, MlopsError, cannot_write
 from matchmaking.base.escape import for_terminal
-from mlops.cli import alerts, dashboard, data, promotion, run, schedule, submit
+from mlops.cli import alerts, dashboard, data, experiment, promotion, run, schedule, submit
 from mlops.cli.run import WorkDir
 
 app = typer.Typer(
@@ -79,6 +79,7 @@ promotion.register(app)
 submit.register(app)
 app.add_typer(schedule.app, name="schedule")
 app.add_typer(alerts.app, name="alerts")
+app.add_typer(experiment.app, name="experiment")
 
 
 def main() -> None:

@@ -1,0 +1,174 @@
+"""The exposure log: who was asked about, when, under which model, and how that went. Read, and shipped in whole parts.
+
+JSON Lines, a file a minute of each gateway (`exposures-2026-03-01T1207.jsonl`, UTC), which nginx writes unbuffered. In
+the object store, where `ship` has put them compressed, they lie in a folder a day.
+
+=============  =====================================================================================================
+column         what it is
+=============  =====================================================================================================
+`version`      1
+`time`         when the answer was complete: ISO 8601 with an offset, milliseconds
+`experiment`   its name
+`mode`         "ab", or "shadow", in which a request has two lines, one of each variant
+`unit`         the client's id; in shadow mode it may be empty
+`variant`      the client's arm: "champion" or "challenger"
+`model`        sha256 of the arm's .h5
+`request`      the gateway's own number of the request, 32 hexadecimal digits; the service gets it as X-Request-Id
+`status`       of the arm's answer, as text: 502 it couldn't be reached, 504 it was too slow, 499 the caller left
+`latency_ms`   of what the caller waited for; in shadow mode the challenger's line has the challenger's
+`answered_by`  who answered the caller: the champion also where the challenger failed
+=============  =====================================================================================================
+"""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import json
+import zlib
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from matchmaking import storage
+from matchmaking.base.errors import InputError
+from matchmaking.experiments.assignment import UNIT
+from matchmaking.live.parts import Finding, finding, utc
+
+VERSION = 1
+COLUMNS = ("time", "unit", "variant", "model", "request", "status", "latency_ms", "answered_by", "mode", "experiment")
+ENDINGS = (".jsonl", ".jsonl.gz")
+# a line is written when its request ends: after this a minute's part gets no more
+GRACE = timedelta(seconds=5)
+
+
+@dataclass(frozen=True)
+class Exposures:
+    """A log that was read.
+
+    Attributes:
+        frame: a row a line, in order of time: `COLUMNS`; `time` is datetime64[ns, UTC], `status` int64, `latency_ms`
+            float64.
+        findings: `half-written-part` (what comes before the break is read), `unreadable-part`, `invalid-record`,
+            `other-version` and `duplicate-line` (set aside).
+    """
+
+    frame: pd.DataFrame
+    findings: list[Finding]
+
+
+def read_exposures(path: Path, experiment: str | None = None) -> Exposures:
+    """Reads an exposure log: a file, or a folder of parts and its folders.
+
+    Args:
+        path: the file or folder; a remote log is brought here by `live.logs.fetch_log`.
+        experiment: only its lines; all, if left out.
+
+    Raises:
+        InputError: there is no such log.
+    """
+    if path.is_dir():
+        files = sorted(file for file in path.rglob("*") if file.name.endswith(ENDINGS) and file.is_file())
+    elif path.is_file():
+        files = [path]
+    else:
+        raise InputError(f"{path} doesn't exist; give an exposure log's file, or its folder of parts")
+    rows: list[dict[str, Any]] = []
+    odd: dict[str, list[str]] = {"half-written-part": [], "unreadable-part": [], "invalid-record": []}
+    odd["other-version"] = []
+    for file in files:
+        name = file.name if path.is_file() else str(file.relative_to(path))
+        try:
+            data = file.read_bytes()
+            text = gzip.decompress(data) if file.suffix == ".gz" else data
+        except (OSError, EOFError, zlib.error) as error:
+            odd["unreadable-part"].append(f"{name}: {error}")
+            continue
+        for number, line in enumerate(text.splitlines(keepends=True), start=1):
+            try:
+                record = json.loads(line)
+            except ValueError:
+                record = None
+            if not line.endswith(b"\n") and record is None:
+                odd["half-written-part"].append(f"{name}: breaks off in line {number}")
+            elif not isinstance(record, dict):
+                odd["invalid-record"].append(f"{name}: line {number} is no JSON object")
+            elif record.get("version") != VERSION:
+                odd["other-version"].append(f"{name}: line {number}")
+            elif wrong := _wrong(record):
+                odd["invalid-record"].append(f"{name}: line {number}, {wrong}")
+            elif experiment in (None, record["experiment"]):
+                rows.append({column: record[column] for column in COLUMNS})
+    frame = _typed(rows)
+    invalid = frame["time"].isna()
+    odd["invalid-record"] += ["time"] * int(invalid.sum())
+    frame = frame[~invalid]
+    twice = frame.duplicated(["request", "variant"], keep="first")
+    findings = [one for code, examples in odd.items() for one in finding(code, examples)]
+    findings += finding("duplicate-line", list(frame.loc[twice, "request"]))
+    return Exposures(frame[~twice].sort_values(["time", "request"], ignore_index=True), findings)
+
+
+def ship(folder: Path, uri: str, *, everything: bool = False, now: datetime | None = None) -> int:
+    """Puts the parts whose minute is over into a store, each whole and compressed, and removes them here.
+
+    A part's name there ends in the digest of its lines, so one that was put there before the program that did it was
+    killed is the same object again, and nothing that is there is ever changed.
+
+    Args:
+        folder: where nginx writes.
+        uri: a folder; a part goes to `<day>/<minute>-<digest>.jsonl.gz` in it.
+        everything: the minute that isn't over as well, once nginx has ended.
+        now: UTC.
+
+    Returns:
+        How many parts went.
+
+    Raises:
+        InputError, StorageError: the store can't be written; what hadn't gone by then is still here.
+    """
+    now = now or datetime.now(UTC)
+    parts = sorted(folder.glob("exposures-*.jsonl"))
+    gone = 0
+    for part in parts:
+        minute = part.stem.removeprefix("exposures-")
+        with suppress(ValueError):
+            begun = datetime.strptime(minute, "%Y-%m-%dT%H%M").replace(tzinfo=UTC)
+            if not everything and now < begun + timedelta(minutes=1) + GRACE:
+                continue
+        data = part.read_bytes()
+        digest = hashlib.sha256(data).hexdigest()[:16]
+        target = f"{uri.rstrip('/')}/{minute[:10]}/{minute[11:]}-{digest}.jsonl.gz"
+        with suppress(storage.ConflictError):  # the same bytes
+            storage.replace_bytes(target, gzip.compress(data, mtime=0), None)
+        part.unlink()
+        gone += 1
+    return gone
+
+
+def _wrong(record: dict[str, Any]) -> str:
+    """Which column is no valid one; empty for none."""
+    text = {"time", "unit", "variant", "model", "request", "status", "answered_by", "mode", "experiment"}
+    for column in COLUMNS:
+        if column not in record or isinstance(record[column], str) != (column in text):
+            return column
+    if record["unit"] and not UNIT.fullmatch(record["unit"]):
+        return "unit"
+    if record["variant"] not in ("champion", "challenger"):
+        return "variant"
+    if not record["status"].isdigit():
+        return "status"
+    return "" if isinstance(record["latency_ms"], int | float) else "latency_ms"
+
+
+def _typed(rows: list[dict[str, Any]]) -> pd.DataFrame:
+    frame = pd.DataFrame(rows, columns=list(COLUMNS), dtype=object)
+    return frame.assign(
+        time=utc(frame["time"])[0] if rows else pd.Series([], dtype="datetime64[ns, UTC]"),
+        status=frame["status"].astype("int64"),
+        latency_ms=frame["latency_ms"].astype(float),
+    )
