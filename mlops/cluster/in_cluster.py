@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 import tempfile
+import threading
 import time
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -15,7 +17,10 @@ from matchmaking import storage
 from matchmaking.base import settings
 from matchmaking.base.errors import InputError, MlopsError
 from matchmaking.base.escape import say
-from matchmaking.model.production import FILES
+from matchmaking.model.production import FILES, MODEL
+
+if TYPE_CHECKING:
+    from matchmaking.experiments.gateway import Arm
 
 ROWS, SEED = 12_000, 0
 # as `make run` has it: trained on fewer pairs of an earlier time, an incumbent that can be beaten
@@ -83,6 +88,76 @@ def fetch(
     if not storage.download_bundle(production, FILES, folder):
         raise InputError(f"{production} holds no model yet")
     say(f"{folder}: {', '.join(FILES)}")
+
+
+@app.command("fetch-arm")
+def fetch_arm(
+    definition: Annotated[Path, typer.Argument(help="The experiment's gateway.yaml.")],
+    variant: Annotated[str, typer.Argument(help="champion or challenger.")],
+    folder: Annotated[Path, typer.Argument(help="Where its files go.")],
+) -> None:
+    """Bring the model of one arm of an experiment, for its service to load; another one than is named is refused."""
+    from matchmaking.experiments.gateway import read_gateway
+    from matchmaking.model.production import hashes
+
+    found = read_gateway(definition)
+    if variant not in ("champion", "challenger"):
+        raise InputError(f"an experiment has no {variant}: champion or challenger")
+    arm = found.champion if variant == "champion" else found.challenger
+    if not storage.download_bundle(arm.folder, FILES, folder):
+        raise InputError(f"{arm.folder} holds no model")
+    _check_arm(variant, arm, hashes(folder))
+    say(f"{folder}: {', '.join(FILES)} of {arm.folder}")
+
+
+@app.command()
+def gateway(
+    definition: Annotated[Path, typer.Argument(help="The experiment's gateway.yaml.")],
+    folder: Annotated[Path, typer.Argument(help="Where nginx's configuration goes, and nginx writes.")],
+    mode: Annotated[str, typer.Option(envvar="EXPERIMENT_MODE", help="In place of the definition's.")] = "",
+) -> None:
+    """Make nginx's configuration of an experiment, once both folders hold the models that it names."""
+    from matchmaking.experiments.gateway import read_gateway, write_gateway
+
+    found = read_gateway(definition)
+    if mode not in ("", "off", "shadow", "ab"):
+        raise InputError(f"EXPERIMENT_MODE is {mode}: off, shadow or ab")
+    if mode:
+        found = found.changed(mode, found.share if mode == "ab" else 0.0)  # type: ignore[arg-type]
+    # off, it has to start whatever became of the models: it is the way back
+    for variant, arm in (("champion", found.champion), ("challenger", found.challenger)) if found.mode != "off" else ():
+        _check_arm(variant, arm, storage.hash_bundle(arm.folder, FILES))
+    write_gateway(found, folder, "0.0.0.0:8000")
+    say(f"{found.experiment}: {found.mode}, {found.share:g} % in each arm")
+
+
+def _check_arm(variant: str, arm: Arm, found: dict[str, str]) -> None:
+    if found.get(MODEL) != arm.model:
+        raise InputError(
+            f"the {variant}'s folder {arm.folder} holds the model {found.get(MODEL, 'none')[:12]}, not "
+            f"{arm.model[:12]}, which the experiment is about; with another model it is another experiment"
+        )
+
+
+@app.command()
+def ship(
+    log: Annotated[Path, typer.Argument(help="The folder that nginx writes the exposure log to.")],
+    uri: Annotated[str, typer.Argument(help="Where its parts go.")],
+    seconds: Annotated[float, typer.Option(help="Between two looks.")] = 10.0,
+) -> None:
+    """Move the exposure log's parts to the store until SIGTERM; then what is left, as nginx has ended by that time."""
+    from matchmaking.experiments.exposures import ship as ship_parts
+
+    ended = threading.Event()
+    signal.signal(signal.SIGTERM, lambda *_: ended.set())
+    while not ended.wait(seconds):
+        try:
+            if gone := ship_parts(log, uri):
+                say(f"{gone} parts of the exposure log are in {uri}")
+        except MlopsError as error:
+            # they stay here, and are tried again
+            say(f"The exposure log wasn't shipped: {error}", err=True)
+    say(f"{ship_parts(log, uri, everything=True)} parts of the exposure log are in {uri}: all there were")
 
 
 @app.command()

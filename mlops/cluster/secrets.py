@@ -49,7 +49,7 @@ def _wanted() -> dict[str, dict[str, str]]:
         "postgres": {"password": _password()},
         "mlflow-admin": {"username": "admin", "password": _password(), "flask-secret-key": _password()},
     }
-    for role in ("kfp", "mlflow", "pipeline", "promotion", "seed", "serving"):
+    for role in ("kfp", "mlflow", "pipeline", "promotion", "seed", "serving", "experiment"):
         wanted[f"identity-{role}"] = {"AWS_ACCESS_KEY_ID": f"mlops-{role}", "AWS_SECRET_ACCESS_KEY": _password()}
         if role in ("pipeline", "promotion", "seed"):
             names = {"MLFLOW_TRACKING_USERNAME": role, "MLFLOW_TRACKING_PASSWORD": _password()}

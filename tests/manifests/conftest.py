@@ -28,16 +28,17 @@ CLOSED = OVERLAYS[:4]
 REMOTE = re.compile(r"https://github.com/kubeflow/pipelines/manifests/kustomize/(\S+?)\?\S+")
 ARGO = re.compile(r"https://github.com/argoproj/argo-workflows/(manifests/\S+?)\?\S+")
 
-BUCKETS = ("mlpipeline", "mlflow", "datasets", "candidates", "production")
+BUCKETS = ("mlpipeline", "mlflow", "datasets", "candidates", "production", "exposures")
 READ = {"s3:GetObject", "s3:ListBucket"}
 WRITE = READ | {"s3:PutObject", "s3:DeleteObject"}
 RIGHTS = {
     "kfp": {"mlpipeline": WRITE},
     "mlflow": {"mlflow": WRITE},
-    "pipeline": {"datasets": READ, "production": READ, "candidates": WRITE},
+    "pipeline": {"datasets": READ, "production": READ, "candidates": WRITE, "exposures": READ},
     "promotion": {"datasets": READ, "candidates": READ, "production": WRITE},
     "seed": {"datasets": WRITE, "candidates": WRITE, "production": WRITE},
     "serving": {"production": READ},
+    "experiment": {"candidates": READ, "production": READ, "exposures": READ | {"s3:PutObject"}},
 }
 
 Object = dict[str, Any]
@@ -214,6 +215,16 @@ def with_serving(build: Build) -> list[Object]:
         folder.mkdir()
         (folder / "kustomization.yaml").write_text("resources: [../kind]\ncomponents: [../../serving]\n")
     return build("overlays/kind-serving")
+
+
+def with_experiment(build: Build) -> list[Object]:
+    """The same, and with an experiment in front of the service."""
+    folder = build.upstream.parent / "manifests" / "overlays" / "kind-experiment"  # type: ignore[attr-defined]
+    if not folder.exists():
+        folder.mkdir()
+        components = "components: [../../serving, ../../serving/experiment]"
+        (folder / "kustomization.yaml").write_text(f"resources: [../kind]\n{components}\n")
+    return build("overlays/kind-experiment")
 
 
 def _ports(container: Object) -> dict[str, int]:

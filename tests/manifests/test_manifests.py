@@ -25,6 +25,7 @@ from tests.manifests.conftest import (
     named,
     pods,
     standin,
+    with_experiment,
     with_serving,
 )
 
@@ -48,7 +49,7 @@ def test_every_kustomization_is_part_of_something_built(build: Build) -> None:
             if "://" not in part and place.is_dir():
                 visit(str(place.relative_to(MANIFESTS)))
 
-    for name in (*OVERLAYS, "serving", "kfp/cluster-scoped"):
+    for name in (*OVERLAYS, "serving", "serving/experiment", "kfp/cluster-scoped"):
         visit(name)
     there = {str(path.parent.relative_to(MANIFESTS)) for path in MANIFESTS.rglob("kustomization.yaml")}
     assert used == there
@@ -93,6 +94,17 @@ def test_the_optional_service_builds_and_matches(build: Build) -> None:
         f" {PLATFORM} legalaid-ml"
     )
     assert image_tags(objects, "legalaid-ml") == {"1.0.0"}
+
+
+def test_the_optional_experiment_builds_and_matches(build: Build) -> None:
+    objects = with_experiment(build)
+    for version in VERSIONS:
+        validate(objects, version)
+    test_names_are_unique(objects)
+    test_public_images_are_pinned(objects)
+    test_server_side_apply_takes_the_lists(objects)
+    # the champion's service itself is what it is without an experiment
+    assert named(objects, "Deployment", "legalaid-ml") == named(with_serving(build), "Deployment", "legalaid-ml")
 
 
 def test_names_are_unique(objects: list[Object]) -> None:
@@ -198,7 +210,7 @@ def image_tags(objects: list[Object], name: str) -> set[str]:
 
 
 def test_pods_are_as_restricted_as_can_be(build: Build, overlay: str) -> None:
-    objects = with_serving(build) if overlay == "overlays/kind" else build(overlay)
+    objects = with_experiment(build) if overlay == "overlays/kind" else build(overlay)
     namespace = named(objects, "Namespace", PLATFORM)["metadata"]["labels"]
     assert namespace["pod-security.kubernetes.io/enforce"] == "restricted"
     ours = [(name, pod) for place, name, pod in pods(objects) if place == PLATFORM]

@@ -20,6 +20,7 @@ from tests.manifests.conftest import (
     named,
     pods,
     selects,
+    with_experiment,
     with_serving,
 )
 
@@ -72,7 +73,8 @@ class Network:
         return self._side("Egress", source, target, port) and self._side("Ingress", target, source, port)
 
 
-OURS = ("minio", "postgres", "mlflow", "setup-store", "setup-mlflow", "seed", "mlops-client", "legalaid-ml")
+SERVING = ("legalaid-ml", "legalaid-ml-challenger", "experiment-gateway")
+OURS = ("minio", "postgres", "mlflow", "setup-store", "setup-mlflow", "seed", "mlops-client", *SERVING)
 PEERS: dict[str, tuple[str, dict[str, str]]] = {
     **{name: (PLATFORM, {"app": name}) for name in OURS},
     "mlops-reconcile": (KFP, {"app": "mlops-reconcile"}),
@@ -94,7 +96,7 @@ def reachable(objects: list[Object], target: str, port: int) -> set[str]:
 
 
 def test_network_policies_allow_what_is_needed_and_no_more(build: Build) -> None:
-    objects = with_serving(build)
+    objects = with_experiment(build)
     named(objects, "NetworkPolicy", "default-deny", PLATFORM)
     assert reachable(objects, "postgres", 5432) == {"mlflow"}
     assert reachable(objects, "mlflow", 5000) == {"step", "mlops-reconcile", "setup-mlflow", "seed"}
@@ -103,18 +105,22 @@ def test_network_policies_allow_what_is_needed_and_no_more(build: Build) -> None
         "setup-store",
         "seed",
         "mlops-client",
-        "legalaid-ml",
+        *SERVING,
         *KFPS,
     }
     assert reachable(objects, "minio", 9001) == set()
     assert reachable(objects, "dns", 53) >= set(OURS)
-    assert reachable(objects, "legalaid-ml", 8000) & set(OURS) == set()
+    assert reachable(objects, "legalaid-ml", 8000) & set(OURS) == {"experiment-gateway"}
+    assert reachable(objects, "legalaid-ml-challenger", 8000) == {"experiment-gateway"}
+    assert reachable(objects, "experiment-gateway", 8000) >= {"stranger", "step"}
+    assert reachable(objects, "experiment-gateway", 8000) & set(OURS) == set()
+    assert reachable(with_serving(build), "legalaid-ml", 8000) & set(OURS) == set()
     assert reachable(objects, "stranger", 443) & set(OURS) == set()
 
 
 def test_network_policies_with_seaweedfs(build: Build) -> None:
     objects = build("object-store/seaweedfs")
-    assert reachable(objects, "seaweedfs", 8333) - set(KFPS) == {"mlflow", "seed", "mlops-client", "legalaid-ml"}
+    assert reachable(objects, "seaweedfs", 8333) - set(KFPS) == {"mlflow", "seed", "mlops-client", *SERVING}
     for port in (9333, 19333, 8888, 18888):
         assert "setup-store" in reachable(objects, "seaweedfs", port)
         assert "mlflow" not in reachable(objects, "seaweedfs", port)
@@ -216,7 +222,7 @@ def _chosen_labels(part: Any) -> Iterator[tuple[str, str]]:
 
 def test_policies_select_pods_that_there_are(build: Build) -> None:
     """A label that is written wrong selects nothing, and denies or allows in silence."""
-    everything = [with_serving(build), build("object-store/seaweedfs")]
+    everything = [with_experiment(build), build("object-store/seaweedfs")]
     there = {pair for objects in everything for _, _, pod in pods(objects) for pair in _labels(pod).items()}
     there |= set(PEERS["step"][1].items())
     checked = 0

@@ -26,6 +26,7 @@ from tests.manifests.conftest import (
     named,
     pods,
     selects,
+    with_experiment,
     with_serving,
 )
 
@@ -54,6 +55,8 @@ def test_what_pods_refer_to_is_there(objects: list[Object]) -> None:
 
 def test_what_the_optional_service_refers_to_is_there(build: Build) -> None:
     check_references(with_serving(build))
+    check_references(with_experiment(build))
+    test_services_lead_to_the_ports_of_one_workload(with_experiment(build))
 
 
 def check_references(objects: list[Object]) -> None:

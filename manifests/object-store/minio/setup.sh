@@ -9,7 +9,7 @@ until curl -fsS --max-time 5 http://minio:9000/minio/health/cluster >/dev/null; 
   sleep 3
 done
 
-for bucket in mlpipeline mlflow datasets candidates production; do
+for bucket in mlpipeline mlflow datasets candidates production exposures; do
   mc mb --ignore-existing "store/$bucket"
 done
 for bucket in candidates production; do
@@ -34,4 +34,5 @@ identity pipeline "$PIPELINE_KEY" "$PIPELINE_SECRET"
 identity promotion "$PROMOTION_KEY" "$PROMOTION_SECRET"
 identity seed "$SEED_KEY" "$SEED_SECRET"
 identity serving "$SERVING_KEY" "$SERVING_SECRET"
+identity experiment "$EXPERIMENT_KEY" "$EXPERIMENT_SECRET"
 echo "The store is ready"

@@ -13,7 +13,7 @@ until echo s3.bucket.list | shell | grep -q mlpipeline; do
 done
 
 # KFP's bucket, and its identity (an administrator), are upstream's own work
-for bucket in mlflow datasets candidates production; do
+for bucket in mlflow datasets candidates production exposures; do
   echo "s3.bucket.list" | shell | grep -qw "$bucket" || echo "s3.bucket.create -name $bucket" | shell
 done
 for bucket in candidates production; do
@@ -37,4 +37,5 @@ identity pipeline "$PIPELINE_KEY" "$PIPELINE_SECRET"
 identity promotion "$PROMOTION_KEY" "$PROMOTION_SECRET"
 identity seed "$SEED_KEY" "$SEED_SECRET"
 identity serving "$SERVING_KEY" "$SERVING_SECRET"
+identity experiment "$EXPERIMENT_KEY" "$EXPERIMENT_SECRET"
 echo "The store is ready"

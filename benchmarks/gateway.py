@@ -1,0 +1,113 @@
+"""What the gateway of an experiment costs its callers: `python -m benchmarks.gateway`.
+
+Two services that behave as production's does (tests/services/match_service.py), nginx before them, and requests at a
+steady rate, begun at their time whatever became of those before, each on a connection of its own. Beside those through
+the gateway a tenth as many ask the champion directly, at the same time and so under the same load: the added latency is
+the difference of the two medians.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import platform
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from pathlib import Path
+
+import psutil
+
+from matchmaking.experiments.exposures import read_exposures
+from mlops.local.gateway import change
+from tests.services.load import Answer, load, milliseconds
+
+SERVICE = f"{sys.executable} -m tests.services.match_service {{models}} {{port}}"
+PORTS = (28080, 28081, 28082)
+MODES = (("off", 0.0), ("shadow", 0.0), ("ab", 50.0))
+
+
+async def both(gateway: int, champion: int, rate: float, seconds: float) -> tuple[list[Answer], list[Answer]]:
+    """The answers through the gateway, and those of the champion itself."""
+    through, direct = load(gateway, rate, seconds), load(champion, rate / 10, seconds)
+    return tuple(await asyncio.gather(through, direct))  # type: ignore[return-value]
+
+
+def measure(models: tuple[Path, Path], folder: Path, mode: str, share: float, rate: float, seconds: float) -> None:
+    """One mode, in an experiment of its own; prints its row."""
+    command = [
+        *(
+            sys.executable,
+            "-c",
+            "from mlops.cli.app import main; main()",
+            "experiment",
+            "up",
+            "--service",
+            SERVICE,
+            "--folder",
+            str(folder),
+        ),
+        *("--champion", str(models[0]), "--challenger", str(models[1]), "--name", f"bench-{mode}"),
+        *("--port", str(PORTS[0]), "--champion-port", str(PORTS[1]), "--challenger-port", str(PORTS[2])),
+    ]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
+        try:
+            assert process.stdout
+            for line in process.stdout:
+                if line.startswith("The gateway answers"):
+                    break
+            else:
+                raise SystemExit("the experiment didn't start")
+            if mode != "shadow":
+                change(folder, "off" if mode == "off" else "ab", share, lambda _: None)
+            asyncio.run(both(PORTS[0], PORTS[1], rate, 2))  # what is warmed up isn't counted
+            through, direct = asyncio.run(both(PORTS[0], PORTS[1], rate, seconds))
+        finally:
+            process.send_signal(signal.SIGINT)
+            process.wait()
+    errors = sum(each.status != 200 for each in through)
+    own = sum(each.status != 200 for each in direct)
+    (mine, late), (theirs, their_late) = milliseconds(through, 0.5, 0.99), milliseconds(direct, 0.5, 0.99)
+    row = (mode, f"{len(through):,}", errors, own, f"{theirs:.2f}", f"{mine:.2f}", f"{mine - theirs:+.2f}")
+    print("| " + " | ".join(map(str, (*row, f"{their_late:.1f}", f"{late:.1f}"))) + " |", flush=True)
+    if mode != "off":
+        frame = read_exposures(folder / "log").frame
+        print(
+            f"  logged: {dict(Counter(frame['variant']))}, statuses {dict(Counter(frame['status']))}", file=sys.stderr
+        )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    sample = Path("work/sample/production")
+    parser.add_argument(
+        "--champion", type=Path, default=sample, help="production's three files (make sample-production)"
+    )
+    parser.add_argument("--challenger", type=Path, help="the champion's, if left out")
+    parser.add_argument("--rate", type=float, default=200, help="requests a second through the gateway")
+    parser.add_argument("--seconds", type=float, default=60)
+    given = parser.parse_args()
+    cores, busy = psutil.cpu_count(), psutil.cpu_percent(1)
+    print(
+        f"{cores} cores, {busy:.0f} % busy with other work at the start; Python {platform.python_version()}; ", end=""
+    )
+    nginx = shutil.which("nginx", path="/usr/sbin:/usr/bin:/usr/local/sbin:/usr/local/bin") or "nginx"
+    print(subprocess.run([nginx, "-v"], capture_output=True, text=True, check=True).stderr.strip())
+    print(f"{given.rate:g} requests/s for {given.seconds:g} s, and a tenth of that asks the champion directly; ms\n")
+    heads = ("mode", "requests", "errors", "errors, directly", "median directly", "median", "added")
+    print("| " + " | ".join((*heads, "p99 directly", "p99")) + " |\n|---|" + "---:|" * 8)
+    with tempfile.TemporaryDirectory() as place:
+        models = [Path(place) / "champion", Path(place) / "challenger"]
+        for source, folder in zip((given.champion, given.challenger or given.champion), models, strict=True):
+            shutil.copytree(source, folder)
+        for mode, share in MODES:
+            measure((models[0], models[1]), Path(place) / mode, mode, share, given.rate, given.seconds)
+            time.sleep(1)
+
+
+if __name__ == "__main__":
+    main()

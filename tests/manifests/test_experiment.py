@@ -1,0 +1,142 @@
+"""The optional experiment in front of the service: its manifests, and what its pods run of our code."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from matchmaking.base.errors import InputError
+from matchmaking.experiments.exposures import read_exposures
+from matchmaking.experiments.gateway import Gateway, read_gateway
+from matchmaking.model import production
+from mlops.cluster import in_cluster
+from mlops.cluster.capacity import PLATFORM
+from tests.exposure_fixtures import line, write
+from tests.manifests.conftest import MANIFESTS, Build, Object, named, with_experiment, with_serving
+
+HERE = MANIFESTS / "serving" / "experiment"
+
+
+@pytest.fixture
+def definition(tmp_path: Path) -> Path:
+    """A definition whose folders hold the models that it names."""
+    found = yaml.safe_load((HERE / "gateway.yaml").read_text())
+    for variant in ("champion", "challenger"):
+        folder = tmp_path / variant
+        folder.mkdir()
+        for name in production.FILES:
+            (folder / name).write_bytes(f"{variant} {name}".encode())
+        found[variant] |= {"folder": str(folder), "model": production.hashes(folder)[production.MODEL]}
+    path = tmp_path / "gateway.yaml"
+    path.write_text(yaml.safe_dump(found))
+    return path
+
+
+def gateway_pod(build: Build) -> Object:
+    return named(with_experiment(build), "Deployment", "experiment-gateway")["spec"]["template"]["spec"]
+
+
+def test_the_definition_names_the_services(build: Build) -> None:
+    objects = with_experiment(build)
+    (configured,) = [
+        each
+        for each in objects
+        if each["kind"] == "ConfigMap" and re.fullmatch(r"experiment-\w{10}", each["metadata"]["name"])
+    ]
+    gateway = Gateway.model_validate(yaml.safe_load(configured["data"]["gateway.yaml"]))
+    assert gateway.mode == "shadow"
+    for arm in (gateway.champion, gateway.challenger):
+        service, port = arm.address.split(":")
+        assert int(port) in {each["port"] for each in named(objects, "Service", service, PLATFORM)["spec"]["ports"]}
+    # a change of the definition is a change of the pods, which follow its name
+    for name in ("experiment-gateway", "legalaid-ml-challenger"):
+        volumes = named(objects, "Deployment", name)["spec"]["template"]["spec"]["volumes"]
+        names = {each["configMap"]["name"] for each in volumes if "configMap" in each}
+        assert names == {configured["metadata"]["name"]}
+
+
+def test_the_challenger_is_the_service_but_for_its_model(build: Build) -> None:
+    """The same image, resources, probes and limits: what differs would be taken for the model's work."""
+    champion = named(with_serving(build), "Deployment", "legalaid-ml")["spec"]
+    challenger = named(with_experiment(build), "Deployment", "legalaid-ml-challenger")["spec"]
+    assert challenger["template"]["spec"]["containers"] == champion["template"]["spec"]["containers"]
+    assert challenger["replicas"] == champion["replicas"]
+    (mine,), (theirs,) = (each["template"]["spec"]["initContainers"] for each in (challenger, champion))
+    differing = {key for key in mine.keys() | theirs.keys() if mine.get(key) != theirs.get(key)}
+    assert differing == {"command", "envFrom", "volumeMounts"}
+
+
+def test_a_pod_of_the_gateway_ends_in_order(build: Build) -> None:
+    """New requests go elsewhere, nginx answers those it has, and what ships the log is ended after it."""
+    pod = gateway_pod(build)
+    configure, ship = pod["initContainers"]
+    (nginx,) = pod["containers"]
+    assert ship["restartPolicy"] == "Always" and "restartPolicy" not in configure
+    (script,) = [each for each in nginx["lifecycle"]["preStop"]["exec"]["command"] if "QUIT" in each]
+    assert script.startswith("sleep 5; kill -s QUIT 1; ") and "/gateway/nginx.pid" in script
+    assert nginx["command"][-1] == f"{configure['command'][-1]}/nginx.conf"
+    assert ship["command"][-2] == f"{configure['command'][-1]}/log"
+    strategy = named(with_experiment(build), "Deployment", "experiment-gateway")["spec"]["strategy"]
+    assert strategy["rollingUpdate"]["maxUnavailable"] == 0
+
+
+def test_the_way_back_is_a_variable_of_the_deployment(build: Build) -> None:
+    deployment = named(with_experiment(build), "Deployment", "experiment-gateway")
+    command = ["kubectl", "set", "env", "--local", "-f", "-", "-o", "yaml", "EXPERIMENT_MODE=off"]
+    text = yaml.safe_dump(deployment)
+    done = subprocess.run(command, input=text, capture_output=True, text=True, check=True)
+    pod = yaml.safe_load(done.stdout)["spec"]["template"]["spec"]
+    (variable,) = [each for each in pod["initContainers"][0]["env"] if each["name"] == "EXPERIMENT_MODE"]
+    assert variable["value"] == "off"
+
+
+def test_pods_make_nginx_s_configuration(definition: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    in_cluster.gateway(definition, tmp_path / "gateway", "")
+    assert read_gateway(tmp_path / "gateway" / "gateway.yaml") == read_gateway(definition)
+    text = (tmp_path / "gateway" / "nginx.conf").read_text()
+    assert "listen 0.0.0.0:8000" in text and "mirror" in text
+    assert "ranking-1: shadow" in capsys.readouterr().out
+    if nginx := shutil.which("nginx", path=f"{os.environ['PATH']}:/usr/sbin"):
+        # the Services' names are known on a cluster only
+        for name in ("legalaid-ml-challenger:8000", "legalaid-ml:8000"):
+            text = text.replace(name, "127.0.0.1:1")
+        (tmp_path / "gateway" / "nginx.conf").write_text(text)
+        command = [nginx, "-t", "-q", "-e", "stderr", "-c", str(tmp_path / "gateway" / "nginx.conf")]
+        assert subprocess.run(command, capture_output=True, text=True, check=False).returncode == 0
+    with pytest.raises(InputError, match="EXPERIMENT_MODE is on"):
+        in_cluster.gateway(definition, tmp_path / "gateway", "on")
+
+
+def test_another_model_is_another_experiment(definition: Path, tmp_path: Path) -> None:
+    in_cluster.fetch_arm(definition, "challenger", tmp_path / "models")
+    assert production.hashes(tmp_path / "models") == production.hashes(tmp_path / "challenger")
+    (tmp_path / "challenger" / production.MODEL).write_bytes(b"promoted")
+    with pytest.raises(InputError, match="another experiment"):
+        in_cluster.fetch_arm(definition, "challenger", tmp_path / "other")
+    with pytest.raises(InputError, match="another experiment"):
+        in_cluster.gateway(definition, tmp_path / "gateway", "")
+    # the way back is open all the same
+    in_cluster.gateway(definition, tmp_path / "gateway", "off")
+    assert "mirror" not in (tmp_path / "gateway" / "nginx.conf").read_text()
+
+
+def test_the_log_is_shipped_until_the_end(tmp_path: Path) -> None:
+    """The parts of minutes that are over at once, the last one when it is told to end."""
+    write(tmp_path / "log", "exposures-2026-03-01T1207.jsonl", line())
+    last = write(tmp_path / "log", "exposures-2999-03-01T1208.jsonl", line(request="1" * 32))
+    command = [sys.executable, "-m", "mlops.cluster.in_cluster", "ship", str(tmp_path / "log"), str(tmp_path / "store")]
+    with subprocess.Popen([*command, "--seconds", "0.1"], stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout and "1 parts" in process.stdout.readline()
+        assert [path.name for path in (tmp_path / "log").iterdir()] == [last.name]
+        process.send_signal(signal.SIGTERM)
+        assert "all there were" in process.stdout.read()
+    assert process.returncode == 0
+    assert len(read_exposures(tmp_path / "store").frame) == 2
