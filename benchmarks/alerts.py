@@ -4,6 +4,9 @@ A year of generated traffic, watched daily from the 91st day on, the first 90 da
 at once it is as old as the label delay that the log shows. Nothing is wrong; or from a day on, so many pairs match by
 chance alone that the model's true average precision is lower by 0.02, 0.05 or 0.10. The same outcomes go to every rule:
 
+- as installed: what `observe` raises by the default policy (`matchmaking.live.conditions`): an e-detector on each
+  watched metric at its share of the error, against the model's first 60 days. A false alarm is any of its alerts, and a
+  loss is told by the first of them;
 - e-detector: `matchmaking.live.sequential`, by tolerance and by standard errors of the reference that are tolerated;
 - CUSUM of each day's average precision, in standard deviations of the reference's days: allowance 0.5, threshold 4.1,
   which by normal theory is a false alarm in about 370 looks (Siegmund, "Sequential Analysis", 1985);
@@ -28,6 +31,8 @@ from scipy.optimize import brentq
 from benchmarks.observe import joined, train
 from matchmaking.data import sample
 from matchmaking.evidence.bootstrap import metric_scorer
+from matchmaking.evidence.policy import load_policy
+from matchmaking.live.conditions import follow
 from matchmaking.live.delay import estimate_delay
 from matchmaking.live.estimate import expected_metrics
 from matchmaking.live.sequential import Rule, fit_loss, watch
@@ -39,6 +44,7 @@ RULES = (Rule(loose=0), Rule(), Rule(tolerance=0.005), Rule(tolerance=0.01))
 BELOW = (0.02, 0.05)
 ALLOWANCE, HEIGHT = 0.5, 4.1
 METRIC = "average_precision"
+INSTALLED = "as installed"
 Looks = list[tuple[np.ndarray, np.ndarray]]
 
 
@@ -73,6 +79,17 @@ def firing(reference: tuple[np.ndarray, np.ndarray], days: Looks, before: Looks)
     return found
 
 
+def installed(day: np.ndarray, match: np.ndarray, score: np.ndarray) -> np.ndarray:
+    """By watched metric, whether its alert fires on each day after the reference of the other rules."""
+    followed = follow(day, match, score, load_policy().alerts)
+    assert followed is not None
+    found = []
+    for _, _, said in followed.by_metric.values():
+        fires = pd.Series(said["firing"].to_numpy(bool), followed.looks)
+        found.append(fires.reindex(range(REFERENCE, DAYS), method="ffill").fillna(False).to_numpy(bool))
+    return np.array(found)
+
+
 def _daily(match: np.ndarray, score: np.ndarray) -> float:
     return float(metric_scorer(match, score)(np.ones((1, len(match))))[METRIC][0])
 
@@ -96,9 +113,13 @@ def run(world: int, champion: Champion, shares: dict[float, float]) -> list[dict
         match = (luck < now).astype(np.int8)
         by_day = [(match[a:b], score[a:b]) for a, b in itertools.pairwise(edges)]
         known = day < REFERENCE
-        for rule, fires in firing((match[known], score[known]), by_day[REFERENCE:], by_day[:REFERENCE]).items():
-            raised = fires & ~np.concatenate([[False], fires[:-1]])
-            row = {"world": world, "rule": rule, "loss": loss, "alarms": int(raised.sum()), "lag": lag}
+        rules = {INSTALLED: installed(day, match, score)}
+        rules |= firing((match[known], score[known]), by_day[REFERENCE:], by_day[:REFERENCE])
+        for rule, each in rules.items():
+            streams = np.atleast_2d(each)
+            alarms = sum(int((one & ~np.concatenate([[False], one[:-1]])).sum()) for one in streams)
+            fires = streams.any(axis=0)
+            row = {"world": world, "rule": rule, "loss": loss, "alarms": alarms, "lag": lag}
             after = np.flatnonzero(fires[CHANGE : CHANGE + WELL_AGAIN])
             # one that was firing before is no news
             row["told"] = after[0] + 1 + lag if len(after) and not fires[CHANGE - 1] else np.nan

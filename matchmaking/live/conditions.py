@@ -76,7 +76,7 @@ def performance(
         `firing` is None where the delay isn't known. A model that is too young to tell of isn't firing and not `known`:
         what was wrong with the one before it went with it.
     """
-    watched = {name: each for name, each in policy.performance.tolerance.items() if each is not None}
+    watched = _watched(policy)
 
     def every(firing: bool | None, why: str, known: bool = True) -> list[Condition]:
         return [_performance(name, firing, why, policy, link, known) for name in watched]
@@ -95,33 +95,68 @@ def performance(
     number = (day - day.min()).dt.days.to_numpy() if len(mine) else np.zeros(0, dtype=int)
     order = np.argsort(number, kind="stable")
     match, probability, number = match[order], probability[order], number[order]
-    enough = number[np.searchsorted(np.cumsum(match), REFERENCE_MATCHES)] if match.sum() >= REFERENCE_MATCHES else None
-    if enough is None or number[-1] < (first := max(REFERENCE_DAYS, int(enough) + 1)):
+    followed = follow(number, match, probability, policy)
+    if followed is None:
         have = f"{int(number[-1]) + 1 if len(number) else 0} days with {int(match.sum())} matches"
         why = (
             f"the model {model[:12]} is compared with its first {REFERENCE_DAYS} days, once their outcomes have come "
             f"and {REFERENCE_MATCHES} matches are among them; so far {have}"
         )
         return every(False, why, known=False)
-    reference = number < first
     recent = number > number[-1] - RECENT_DAYS
-    edges = np.flatnonzero(np.diff(number[~reference], prepend=-1))
-    looks = list(zip(np.split(match[~reference], edges[1:]), np.split(probability[~reference], edges[1:]), strict=True))
     last = day.min() + pd.Timedelta(days=int(number[-1]))
     found = []
-    for name, tolerance in watched.items():
-        rule = Rule(tolerance, 365 / policy.performance.false_alarms_a_year, streams=len(watched))
-        loss = fit_loss(name, match[reference], probability[reference])
-        said = watch(loss, looks, rule).iloc[-1]
-        now_is = _value(name, match[recent], probability[recent])
+    for name, (rule, reference, said) in followed.by_metric.items():
+        now_is, evidence = _value(name, match[recent], probability[recent]), float(said["evidence"].iloc[-1])
         text = (
             f"{_word(name)} {now_is} on the pairs of {RECENT_DAYS} days to {last:%Y-%m-%d}, whose outcomes have come; "
-            f"{loss.reference:.3f} in the first {first} days of the model {model[:12]}; tolerated: {tolerance:g}\n"
-            f"evidence {said['evidence']:.1f}, raised at {rule.raise_at:.1f}, cleared below {rule.clear_at:.1f} "
-            "(logarithms)"
+            f"{reference:.3f} in the first {followed.days} days of the model {model[:12]}; "
+            f"tolerated: {watched[name]:g}\n"
+            f"evidence {evidence:.1f}, raised at {rule.raise_at:.1f}, cleared below {rule.clear_at:.1f} (logarithms)"
         )
-        found.append(_performance(name, bool(said["firing"]), text, policy, link))
+        found.append(_performance(name, bool(said["firing"].iloc[-1]), text, policy, link))
     return found
+
+
+@dataclass(frozen=True)
+class Followed:
+    """A model's days after those it is compared with.
+
+    Attributes:
+        days: how many those are.
+        looks: the days after them that have pairs, counted from the first, ascending.
+        by_metric: the rule, the metric's value in the first days, and what `sequential.watch` says at each look.
+    """
+
+    days: int
+    looks: np.ndarray
+    by_metric: dict[str, tuple[Rule, float, pd.DataFrame]]
+
+
+def follow(number: np.ndarray, match: np.ndarray, probability: np.ndarray, policy: Alerts) -> Followed | None:
+    """The alert rule on a model's labelled pairs; None where there are too few to compare with, or none after them.
+
+    Args:
+        number: the day of each pair, counted from the model's first, ascending; shape (rows,).
+        match: whether it matched, shape (rows,).
+        probability: the model's, shape (rows,).
+        policy: what is watched, and how.
+    """
+    if match.sum() < REFERENCE_MATCHES:
+        return None
+    first = max(REFERENCE_DAYS, int(number[np.searchsorted(np.cumsum(match), REFERENCE_MATCHES)]) + 1)
+    if number[-1] < first:
+        return None
+    begin = int(np.searchsorted(number, first))
+    looks, edges = np.unique(number[begin:], return_index=True)
+    pairs = list(zip(np.split(match[begin:], edges[1:]), np.split(probability[begin:], edges[1:]), strict=True))
+    watched = _watched(policy)
+    found: dict[str, tuple[Rule, float, pd.DataFrame]] = {}
+    for name, tolerance in watched.items():
+        rule = Rule(tolerance, 365 / policy.performance.false_alarms_a_year, streams=len(watched))
+        loss = fit_loss(name, match[:begin], probability[:begin])
+        found[name] = (rule, loss.reference, watch(loss, pairs, rule))
+    return Followed(first, looks, found)
 
 
 def is_well(now: datetime) -> bool | None:
@@ -269,6 +304,11 @@ def late(due: Mapping[str, datetime | None], runs: Mapping[str, LastRun], policy
             Condition(f"late/{name}", firing, policy.severity["late"], title, "\n".join(lines), run.link if run else "")
         )
     return found
+
+
+def _watched(policy: Alerts) -> dict[str, float]:
+    """The tolerance of each metric that is watched."""
+    return {str(name): each for name, each in policy.performance.tolerance.items() if each is not None}
 
 
 def _performance(name: str, firing: bool | None, text: str, policy: Alerts, link: str, known: bool = True) -> Condition:
