@@ -25,7 +25,7 @@ import pytest
 
 from matchmaking import tracking
 from matchmaking.base.settings import EXPERIMENT
-from tests.services.conftest import START_SECONDS, free_ports, seaweedfs
+from tests.services.conftest import START_SECONDS, free_ports, race, seaweedfs
 
 Mlops = Callable[..., subprocess.CompletedProcess[str]]
 # enough to outlive a restart of the server, and to give up soon where there is none
@@ -296,3 +296,68 @@ def test_an_artifact_store_that_refuses(
         assert recorded.info.status == "FAILED"
         assert "report:" in recorded.data.tags["failure_reason"]
         assert summary["status"] == "failed"
+
+
+LOOK = """
+import sys
+from matchmaking.live.alert_log import look
+from matchmaking.live.alerts import Condition
+from matchmaking import tracking
+tracking.client()
+print("ready", flush=True)
+sys.stdin.readline()
+look([Condition(f"late/{name}", True, "warning", f"{name} is late") for name in sys.argv[1:]])
+"""
+
+
+def test_alerts_of_many_lookers_are_told_once(server: Tracking, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Processes that look at once write one log, and each event is told once; a killed one's is told later."""
+    from datetime import UTC, datetime
+
+    from matchmaking.live import alert_log
+    from matchmaking.live.alerts import LEASE
+    from matchmaking.tracking import notify
+    from tests.webhook import Hook
+
+    hook = Hook()
+    monkeypatch.setenv(notify.URLS, hook.url)
+    with server.start():
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", server.uri)
+        tracking.client.cache_clear()
+        try:
+            given = [("evaluate", "monitor"), ("monitor", "evaluate"), ("monitor", "retrain"), ("retrain", "evaluate")]
+            pipe = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+            lookers = [subprocess.Popen([sys.executable, "-c", LOOK, *names], **pipe) for names in given]
+            for each in lookers:
+                assert each.stdout.readline() == "ready\n"
+            for each in lookers:
+                each.stdin.write("\n")
+                each.stdin.flush()
+            for each in lookers:
+                each.communicate(timeout=120)
+                assert each.returncode == 0
+            assert sorted(hook.titles()) == [f"[warning] {name} is late" for name in ("evaluate", "monitor", "retrain")]
+            experiments = [each.name for each in server.client().search_experiments()]
+            assert [name for name in experiments if name.startswith(alert_log.LEDGER)] == [alert_log.LEDGER]
+            # six at once: one event
+            results = race(*(lambda: alert_log.acknowledge("late/evaluate", "ada") for _ in range(6)))
+            assert [each.state for each in results] == ["acknowledged"] * 6
+            log = alert_log._read()
+            assert log is not None
+            assert [each.kind for each in log.events.values()].count("acknowledge") == 1
+            dying = LOOK.replace(
+                "look([",
+                "import os; from matchmaking.tracking import notify\nnotify.tell = lambda *given: os._exit(9)\nlook([",
+                1,
+            )
+            died = subprocess.run([sys.executable, "-c", dying, "observe"], input="\n", text=True, capture_output=True)
+            assert died.returncode == 9, died.stderr
+            alert_log.look([])
+            assert len(hook.bodies) == 3
+            later = datetime.now(UTC) + LEASE
+            looks = race(*(lambda: alert_log.look([], now=later) for _ in range(4)))
+            assert not [each for each in looks if isinstance(each, Exception)]
+            assert hook.titles()[3:] == ["[warning] observe is late"]
+        finally:
+            hook.close()
+            tracking.client.cache_clear()
