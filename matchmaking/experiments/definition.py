@@ -18,6 +18,7 @@ Variant = Literal["champion", "challenger"]
 VARIANTS: tuple[Variant, Variant] = ("champion", "challenger")
 # of both a client's match rate is matches that have come by its deadline, by pairs that were asked about
 Metric = Literal["match_rate", "client_match_rate"]
+NAME = r"[a-z0-9]([a-z0-9-]{0,48}[a-z0-9])?"
 Days = Annotated[float, Field(gt=0, le=400)]
 # the arms are of equal size at every share: of who is in the experiment, half get the challenger
 CHALLENGERS = 0.5
@@ -53,7 +54,7 @@ class Definition(Record):
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
-    name: Annotated[str, Field(pattern=r"^[a-z0-9]([a-z0-9-]{0,48}[a-z0-9])?$")]
+    name: Annotated[str, Field(pattern=f"^{NAME}$")]
     hypothesis: Annotated[str, Field(min_length=1, max_length=2000)]
     unit: Literal["client"] = "client"
     champion: Sha256

@@ -41,19 +41,9 @@ def html_report(
         decision_markdown: the decision as Markdown; HTML, links and images in it are shown as text.
         plots: PNG files to show, in this order.
     """
-    from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).with_name("templates")),
-        autoescape=True,
-        undefined=StrictUndefined,
-        finalize=_seen,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters.update(number=number_text, short=lambda value: number_text(value, 3), signed=signed_text)
     models = models_of(summary, evaluation)
-    return environment.get_template("report.html.j2").render(
+    return page(
+        "report.html.j2",
         summary=summary,
         title=str(summary.get("run_name") or summary.get("pipeline") or "run"),
         headline=headline(summary),
@@ -77,6 +67,22 @@ def html_report(
         production_changed=production_changed(summary),
         steps=summary.get("steps") or [],
     )
+
+
+def page(template: str, **values: Any) -> str:
+    """A page of `templates/`, everything in it made harmless and visible."""
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).with_name("templates")),
+        autoescape=True,
+        undefined=StrictUndefined,
+        finalize=_seen,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters.update(number=number_text, short=lambda value: number_text(value, 3), signed=signed_text)
+    return environment.get_template(template).render(**values)
 
 
 def _tone(summary: dict[str, Any]) -> str:

@@ -1,0 +1,119 @@
+"""An experiment read from its logs, as of the end of its last full day: everything that its report shows."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from matchmaking.base.errors import InputError
+from matchmaking.evidence.metrics import THRESHOLD
+from matchmaking.experiments.definition import Definition
+from matchmaking.experiments.guardrails import Guardrail, judge_recall, judge_requests
+from matchmaking.experiments.integrity import Check, check_integrity, lawyer_overlap
+from matchmaking.experiments.sequences import Betting
+from matchmaking.experiments.units import DAY, client_outcomes, client_requests, in_experiment
+from matchmaking.experiments.verdict import Verdict, bets, fixed_horizon, judge, sequence
+
+
+@dataclass(frozen=True)
+class Analysis:
+    """What an experiment says.
+
+    Attributes:
+        definition: the experiment.
+        looks: full days since the start, on each of which it was looked at.
+        exposed: clients exposed so far, of both arms.
+        verdict: see `verdict.judge`.
+        table: see `verdict.sequence`; what is in it isn't to be read where the verdict is `unreadable`.
+        fixed: see `verdict.fixed_horizon`.
+        betting: see `verdict.bets`.
+        checks: see `integrity.check_integrity`.
+        guardrails: those that could be judged.
+        overlap: see `integrity.lawyer_overlap`; None where the lawyers aren't known.
+    """
+
+    definition: Definition
+    looks: int
+    exposed: int
+    verdict: Verdict
+    table: pd.DataFrame
+    fixed: dict[str, object]
+    betting: Betting
+    checks: list[Check]
+    guardrails: list[Guardrail]
+    overlap: dict[str, float] | None
+
+
+def analyse(
+    definition: Definition,
+    exposures: pd.DataFrame,
+    outcomes: pd.DataFrame,
+    now: pd.Timestamp,
+    pairs: pd.DataFrame | None = None,
+    assigned: Callable[[str], str | None] | None = None,
+) -> Analysis:
+    """Reads an experiment. The same logs give the same answer, and more of them no other one for the days before.
+
+    Args:
+        definition: the experiment.
+        exposures: as `exposures.read_exposures` gives them.
+        outcomes: `unit`, `time`, `match`, and `request` where it is known.
+        now: UTC; what came after the last full day by then isn't looked at yet.
+        pairs: what is known of the requests: `request`, and any of `score` (the champion's own, for both arms'),
+            `probability` (of the model that answered), the slice columns, `lawyer`.
+        assigned: see `integrity.check_integrity`.
+
+    Raises:
+        InputError: a column is missing, or the experiment hasn't begun.
+    """
+    for name, frame, needed in (
+        ("exposure log", exposures, ("time", "unit", "variant", "model", "request", "status", "latency_ms")),
+        ("outcomes", outcomes, ("time", "unit", "match")),
+        ("pairs", pairs, ("request",)),
+    ):
+        if frame is not None and (missing := [column for column in needed if column not in frame]):
+            raise InputError(f"{name}: no column {', '.join(missing)}")
+    start = pd.Timestamp(definition.start)
+    looks = int((now - start) // DAY)
+    if looks < 0:
+        raise InputError(f"{definition.name} begins on {start:%Y-%m-%d %H:%M} UTC; there is nothing to read yet")
+    now = start + looks * DAY
+    known = pairs.drop_duplicates("request") if pairs is not None else None
+    scores = known[["request", "score"]] if known is not None and "score" in known else None
+    clients = client_outcomes(exposures, outcomes, definition, now, scores)
+    checks = check_integrity(exposures, outcomes, clients, definition, now, assigned)
+    guardrails = judge_requests(client_requests(exposures, definition, now), definition)
+    overlap = None
+    if known is not None:
+        seen = in_experiment(exposures, definition, now).merge(known, on="request")
+        if "probability" in seen:
+            guardrails += judge_recall(_matched(seen, outcomes, clients), definition)
+        if "lawyer" in seen:
+            shown = seen[seen["probability"] >= THRESHOLD] if "probability" in seen else seen
+            overlap = lawyer_overlap(shown)
+    table = sequence(clients, definition, looks)
+    return Analysis(
+        definition,
+        looks,
+        int(in_experiment(exposures, definition, now)["unit"].nunique()),
+        judge(table, definition, checks, guardrails),
+        table,
+        fixed_horizon(table, definition),
+        bets(clients, definition, looks),
+        checks,
+        guardrails,
+        overlap,
+    )
+
+
+def _matched(seen: pd.DataFrame, outcomes: pd.DataFrame, clients: pd.DataFrame) -> pd.DataFrame:
+    """The pairs that matched, of clients that count: as `guardrails.judge_recall` takes them."""
+    if "request" not in outcomes:
+        return pd.DataFrame(columns=["unit", "challenger", "look", "recommended", *seen.columns])
+    matches = outcomes.loc[outcomes["match"] == 1, "request"].dropna()
+    found = seen[seen["request"].isin(matches) & seen["probability"].notna()]
+    found = found.merge(clients[["unit", "challenger", "look"]], on="unit")
+    return found.assign(recommended=np.asarray(found["probability"] >= THRESHOLD))

@@ -1,0 +1,124 @@
+"""The MLflow record of an experiment: its definition, fixed before the first exposure, and what came of it."""
+
+from __future__ import annotations
+
+import json
+import re
+import tempfile
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+
+import yaml
+
+from matchmaking import tracking
+from matchmaking.base.errors import InputError, RefusedError
+from matchmaking.base.records import RecordError, read_record
+from matchmaking.base.settings import EXPERIMENT
+from matchmaking.experiments.definition import NAME, Definition
+
+NAME_TAG, SHA256_TAG = "experiment_name", "experiment_sha256"
+FILE = "definition.json"
+
+
+def read_definition(path: Path) -> Definition:
+    """Reads a definition from YAML or JSON.
+
+    Raises:
+        InputError: the file can't be read, or isn't a definition; the first thing that is wrong is named.
+    """
+    try:
+        found = yaml.safe_load(path.read_text(encoding="utf-8"))
+        return read_record(Definition, json.dumps(found, default=str), str(path))
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: the definition can't be read: {getattr(error, 'strerror', None) or error}") from None
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        raise InputError(f"{path}: not YAML{f' at line {mark.line + 1}' if mark else ''}") from None
+    except RecordError as error:
+        raise InputError(str(error)) from None
+
+
+def record(definition: Definition) -> str:
+    """Records a definition; the same one again changes nothing.
+
+    Returns:
+        The id of its MLflow run.
+
+    Raises:
+        RefusedError: its start is over, or another experiment of this name is recorded.
+        TrackingError: the server can't be reached.
+    """
+    known = _runs(definition.name)
+    if known:
+        run_id, sha256 = known[0]
+        if sha256 != definition.sha256:
+            raise RefusedError(
+                f"{definition.name} is recorded with another definition ({sha256[:12]}): what has changed is another "
+                "experiment; give it another name, and so another salt"
+            )
+        return run_id
+    if definition.start <= datetime.now(UTC):
+        raise RefusedError(
+            f"{definition.name} starts at {definition.start:%Y-%m-%dT%H:%M:%SZ}, which is over: a definition is fixed "
+            "before the first exposure; give a later start"
+        )
+    run_id, _ = tracking.start_run("experiment", tracking.now(), definition.sha256, {"experiment": definition.name})
+    with tempfile.TemporaryDirectory() as folder:
+        (Path(folder) / FILE).write_text(definition.canonical, encoding="utf-8")
+        tracking.finish_run(
+            run_id,
+            params={"definition_sha256": definition.sha256},
+            metrics={},
+            history=None,
+            tags={NAME_TAG: definition.name, SHA256_TAG: definition.sha256},
+            artifacts=Path(folder),
+        )
+    return run_id
+
+
+def recorded(name: str) -> tuple[str, Definition]:
+    """The run of an experiment, and its definition.
+
+    Raises:
+        InputError: there is none of this name.
+        RefusedError: the definition isn't the one whose sha256 was recorded.
+        TrackingError: the server can't be reached.
+    """
+    known = _runs(name)
+    if not known:
+        raise InputError(f"no experiment '{name}' is recorded; `mlops experiment start` records one")
+    run_id, sha256 = known[0]
+    with tempfile.TemporaryDirectory() as folder, tracking.told("can't read the experiment"):
+        path = Path(tracking.client().download_artifacts(run_id, FILE, folder))
+        found = read_record(Definition, path.read_text(encoding="utf-8"), f"the definition of {name}")
+    if found.sha256 != sha256:
+        raise RefusedError(f"the definition of {name} isn't the one that was recorded ({sha256[:12]})")
+    return run_id, found
+
+
+def keep(run_id: str, folder: Path, metrics: Mapping[str, float], verdict: str) -> None:
+    """Stores a report with the experiment, in a folder of its own, and today's verdict as a tag.
+
+    Raises:
+        TrackingError: the server or its artifact store can't be reached.
+    """
+    with tracking.told("can't record the report"):
+        tracking.client().log_artifacts(run_id, str(folder), f"report-{tracking.now()}")
+        for name, value in metrics.items():
+            tracking.client().log_metric(run_id, name, value)
+    tracking.tag_run(run_id, {"experiment_verdict": verdict})
+
+
+def _runs(name: str) -> list[tuple[str, str]]:
+    """The runs of an experiment's name, the first one first, each with the definition's sha256."""
+    if not re.fullmatch(NAME, name):
+        return []
+    with tracking.told("can't look for the experiment"):
+        home = tracking.client().get_experiment_by_name(EXPERIMENT)
+        if home is None:
+            return []
+        found = tracking.client().search_runs(
+            [home.experiment_id], f"tags.{NAME_TAG} = '{name}'", order_by=["attributes.start_time", "attributes.run_id"]
+        )
+    return [(str(run.info.run_id), str(run.data.tags.get(SHA256_TAG, ""))) for run in found]

@@ -1,0 +1,147 @@
+"""From logs to the page: one answer for one state of the logs, nothing shown that isn't to be read; and the record."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from matchmaking import tracking
+from matchmaking.base.errors import InputError, RefusedError
+from matchmaking.experiments.analysis import analyse
+from matchmaking.experiments.definition import Definition
+from matchmaking.experiments.record import SHA256_TAG, keep, read_definition, record, recorded
+from matchmaking.reporting.experiment import experiment_report
+from tests.unit.experiments.test_definition import GIVEN
+from tests.unit.experiments.test_integrity import DEFINED, assigned, logs
+from tests.unit.experiments.test_units import at
+
+NOW = at(27)
+
+
+def better() -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
+    """The challenger's clients match more often; and what is known of the pairs."""
+    exposures, outcomes = logs()
+    rng = np.random.default_rng(9)
+    more = outcomes["unit"].str.endswith("1") & (rng.random(len(outcomes)) < 0.25)
+    outcomes.loc[more, "match"] = 1
+    outcomes["request"] = exposures["request"].iloc[: len(outcomes)].to_numpy()
+    pairs = pd.DataFrame(
+        {
+            "request": exposures["request"],
+            "score": rng.random(len(exposures)),
+            "probability": rng.random(len(exposures)),
+            "lawyer": rng.integers(50, size=len(exposures)),
+            "case_type": rng.choice(["Tax", "Fraud"], len(exposures)),
+        }
+    )
+    return exposures, outcomes, pairs
+
+
+def test_logs_to_verdict_and_page() -> None:
+    guarded = DEFINED.model_copy(
+        update={"guardrails": DEFINED.guardrails.model_copy(update={"slices": {"case_type": ("Tax", "Fraud")}})}
+    )
+    exposures, outcomes, pairs = better()
+    found = analyse(guarded, exposures, outcomes, NOW, pairs, assigned)
+    assert found.verdict.state == "better"
+    assert (found.looks, found.exposed) == (27, exposures["unit"].nunique())
+    assert [one.name for one in found.guardrails] == [
+        "latency",
+        "errors",
+        "recall case_type=Tax",
+        "recall case_type=Fraud",
+    ]
+    assert found.overlap is not None and found.overlap["common"] == 1
+    text = experiment_report(found)
+    assert "The challenger is better." in text and "data:image/png;base64," in text and found.definition.sha256 in text
+    assert "<script" not in text and "http" not in text.replace("http-equiv", "")
+
+
+def test_a_later_look_says_the_same_of_the_days_before() -> None:
+    exposures, outcomes, _ = better()
+    whole = analyse(DEFINED, exposures, outcomes, NOW, None, assigned)
+    # the logs as they were on that day, looked at in its afternoon
+    then = at(15.6)
+    early = analyse(
+        DEFINED, exposures[exposures["time"] <= then], outcomes[outcomes["time"] <= then], then, None, assigned
+    )
+    assert len(early.table) == 15
+    pd.testing.assert_frame_equal(early.table, whole.table.iloc[:15])
+    # the day that isn't over is no part of it
+    midnight = analyse(DEFINED, exposures, outcomes, at(15), None, assigned)
+    assert (early.exposed, early.guardrails, early.checks) == (midnight.exposed, midnight.guardrails, midnight.checks)
+
+
+def test_what_is_not_to_be_read_is_not_shown() -> None:
+    exposures, outcomes, pairs = better()
+    exposures.loc[3, "model"] = "c" * 64
+    found = analyse(DEFINED, exposures, outcomes, NOW, pairs, assigned)
+    assert found.verdict.state == "unreadable"
+    text = experiment_report(found)
+    assert "other-model" in text and "Results" not in text and "data:image/png" not in text
+
+
+def test_hostile_ids_are_text_on_the_page() -> None:
+    exposures, outcomes, _ = better()
+    exposures.loc[exposures["unit"] == exposures["unit"][7], "unit"] = "<img src=x onerror=alert(1)>"
+    assert "<img src=x" not in experiment_report(analyse(DEFINED, exposures, outcomes, NOW, None, assigned))
+
+
+def test_before_the_start_and_without_columns() -> None:
+    exposures, outcomes, _ = better()
+    with pytest.raises(InputError, match="begins on 2026-01-05 00:00 UTC"):
+        analyse(DEFINED, exposures, outcomes, at(-0.1))
+    with pytest.raises(InputError, match="exposure log: no column variant"):
+        analyse(DEFINED, exposures.drop(columns="variant"), outcomes, NOW)
+    first_day = analyse(DEFINED, exposures, outcomes, at(0.5))
+    assert first_day.verdict.state == "go on"
+    assert "too few clients yet" in experiment_report(first_day)
+
+
+@pytest.fixture
+def mlflow_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path / 'mlflow.db'}")
+    tracking.client.cache_clear()
+
+
+@pytest.mark.usefixtures("mlflow_file")
+def test_a_definition_is_recorded_once_and_before_its_start(tmp_path: Path) -> None:
+    start = datetime.now(UTC).replace(microsecond=0) + timedelta(days=1)
+    definition = Definition.model_validate({**GIVEN, "start": start})
+    run_id = record(definition)
+    assert record(definition) == run_id
+    assert recorded("embeddings-1") == (run_id, definition)
+    with pytest.raises(RefusedError, match="recorded with another definition"):
+        record(definition.model_copy(update={"alpha": 0.1}))
+    with pytest.raises(RefusedError, match="fixed before the first exposure"):
+        record(Definition.model_validate({**GIVEN, "name": "late"}))
+    for name in ("none", "x' or tags.a = '"):
+        with pytest.raises(InputError, match="no experiment"):
+            recorded(name)
+    (tmp_path / "page").mkdir()
+    (tmp_path / "page" / "experiment.html").write_text("a page")
+    keep(run_id, tmp_path / "page", {"difference": 0.01}, "go on")
+    run = tracking.client().get_run(run_id)
+    assert (run.data.tags["experiment_verdict"], run.data.metrics["difference"]) == ("go on", 0.01)
+    # what was recorded is compared with its sha256
+    tracking.client().set_tag(run_id, SHA256_TAG, "0" * 64)
+    with pytest.raises(RefusedError, match="isn't the one that was recorded"):
+        recorded("embeddings-1")
+
+
+def test_a_definition_from_yaml(tmp_path: Path) -> None:
+    path = tmp_path / "experiment.yaml"
+    path.write_text("\n".join(f"{key}: {value}" for key, value in GIVEN.items()))
+    assert read_definition(path) == Definition.model_validate(GIVEN)
+    path.write_text("name: [")
+    with pytest.raises(InputError, match="not YAML at line"):
+        read_definition(path)
+    path.write_text("name: x")
+    with pytest.raises(InputError, match=r"experiment.yaml isn't readable: hypothesis: Field required"):
+        read_definition(path)
+    with pytest.raises(InputError, match="can't be read"):
+        read_definition(tmp_path / "none")
