@@ -14,7 +14,7 @@ from matchmaking.base.escape import visible
 from matchmaking.experiments.definition import CHALLENGERS, VARIANTS, Definition
 from matchmaking.experiments.difference import difference, moments
 from matchmaking.experiments.sequences import asymptotic_sequence
-from matchmaking.experiments.units import DAY, in_experiment
+from matchmaking.experiments.units import DAY, in_experiment, of_test
 
 Floats = npt.NDArray[np.float64]
 # clients to which the prior is worth as much, for shares that are far off, off, and hardly off
@@ -111,6 +111,7 @@ def check_integrity(
         now: what is later hasn't happened yet.
         assigned: the arm of a client id by the documented function, or None where it is in neither.
     """
+    exposures = of_test(exposures)
     seen = in_experiment(exposures, definition, now)
     arms = seen.groupby("unit")["variant"].nunique()
     both = list(arms.index[arms > 1])

@@ -22,12 +22,16 @@ DAY = pd.Timedelta(days=1)
 def in_experiment(exposures: pd.DataFrame, definition: Definition, now: pd.Timestamp) -> pd.DataFrame:
     """The exposures of clients in either arm, from the start until now, in order of time; `day` counts from 0."""
     start = pd.Timestamp(definition.start)
-    if "mode" in exposures:  # a shadow's requests were all answered by the champion
-        exposures = exposures[exposures["mode"] == "ab"]
+    exposures = of_test(exposures)
     mine = exposures["unit"].notna() & (exposures["unit"] != "") & exposures["variant"].isin(VARIANTS)
     rows = exposures[mine & (exposures["time"] >= start) & (exposures["time"] <= now)]
     rows = rows.sort_values("time", kind="stable", ignore_index=True)
     return rows.assign(day=((rows["time"] - start) // DAY).astype(int))
+
+
+def of_test(exposures: pd.DataFrame) -> pd.DataFrame:
+    """Those of the A/B test: a shadow's requests were all answered by the champion."""
+    return exposures[exposures["mode"] == "ab"] if "mode" in exposures else exposures
 
 
 def client_outcomes(

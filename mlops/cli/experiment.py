@@ -1,4 +1,4 @@
-"""`mlops experiment`: shadow and A/B tests in front of two services."""
+"""`mlops experiment`: shadow and A/B tests in front of two services, and what they say."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import typer
 
 from matchmaking.base.errors import InputError
 from matchmaking.base.escape import say
+from mlops.cli import experiment_results
 
 app = typer.Typer(no_args_is_help=True, help="Shadow and A/B tests: a gateway in front of two services.")
 Folder = Annotated[Path, typer.Option(help="Where the definition, the exposure log and the programs' output go.")]
@@ -76,3 +77,6 @@ def stop(folder: Folder = Path("work/experiment")) -> None:
     from mlops.local import gateway
 
     gateway.change(folder, "off", 0.0, say)
+
+
+experiment_results.register(app)

@@ -56,6 +56,14 @@ def test_nothing_is_found_where_nothing_is() -> None:
     assert "outcomes have come for 50.0% and 50.0% of the pairs" in found["labels-arrive-apart"].said
 
 
+def test_a_shadow_run_before_the_test_is_no_part_of_it() -> None:
+    exposures, outcomes = logs()
+    shadow = pd.concat([exposures.iloc[:5].assign(variant=arm) for arm in ("champion", "challenger")])
+    shadow = shadow.assign(time=START - pd.Timedelta(days=1), mode="shadow")
+    found = checked(pd.concat([exposures.assign(mode="ab"), shadow]), outcomes)
+    assert not [one for one in found.values() if one.found]
+
+
 def test_ratio_evidence_by_hand() -> None:
     # one prior of 2: uniform; 3 to 1 at half and half is B(4, 2) / B(1, 1) / 2^-4
     assert ratio_evidence([1, 3], [0.5, 0.5], [2.0]) == pytest.approx(betaln(2, 4) + 4 * np.log(2))
