@@ -28,6 +28,8 @@ BINS = 60
 FOLDS = 3
 # a weight above this is taken as this: one reference pair shouldn't speak for hundreds
 MOST_WEIGHT = 20.0
+# reference pairs that each classifier learns from: more take longer and tell hardly more about where a window differs
+MOST_TAUGHT = 20_000
 
 
 @dataclass(frozen=True)
@@ -105,6 +107,7 @@ def estimate(
     method: Method = "pape",
     *,
     minimum: Minimum | None = None,
+    ratio: tuple[Floats, float] | None = None,
     resamples: int = 100,
     confidence: float = 0.95,
     seed: int = 0,
@@ -117,6 +120,7 @@ def estimate(
         window: the pairs to look at: `FEATURES`, `probability`.
         method: "cbpe", or "pape" for weights against covariate shift.
         minimum: below what the estimate is withheld.
+        ratio: what `density_ratio` gives, where it is known already: for part of a window, its part of the weights.
         resamples: of the reference and of the window's outcomes; the interval is of their percentiles. It is one for
             what will be measured on these pairs once all outcomes have come, if the concept doesn't drift.
         confidence: of the interval, two-sided.
@@ -132,7 +136,7 @@ def estimate(
     elif match.sum() < least.effective_positives:
         too_few = f"{match.sum():.0f} matches in the reference, at least {least.effective_positives:g} are needed"
     if method == "pape" and not too_few:
-        weight, shift = density_ratio(reference, window, seed=seed)
+        weight, shift = ratio or density_ratio(reference, window, seed=seed)
     rows, positives = kish(weight), kish(weight[match == 1])
     if not too_few and (rows < least.effective_rows or positives < least.effective_positives):
         too_few = (
@@ -222,7 +226,8 @@ def density_ratio(reference: pd.DataFrame, window: pd.DataFrame, seed: int = 0) 
     """How much likelier each reference pair is in the window, from a classifier that tells the two apart.
 
     Bickel et al., "Discriminative Learning Under Covariate Shift", JMLR 10, 2009: the odds of "window", times reference
-    rows by window rows. Cross-fitted: no pair is weighted by a classifier that has seen it.
+    rows by window rows, of those that were learnt from. Cross-fitted: no pair is weighted by a classifier that has seen
+    it.
 
     Returns:
         Weights with a mean of 1, shape (reference rows,), at most `MOST_WEIGHT` before that; and the classifier's AUC
@@ -231,11 +236,17 @@ def density_ratio(reference: pd.DataFrame, window: pd.DataFrame, seed: int = 0) 
     from sklearn.ensemble import HistGradientBoostingClassifier
     from sklearn.metrics import roc_auc_score
     from sklearn.model_selection import StratifiedKFold
+    from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
     inputs = _inputs(reference, window)
     target = np.repeat([0, 1], [len(reference), len(window)])
-    chance = np.empty(len(target))
+    chance, odds = np.empty(len(target)), np.empty(len(target))
+    rng = np.random.default_rng(seed)
     for train, test in StratifiedKFold(FOLDS, shuffle=True, random_state=seed).split(inputs, target):
+        known, new = train[target[train] == 0], train[target[train] == 1]
+        if len(known) > MOST_TAUGHT:
+            known = rng.choice(known, MOST_TAUGHT, replace=False)
+        train = np.sort(np.concatenate([known, new]))
         # shallow, and stopped where it learns nothing: without a shift the weights are to be even
         classifier = HistGradientBoostingClassifier(
             learning_rate=0.1,
@@ -247,9 +258,12 @@ def density_ratio(reference: pd.DataFrame, window: pd.DataFrame, seed: int = 0) 
             n_iter_no_change=5,
             random_state=seed,
         )
-        chance[test] = classifier.fit(inputs[train], target[train]).predict_proba(inputs[test])[:, 1]
-    odds = chance[: len(reference)] / np.maximum(1 - chance[: len(reference)], 1e-9)
-    weight = np.minimum(odds * len(reference) / len(window), MOST_WEIGHT)
+        # on one thread: the work of each is so little that several wait for each other, on a machine that does more
+        # than this ten times as long
+        with threadpool_limits(1):
+            chance[test] = classifier.fit(inputs[train], target[train]).predict_proba(inputs[test])[:, 1]
+        odds[test] = chance[test] / np.maximum(1 - chance[test], 1e-9) * len(known) / len(new)
+    weight = np.minimum(odds[: len(reference)], MOST_WEIGHT)
     return weight / weight.mean(), float(roc_auc_score(target, chance))
 
 
