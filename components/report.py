@@ -11,16 +11,17 @@ def report(
     run_id: str,
     production: str,
     production_sha256: dict,
-    data_report: Input[Artifact],
     results: Output[Artifact],
     report: Output[HTML],
     summary: Output[Markdown],
     candidates: str = "",
+    data_report: Input[Artifact] = None,
     evaluation: Input[Artifact] = None,
     decision: Input[Artifact] = None,
     candidate: Input[Model] = None,
     drift: Input[Artifact] = None,
     drift_report: Input[HTML] = None,
+    live: Input[Artifact] = None,
 ) -> str:
     """Packages and registers a candidate that improves, writes the reports and the summary, and closes the MLflow run.
 
@@ -28,16 +29,17 @@ def report(
         run_id: the MLflow run, which knows what it is called after, its seed and its dataset.
         production: URI of the production folder, hashed again to show that it didn't change.
         production_sha256: its hashes before.
-        data_report: JSON.
         results: a folder: summary.json, report.html, report.txt, plots.
         report: the HTML report.
         summary: the result in a few lines.
         candidates: URI of the folder packages go to, where there is a candidate.
+        data_report: JSON, where a dataset was checked.
         evaluation: JSON.
         decision: JSON; of a candidate that the policy has promoted, the promotion closes the run instead.
         candidate: the bundle with its training record.
         drift: JSON.
         drift_report: Evidently's report.
+        live: a folder: the windows of `observe`.
 
     Returns:
         The package's URI; empty where there is none.
@@ -46,7 +48,7 @@ def report(
 
     from matchmaking.tracking.step import collect, step, tell_summary
 
-    inputs = [data_report, candidate, evaluation, decision, drift]
+    inputs = [data_report, candidate, evaluation, decision, drift, live]
     outputs = {"Results": results, "Report": report, "Summary": summary}
     with step("report", run_id, outputs, inputs):
         from matchmaking.release.registry import publish_candidate
@@ -87,6 +89,7 @@ def report(
             candidate=path(candidate),
             drift=path(drift),
             drift_page=path(drift_report),
+            live=path(live),
             page=Path(report.path),
             short=Path(summary.path),
         )

@@ -9,6 +9,7 @@ class Pipeline(StrEnum):
     retrain = "retrain"
     evaluate = "evaluate"
     monitor = "monitor"
+    observe = "observe"
     promote = "promote"
 
 

@@ -45,14 +45,18 @@ NEEDS = {
     "compare": Need(fixed=215, per_row=0.24),
     "score": Need(fixed=740, per_row=1.23),
     "drift": Need(fixed=390, per_row=0.37),
+    "observe": Need(fixed=770, per_row=2.2),
 }
 STEPS = {
     "retrain": ("validate", "split", "train", "evaluate", "compare"),
     "evaluate": ("validate", "split", "evaluate"),
     "monitor": ("validate", "score", "drift"),
+    "observe": ("observe",),
 }
 # bytes of a row of generated pairs as a CSV, plain and gzip; rows of more bytes take no more memory
 ROW_BYTES, ROW_BYTES_GZIP = 81.0, 24.0
+# of a record of a generated prediction log, by the ending of its part
+LOG_ROW_BYTES = {".parquet": 75.0, ".jsonl": 430.0, ".ndjson": 430.0, ".jsonl.gz": 70.0, ".ndjson.gz": 70.0}
 # KFP's launcher is in the same container
 LAUNCHER_MB = 60
 # on top: other data, other machines, and what the kernel counts with the process
@@ -100,11 +104,11 @@ def choose(pipeline: str, uris: Iterable[str]) -> tuple[str, str]:
     rows = 0.0
     for uri in uris:
         try:
-            size = _size(uri)
+            size = _rows(uri)
         except MlopsError as error:
             room = rows_within(pipeline, DEFAULT)
             return DEFAULT, f"enough for {room:,} rows; how many there are isn't known here: {error}"
-        rows = max(rows, size / (ROW_BYTES_GZIP if uri.endswith(".gz") else ROW_BYTES))
+        rows = max(rows, size)
     return of_rows(pipeline, rows), f"for {rows:,.0f} rows, by the size of the data"
 
 
@@ -137,7 +141,17 @@ def killed(task: str, limit: str, arguments: Mapping[str, Any]) -> str:
     return f"{said}; with `--memory {more}` (`memory: {more}` in schedules.yaml, `memory` in the UI) it gets more"
 
 
-def _size(uri: str) -> int:
-    from matchmaking.storage import size
+def _rows(uri: str) -> float:
+    """How many rows a file has, or a log in parts, by its size."""
+    from matchmaking.storage import list_names, size
 
-    return size(uri)
+    if uri.endswith((".csv", ".csv.gz")):
+        return size(uri) / (ROW_BYTES_GZIP if uri.endswith(".gz") else ROW_BYTES)
+    names = list_names(uri)
+    places = [f"{uri.rstrip('/')}/{name}" for name in names] or [uri]
+    return sum(size(place) / _row_bytes(place) for place in places)
+
+
+def _row_bytes(place: str) -> float:
+    known = (end for end in LOG_ROW_BYTES if place.endswith(end))
+    return LOG_ROW_BYTES.get(next(known, ""), ROW_BYTES_GZIP if place.endswith(".gz") else ROW_BYTES)

@@ -16,6 +16,8 @@ MAX_SEED = 2**32 - 1
 DATA_URI = "s3://datasets/pairs.csv"
 PRODUCTION_URI = "s3://production"
 CANDIDATES_URI = "s3://candidates"
+PREDICTIONS_URI = "s3://datasets/logs/predictions"
+OUTCOMES_URI = "s3://datasets/logs/outcomes"
 
 
 @cache

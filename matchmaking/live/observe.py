@@ -11,15 +11,20 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import cast, get_args
 
 import numpy as np
 import pandas as pd
 
+from matchmaking.base.errors import InputError
+from matchmaking.base.records import read_record
+from matchmaking.data.read import read_pairs
 from matchmaking.data.schema import CATEGORICAL, FEATURES, SLICES, TARGET
 from matchmaking.live import record
+from matchmaking.live.collect import ASKED, LABELLED, OUTCOMES, PREDICTIONS, Asked, read_times
 from matchmaking.live.delay import Delay, estimate_delay
 from matchmaking.live.estimate import METRICS, Estimate, Floats, Minimum, density_ratio, estimate
-from matchmaking.live.logs import Logs
+from matchmaking.live.logs import Logs, from_labelled, read_logs
 from matchmaking.live.record import DelayRecord, Live, Look, Newest, Past, Promoted
 from matchmaking.live.windows import Period, end_of, measure, starts
 
@@ -410,9 +415,75 @@ def _notes(windows: pd.DataFrame, delay: Delay | None, serving: Serving | None, 
     return notes
 
 
-def serving_of(bundle: Path, sha256: str) -> Serving | None:
-    """Production's model, from a run's copy of its files; None where there is none."""
-    from matchmaking.model import production
-    from matchmaking.model.score import score
+def observe_files(
+    folder: Path,
+    bundle: Path,
+    out: Path,
+    *,
+    run_id: str,
+    seed: int = 0,
+    say: Callable[[str], None] = print,
+) -> Live:
+    """Reads a run's logs, and writes its record.
 
-    return Serving(sha256, lambda pairs: score(pairs, bundle)) if production.present(bundle) else None
+    Args:
+        folder: what `collect` left: the logs, or a labelled dataset, and what was asked.
+        bundle: the run's copy of production; may be empty.
+        out: becomes the folder with `live.json` and `windows.parquet`.
+        run_id: the MLflow run: what it has recorded itself, before it was killed, doesn't count.
+        seed: of everything that is drawn.
+        say: told how far it has come.
+
+    Raises:
+        InputError: the logs can't be read, or a labelled dataset comes without a model to score it.
+        TrackingError: MLflow cannot be reached.
+    """
+    from matchmaking.model import production
+
+    asked = read_record(Asked, (folder / ASKED).read_bytes(), ASKED)
+    if asked.period not in get_args(Period):
+        raise InputError(f"period is {', '.join(get_args(Period))}; not '{asked.period}'")
+    now = pd.Timestamp(asked.timestamp)
+    serving = None
+    if production.present(bundle):
+        from matchmaking.model.score import score
+
+        serving = Serving(production.hashes(bundle)[production.MODEL], lambda pairs: score(pairs, bundle))
+    known = asked.promoted
+    promoted = Promoted(known=known is not None, models=known or [], serving=serving.model if serving else "")
+    logs = _read(folder, asked, now, serving)
+    found = record.newest_record(asked.period, asked.source, before=run_id)
+    earlier = found.windows if found else None
+    live, windows = observe(
+        logs,
+        cast(Period, asked.period),
+        now,
+        serving=serving,
+        promoted=promoted,
+        source=asked.source,
+        earlier=earlier,
+        seed=seed,
+        say=say,
+    )
+    record.write_record(out, live, windows)
+    return live
+
+
+def _empty() -> pd.DataFrame:
+    """The frame of a log without a pair."""
+    times = pd.Series([], dtype="datetime64[ns, UTC]")
+    others = pd.DataFrame(columns=["pair_id", "model", *FEATURES, "probability", TARGET])
+    return others.assign(time=times, outcome_time=times)
+
+
+def _read(folder: Path, asked: Asked, now: pd.Timestamp, serving: Serving | None) -> Logs:
+    """The joined logs; of a labelled dataset what they would be."""
+    if asked.data:
+        if serving is None:
+            raise InputError("a labelled dataset has no probabilities: give the folder of the production model")
+        pairs, _ = read_pairs(folder / LABELLED, source=asked.data)
+        return from_labelled(pairs, serving.score(pairs), serving.model, now, read_times(folder / LABELLED))
+    outcomes = folder / OUTCOMES
+    if not (folder / PREDICTIONS).exists():
+        return Logs(_empty(), pd.DataFrame(), [], {"predictions": {"read": 0}})
+    return read_logs(folder / PREDICTIONS, outcomes if outcomes.exists() else None, now, asked.promoted)

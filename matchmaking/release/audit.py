@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from matchmaking.base.errors import MlopsError
 from matchmaking.base.records import NewerError, RecordError, read_record
 from matchmaking.model import production
 from matchmaking.release import registry
@@ -79,6 +80,25 @@ def history(production_uri: str) -> History:
             last, ours = entry.after.model, True
     foreign = current.model is not None and current.model != last
     return History(entries, foreign_before, current, foreign, unreadable, _unfinished(store))
+
+
+def promoted_models(production_uri: str) -> list[str] | None:
+    """The sha256 of every .h5 that has been production, oldest first; None where the audit trail can't be read.
+
+    A trail that is empty knows nothing: production was put there by other hands.
+    """
+    try:
+        found = history(production_uri)
+    except MlopsError:
+        return None
+    models = [
+        state.model
+        for entry in found.entries
+        if entry.action in ACTIONS
+        for state in (entry.before, entry.after)
+        if state.model
+    ]
+    return list(dict.fromkeys([*models, *([found.current.model] if found.current.model else [])])) if models else None
 
 
 def in_words(journal: Journal) -> str:

@@ -13,6 +13,7 @@ from matchmaking.base.escape import visible
 from matchmaking.base.redact import redact
 from matchmaking.evidence import MODELS
 from matchmaking.evidence.metrics import LOWER_IS_BETTER, SCALARS
+from matchmaking.reporting.live import finding_lines, live_headline
 
 LABELS = {
     "roc_auc": "ROC AUC",
@@ -81,6 +82,9 @@ def _outcome(summary: dict[str, Any]) -> str:
         return "Production could not serve the candidate: production stays."
     if summary.get("verdict") in VERDICTS:
         return VERDICTS[summary["verdict"]]
+    if summary.get("live"):
+        firing = summary["live"]["firing"]
+        return live_headline(summary["live"]) + (f" ALERT: {'; '.join(firing)}." if firing else "")
     drift = drift_of(summary)
     if drift:
         columns = drift.get("drifted_columns") or summary.get("drifted_columns") or []
@@ -176,7 +180,12 @@ def provenance_of(summary: dict[str, Any]) -> list[tuple[str, str]]:
 
 
 def data_lines(summary: dict[str, Any]) -> list[str]:
-    """What was noticed in the dataset (`schema.DataReport.as_dict()` in `summary["data"]`), in sentences."""
+    """What was noticed in the dataset (`schema.DataReport.as_dict()` in `summary["data"]`), in sentences.
+
+    Or in the logs.
+    """
+    if live := summary.get("live"):
+        return finding_lines(live) or ["Nothing odd was found in the logs."]
     data = summary.get("data")
     if not data:
         return []
@@ -202,6 +211,7 @@ def warnings(summary: dict[str, Any]) -> list[str]:
     """What somebody should look at before trusting a run, each in one sentence, but for what its reasons tell."""
     found = [f"the data: {warning}" for warning in (summary.get("data") or {}).get("warnings") or []]
     found += [f"the split: {note}" for note in (summary.get("split") or {}).get("notes") or []]
+    found += (summary.get("live") or {}).get("notes") or []
     found += [note for note in drift_of(summary).get("notes") or [] if "not measured" in note or "too few" in note]
     return [warning for warning in found if warning not in (summary.get("reasons") or [])]
 

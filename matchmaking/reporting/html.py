@@ -25,6 +25,8 @@ from matchmaking.reporting.contents import (
     signed_text,
     slice_rows,
 )
+from matchmaking.reporting.live import SHOWN as LIVE_METRICS
+from matchmaking.reporting.live import day, interval, past_lines, state
 
 
 def html_report(
@@ -58,6 +60,12 @@ def html_report(
         few_positives=FEW_POSITIVES,
         most_slices=MOST_SLICES,
         drift=drift_of(summary),
+        live=summary.get("live"),
+        live_rows=[(day(w), w, state(w)) for w in summary["live"]["recent"]] if summary.get("live") else [],
+        live_metrics=LIVE_METRICS,
+        past=past_lines(summary["live"]) if summary.get("live") else [],
+        labels=LABELS,
+        interval=interval,
         decision=_markdown(decision_markdown) if decision_markdown else None,
         reasons=summary.get("reasons") or [],
         plots=[(path.stem.replace("_", " "), base64.b64encode(path.read_bytes()).decode()) for path in plots or []],
@@ -90,6 +98,8 @@ def _tone(summary: dict[str, Any]) -> str:
         return "bad"
     if summary.get("verdict") in ("promote", "bootstrap"):
         return "good"
+    if (summary.get("live") or {}).get("firing"):
+        return "bad"
     return "attention" if summary.get("verdict") in ("hold", "reject") or drift_of(summary).get("drifted") else "plain"
 
 

@@ -6,6 +6,7 @@ from typing import Any
 
 from matchmaking.base.escape import for_markdown, visible
 from matchmaking.reporting.contents import (
+    data_lines,
     drift_of,
     headline,
     metric_rows,
@@ -15,6 +16,7 @@ from matchmaking.reporting.contents import (
     signed_text,
     warnings,
 )
+from matchmaking.reporting.live import day, interval, state
 
 
 def markdown_report(summary: dict[str, Any]) -> str:
@@ -46,6 +48,17 @@ def markdown_report(summary: dict[str, Any]) -> str:
                 number_text(column["threshold"]),
             ]
             lines.append(_row([*map(for_markdown, cells), "**yes**" if column["drifted"] else "no"]))
+    if live := summary.get("live"):
+        lines += [_row(["from", "pairs", "outcomes", "average precision", "estimated"])]
+        lines += [_row(["---", "---:", "---", "---:", "---:"])]
+        for window in live["recent"]:
+            numbers = window["metrics"]["average_precision"]
+            value = interval(numbers) or "-"
+            value = value if window["measured"] or value == "-" else f"({value})"
+            estimate = interval(numbers, "estimate")
+            cells = [day(window), f"{window['rows']:,}", state(window), value, f"~ {estimate}" if estimate else "-"]
+            lines.append(_row([*map(for_markdown, cells)]))
+        lines += ["", *(f"- {for_markdown(line)}" for line in data_lines(summary))]
     lines += ["", *(f"- {label}: {for_markdown(value)}" for label, value in provenance_of(summary))]
     return "\n".join(lines) + "\n"
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pandas as pd
 
 from matchmaking.evidence.metrics import BINS
 
@@ -55,6 +56,65 @@ def save_plots(evaluation: dict[str, Any], out_dir: Path, history: dict[str, lis
         # without the version of matplotlib, so that the same numbers give the same bytes
         figure.savefig(path, dpi=DPI, metadata={"Software": None})
     return paths
+
+
+LIVE_METRICS = ("average_precision", "recall")
+
+
+def save_live(windows: pd.DataFrame, out_dir: Path) -> list[Path]:
+    """Draws the series of `observe`: what was measured, and what was estimated before.
+
+    Args:
+        windows: `windows.parquet`, see `live.record.COLUMNS`.
+        out_dir: where the PNG files go; made if absent.
+
+    Returns:
+        live_average_precision.png and live_recall.png, of those that have a value at all.
+    """
+    out_dir.mkdir(parents=True, exist_ok=True)
+    paths = []
+    for metric in LIVE_METRICS:
+        rows = windows[(windows["slice"] == "") & (windows["metric"] == metric)]
+        if rows["value"].notna().any() or rows["estimate"].notna().any():
+            paths.append(out_dir / f"live_{metric}.png")
+            _live(rows, metric.replace("_", " ")).savefig(paths[-1], dpi=DPI, metadata={"Software": None})
+    return paths
+
+
+def _live(rows: pd.DataFrame, name: str) -> Figure:
+    """Measured windows as filled points with bars, estimates as hollow ones with a dashed line and a hatched band.
+
+    What is measured on some of a window's outcomes only is a cross: it may still change.
+    """
+    figure = _figure(f"{name[:1].upper()}{name[1:]} on the pairs of now", (8.0, 4.8))
+    axes = _axes(figure, "", name)
+    middle = rows["start"] + (rows["end"] - rows["start"]) / 2
+    given = rows["estimate"].notna()
+    if given.any():
+        blue = COLOURS["production"]
+        axes.fill_between(
+            middle[given], rows.loc[given, "estimate_low"], rows.loc[given, "estimate_high"],
+            facecolor="none", edgecolor=blue, alpha=0.35, hatch="////", linewidth=0,
+        )  # fmt: skip
+        axes.plot(
+            middle[given], rows.loc[given, "estimate"], color=blue, linestyle="--", marker="o", markersize=5,
+            markerfacecolor="white", linewidth=1.4, label="estimated when the window ended",
+        )  # fmt: skip
+    there = rows["value"].notna()
+    for chosen, marker, label in (
+        (there & rows["measured"], "s", "measured"),
+        (there & ~rows["measured"], "x", "on the outcomes so far"),
+    ):
+        part = rows[chosen]
+        if len(part):
+            spread = [part["value"] - part["low"], part["high"] - part["value"]]
+            axes.errorbar(
+                middle[chosen], part["value"], yerr=np.maximum(spread, 0), color="black", marker=marker, markersize=6,
+                linestyle="none", elinewidth=1.2, capsize=2, label=label,
+            )  # fmt: skip
+    axes.legend(frameon=False, fontsize=11, loc="lower left")
+    axes.tick_params(axis="x", rotation=30)
+    return figure
 
 
 def _figure(title: str, size: tuple[float, float] = SIZE) -> Figure:

@@ -15,7 +15,9 @@ from matchmaking.base.files import written_whole
 from matchmaking.base.redact import redact
 from matchmaking.base.settings import code_version
 from matchmaking.evidence.metrics import SCALARS
+from matchmaking.live.record import LIVE, WINDOWS, log_points, read_folder
 from matchmaking.model import production
+from matchmaking.reporting.live import live_summary
 from matchmaking.reporting.summary import Failure, Models, Sha256s, Summary
 
 SUMMARY = "summary.json"
@@ -39,7 +41,7 @@ def write_reports(
     dataset_version: str,
     candidate_uri: str,
     steps: list[dict[str, Any]],
-    data_report: Path,
+    data_report: Path | None,
     evaluation: Path | None,
     decision: Path | None,
     candidate: Path | None,
@@ -47,6 +49,7 @@ def write_reports(
     drift_page: Path | None,
     page: Path,
     short: Path,
+    live: Path | None = None,
 ) -> dict[str, Any]:
     """Writes everything a run leaves behind into one folder, and records it in MLflow.
 
@@ -59,10 +62,11 @@ def write_reports(
         dataset_version: md5 of the dataset.
         candidate_uri: the package; empty for none.
         steps: what the steps before this one cost.
-        data_report, evaluation, decision, drift: JSON files of the steps that ran.
+        data_report, evaluation, decision, drift: JSON files of the steps that ran; None of those that didn't.
         candidate: the candidate's bundle.
         drift_page: Evidently's report.
         page, short: files for the HTML and the Markdown that KFP shows.
+        live: the folder with the windows of `observe`.
 
     Returns:
         The summary.
@@ -90,6 +94,10 @@ def write_reports(
             ("drift", drift),
         )
     }
+    windows = None
+    if live:
+        record, windows = read_folder(live)
+        found["live"] = live_summary(record, windows)
     training = json.loads((candidate / TRAINING_RECORD).read_text()) if candidate else None
     after = storage.hash_bundle(production_uri, production.FILES) if production_uri else {}
     if after != production_before:
@@ -115,8 +123,13 @@ def write_reports(
     drawn = plots.save_plots(found["evaluation"] or {}, folder / "plots", history) if evaluation else []
     if drift_page:
         shutil.copyfile(drift_page, folder / "drift.html")
+    if live and windows is not None:
+        drawn += plots.save_live(windows, folder / "plots")
+        for name in (LIVE, WINDOWS):
+            shutil.copyfile(live / name, folder / name)
+        log_points(run_id, windows)
     for name, content in found.items():
-        if content is not None:
+        if content is not None and name != "live":
             (folder / f"{name}.json").write_text(json.dumps(content, indent=1))
     html = as_html.html_report(summary, found["evaluation"], _explained(found["decision"]), drawn)
     (folder / "report.html").write_text(html)
@@ -163,6 +176,7 @@ def summarise(found: Mapping[str, Any], training: Mapping[str, Any] | None, **ru
         verdict=decision.get("verdict"),
         reasons=decision.get("reasons", []),
         drift=drift or None,
+        live=found.get("live"),
         drifted_columns=drift.get("drifted_columns"),
         training={key: training[key] for key in ("recipe", "operating_point", "logit_shift")} if training else None,
         **run,

@@ -37,7 +37,7 @@ class Failure(BaseModel):
 class Summary(Record):
     """`summary.json`: what came of a run, whole or failed; the descriptions are those of docs/reference.md."""
 
-    pipeline: str = Field(description="retrain, evaluate or monitor")
+    pipeline: str = Field(description="retrain, evaluate, monitor or observe")
     run_name: str = Field(description="`<pipeline>_<UTC time>`: the name of its MLflow run")
     run_id: str | None = Field(default=None, description="the MLflow run's; null where none was opened")
     status: Literal["succeeded", "failed"] = Field(
@@ -71,6 +71,12 @@ class Summary(Record):
         default=None,
         description="null but for monitor; `drifted`, `share_drifted`, `self_comparison`, `columns` with each one's "
         "test",
+    )
+    live: dict[str, Any] | None = Field(
+        default=None,
+        description="null but for observe; `period`, `now`, `delay`, `windows` (how many), `recent` (the newest, each "
+        "with its `metrics`: `value`, `low`, `high`, `estimate` with its own, and whether it counts as `measured`), "
+        "`past` (estimates against what was measured later), `findings`, `notes` and `firing` (by the alert rule)",
     )
     drifted_columns: list[str] | None = Field(default=None, description="the names alone; null but for monitor")
     training: dict[str, Any] | None = Field(

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from matchmaking.base.escape import for_rich, visible
 from matchmaking.evidence.metrics import LOWER_IS_BETTER
 from matchmaking.reporting.contents import drift_of, metric_rows, models_of, number_text, signed_text, warnings
+from matchmaking.reporting.live import day, state
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -15,11 +16,13 @@ if TYPE_CHECKING:
 def terminal_table(summary: dict[str, Any]) -> Table:
     """Production and candidate side by side on every metric, better or worse in words and in colour.
 
-    A run without models (monitor) has a table of its columns' drift instead.
+    A run without models (monitor) has a table of its columns' drift instead, `observe` one of its newest windows.
     """
     from rich.table import Table
 
     models = list(models_of(summary))
+    if summary.get("live"):
+        return _live_table(summary["live"])
     if not models:
         return _drift_table(drift_of(summary))
     table = Table(title="Held-out pairs", title_justify="left")
@@ -50,6 +53,27 @@ def terminal_notes(summary: dict[str, Any]) -> Table | None:
     for warning in warnings(summary):
         notes.add_row("  -", f"[yellow]Warning:[/] {for_rich(warning)}")
     return notes if notes.row_count else None
+
+
+def _live_table(live: dict[str, Any]) -> Table:
+    """The newest windows: what was measured, and beside it what was estimated before."""
+    from rich.table import Table
+
+    table = Table("from", title=f"Production on the pairs of now, by {live['period']} (UTC)", title_justify="left")
+    table.add_column("pairs", justify="right")
+    table.add_column("outcomes")
+    for name in ("average precision", "estimated", "recall", "estimated"):
+        table.add_column(name, justify="right")
+    for window in live["recent"]:
+        cells = []
+        for metric in ("average_precision", "recall"):
+            numbers = window["metrics"][metric]
+            # what may still change stands in brackets
+            value = number_text(numbers["value"], 3) if numbers["value"] is not None else "-"
+            cells.append(value if window["measured"] else f"({value})" if value != "-" else value)
+            cells.append(f"~{number_text(numbers['estimate'], 3)}" if numbers["estimate"] is not None else "-")
+        table.add_row(day(window), f"{window['rows']:,}", state(window), *cells)
+    return table
 
 
 def _drift_table(drift: dict[str, Any]) -> Table:

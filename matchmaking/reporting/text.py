@@ -23,6 +23,8 @@ from matchmaking.reporting.contents import (
     signed_text,
     slice_rows,
 )
+from matchmaking.reporting.live import day, interval, past_lines
+from matchmaking.reporting.live import state as live_state
 
 WIDTH = 100
 
@@ -83,6 +85,18 @@ def _text_lines(summary: dict[str, Any], evaluation: dict[str, Any] | None) -> I
             yield line + ("  DRIFTED" if column["drifted"] else "")
         for note in drift.get("notes") or []:
             yield from _wrap(str(note), "- ")
+
+    if live := summary.get("live"):
+        yield from _section(f"The newest windows, by {live['period']} (UTC)")
+        yield f"{'from':<12}{'pairs':>9}  {'outcomes':<12}{'average precision':<28}{'estimated':<28}"
+        for window in live["recent"]:
+            numbers = window["metrics"]["average_precision"]
+            value, estimate = interval(numbers) or "-", interval(numbers, "estimate")
+            value = value if window["measured"] or value == "-" else f"[{value}]"
+            line = f"{day(window):<12}{window['rows']:>9,}  {live_state(window):<12}{value:<28}"
+            yield (line + (f"~{estimate}" if estimate else "-")).rstrip()
+        for text in (*past_lines(live), *live["notes"]):
+            yield from _wrap(text, "- ")
 
     if data := data_lines(summary):
         yield from _section("Data")

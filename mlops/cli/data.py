@@ -37,6 +37,63 @@ def generate(
     )
 
 
+@app.command("generate-logs")
+def generate_logs(
+    out: Annotated[Path, typer.Option(help="Folder for predictions/, outcomes/ and truth.csv.", show_default=False)],
+    model: Annotated[
+        list[str],
+        typer.Option(
+            help="A production folder whose model serves; FOLDER@90 from the 90th day on. May be given again.",
+            show_default=False,
+        ),
+    ],
+    days: Annotated[int, typer.Option(min=1, help="Days of traffic.")] = 365,
+    volume: Annotated[float, typer.Option(min=1, help="Pairs on an average day.")] = 500,
+    until: Annotated[str, typer.Option(help="The day after the last, as in 2026-01-31.", show_default="today")] = "",
+    delay: Annotated[float, typer.Option(min=0.1, help="Days until an outcome comes, the median.")] = 21,
+    drift: Annotated[str, typer.Option(help="What changes: none, prices, new-city, demand.")] = "none",
+    drift_day: Annotated[int, typer.Option(min=0, help="The day from which it does.")] = 180,
+    concept: Annotated[
+        float, typer.Option(min=0, max=1, help="Concept drift: the share of pairs that come to match by chance alone.")
+    ] = 0.0,
+    concept_day: Annotated[int, typer.Option(min=0, help="The day from which they do.")] = 180,
+    ending: Annotated[str, typer.Option(help="Of the parts: .parquet, .jsonl or .jsonl.gz.")] = ".parquet",
+    seed: Annotated[int, typer.Option(min=0, max=MAX_SEED, help="The same seed gives the same logs.")] = 0,
+) -> None:
+    """Make months of traffic as logs of predictions and outcomes, with the truth of each window beside them."""
+    import pandas as pd
+
+    from matchmaking.base.errors import InputError
+    from matchmaking.live.generate import TRUTH, champion, generate_logs
+    from matchmaking.live.traffic import Plan
+
+    try:
+        end = pd.Timestamp(until) if until else pd.Timestamp.now("UTC").normalize().tz_localize(None)
+    except ValueError as error:
+        raise InputError(f"--until {until} is no day; give it as 2026-01-31") from error
+    champions = []
+    for given in model:
+        folder, _, day = given.rpartition("@") if given.rpartition("@")[2].isdigit() else (given, "", "0")
+        champions.append(champion(Path(folder), int(day)))
+    plan = Plan(
+        start=f"{end - pd.Timedelta(days=days):%Y-%m-%d}",
+        days=days,
+        volume=volume,
+        delay=delay,
+        covariate=drift,
+        covariate_day=drift_day,
+        concept=concept,
+        concept_day=concept_day,
+        seed=seed,
+    )
+    written = generate_logs(out, plan, champions, ending=ending)
+    months = written.truth[written.truth["period"] == "month"]
+    typer.echo(
+        f"{for_terminal(out)}: {written.predictions:,} predictions, {written.outcomes:,} outcomes that have come, "
+        f"{len(months)} months; the truth of each window is in {TRUTH}"
+    )
+
+
 @app.command()
 def add(
     file: Annotated[Path, typer.Argument(help="A CSV file of pairs with their outcomes, plain or gzip.")],

@@ -8,10 +8,10 @@ from matchmaking.base.errors import InputError
 
 # the others are for all pipelines
 PIPELINES_OF = {
-    "data": ("retrain", "evaluate", "monitor"),
-    "data_rev": ("retrain", "evaluate", "monitor"),
-    "seed": ("retrain", "evaluate", "monitor"),
-    "memory": ("retrain", "evaluate", "monitor"),
+    "data": ("retrain", "evaluate", "monitor", "observe"),
+    "data_rev": ("retrain", "evaluate", "monitor", "observe"),
+    "seed": ("retrain", "evaluate", "monitor", "observe"),
+    "memory": ("retrain", "evaluate", "monitor", "observe"),
     "split": ("retrain", "evaluate"),
     "production_data": ("retrain", "evaluate"),
     "candidates": ("retrain",),
@@ -21,6 +21,9 @@ PIPELINES_OF = {
     "learning_rate": ("retrain",),
     "fail_on_degraded": ("evaluate",),
     "current": ("monitor",),
+    "predictions": ("observe",),
+    "outcomes": ("observe",),
+    "period": ("observe",),
     "fail_on_drift": ("monitor",),
     "version": ("promote",),
     "force": ("promote",),

@@ -15,11 +15,13 @@ if TYPE_CHECKING:
 
 
 # what names data whose size counts
-DATA_ARGUMENTS = ("data", "current", "production_data")
+DATA_ARGUMENTS = ("data", "current", "production_data", "predictions")
 Host = Annotated[str, typer.Option(help="Kubeflow Pipelines.", show_default="MLOPS_KFP_HOST, or http://localhost:8080")]
 Data = Annotated[str, typer.Option(help="The dataset, as the cluster sees it.")]
 Production = Annotated[str, typer.Option(help="The production model's place, as the cluster sees it.")]
 Candidates = Annotated[str, typer.Option(help="retrain: where packages go.")]
+Predictions = Annotated[str, typer.Option(help="observe: the prediction log, as the cluster sees it.")]
+Outcomes = Annotated[str, typer.Option(help="observe: the outcome log, as the cluster sees it.")]
 Current = Annotated[str, typer.Option(envvar="MLOPS_CURRENT", help="monitor: the data of now, to compare with --data.")]
 
 

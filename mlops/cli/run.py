@@ -17,6 +17,7 @@ from matchmaking.base.errors import InputError, RefusedError, cannot_write
 from matchmaking.base.escape import for_rich, for_terminal, say
 from matchmaking.base.settings import MAX_SEED
 from matchmaking.inputs import Split
+from matchmaking.live import Window
 from matchmaking.model import Algorithm
 from mlops.cli.console import make_console, policy_text
 from mlops.cli.options import check_options
@@ -34,6 +35,7 @@ class Local(StrEnum):
     retrain = "retrain"
     evaluate = "evaluate"
     monitor = "monitor"
+    observe = "observe"
     all = "all"
 
 
@@ -44,7 +46,7 @@ def run(
     context: typer.Context,
     pipeline: Annotated[
         Local,
-        typer.Argument(help="Which pipeline; 'all' runs the three, one after the other."),
+        typer.Argument(help="Which pipeline; 'all' runs them one after the other, observe where there are logs."),
     ],
     data: Annotated[str, typer.Option(help="The dataset: a CSV file, plain or gzip.")] = "",
     data_rev: Annotated[str, typer.Option(help="In its place: a git revision of the versioned data.")] = "",
@@ -55,6 +57,9 @@ def run(
         ),
     ] = "",
     current: Annotated[str, typer.Option(help="monitor: the data of now, to compare with --data.")] = "",
+    predictions: Annotated[str, typer.Option(help="observe: the prediction log, a file or a folder of parts.")] = "",
+    outcomes: Annotated[str, typer.Option(help="observe: the outcome log.")] = "",
+    period: Annotated[Window, typer.Option(help="observe: the length of a window.")] = Window.week,
     runner: Annotated[Runner, typer.Option(help="Where the steps execute.")] = Runner.subprocess,
     work_dir: WorkDir = Path("work"),
     candidates: Annotated[
@@ -78,7 +83,10 @@ def run(
 ) -> None:
     """Run a pipeline on this machine, tracked in MLflow under the work folder."""
     console = make_console()
-    if bool(data) == bool(data_rev):
+    if pipeline is Local.observe and predictions:
+        if data or data_rev:
+            raise InputError("observe takes either the logs (--predictions, --outcomes) or a labelled dataset (--data)")
+    elif bool(data) == bool(data_rev):
         raise InputError("give the dataset either as --data FILE or as --data-rev REVISION")
     if out and pipeline is Local.all:
         raise InputError("--out is the folder of one pipeline's results; name the pipeline")
@@ -86,6 +94,7 @@ def run(
         check_options(context, pipeline.value)
     if data_rev:
         data = _at_revision(data_rev, work_dir)
+    logs = {"predictions": predictions, "outcomes": outcomes, "data": "" if predictions else data}
     common: dict[str, Any] = {"data": data, "production": production, "seed": seed}
     recipe = {"epochs": epochs, "batch_size": batch_size, "learning_rate": learning_rate}
     arguments: dict[str, dict[str, Any]] = {
@@ -100,14 +109,23 @@ def run(
         },
         "evaluate": {**common, "split": split.value, "production_data": production_data},
         "monitor": {**common, "current": current},
+        "observe": {
+            "production": production,
+            "seed": seed,
+            "period": period.value,
+            # as a series goes on where its logs are the same, wherever one stands
+            **{name: _absolute(uri) if uri else "" for name, uri in logs.items()},
+        },
     }
-    names = ["retrain", "evaluate", "monitor"] if pipeline is Local.all else [pipeline.value]
+    names = [pipeline.value]
+    if pipeline is Local.all:
+        names = ["retrain", "evaluate", "monitor", *(["observe"] if predictions else [])]
     if production == "" and "evaluate" in names:
         raise InputError("--production is missing: evaluate needs the folder of the production model")
     if policy:
         # for the steps that look at alerts
         os.environ["MLOPS_POLICY"] = policy_text(policy)
-    outcomes: dict[str, Outcome] = {}
+    ended: dict[str, Outcome] = {}
     with warm.nursery(runner.value, names[0]) as nursery:
         # once they import, so may this process
         from mlops.local.run import check_runner, run_pipeline
@@ -115,7 +133,7 @@ def run(
         check_runner(runner.value, names)
         for name in names:
             with _Progress(console, name, quiet=as_json) as progress:
-                outcomes[name] = run_pipeline(
+                ended[name] = run_pipeline(
                     name,
                     arguments[name],
                     work_dir,
@@ -124,21 +142,21 @@ def run(
                     echo=sys.stderr if verbose else None,
                     nursery=nursery,
                 )
-            if outcomes[name].exit_code:
+            if ended[name].exit_code:
                 break
-    if out and not outcomes[name].exit_code:
+    if out and not ended[name].exit_code:
         from mlops.local.results import write_results
 
-        write_results(outcomes[name].folder, out)
+        write_results(ended[name].folder, out)
     if as_json:
-        summaries = {name: outcome.summary for name, outcome in outcomes.items()}
+        summaries = {name: outcome.summary for name, outcome in ended.items()}
         typer.echo(json.dumps(summaries if pipeline is Local.all else summaries[pipeline.value], indent=1))
     else:
         # one pipeline alone isn't worth the second that the page takes
-        _show(outcomes, work_dir, production if pipeline is Local.all else None)
-    if code := outcomes[name].exit_code:
+        _show(ended, work_dir, production if pipeline is Local.all else None)
+    if code := ended[name].exit_code:
         raise typer.Exit(code)
-    if crossed := _crossed(outcomes, policy, fail_on_drift, fail_on_degraded):
+    if crossed := _crossed(ended, policy, fail_on_drift, fail_on_degraded):
         typer.echo(f"Past the policy's limits: {for_terminal('; '.join(crossed))}", err=True)
         raise typer.Exit(RefusedError.exit_code)
 
@@ -287,7 +305,8 @@ def _show(outcomes: dict[str, Outcome], work_dir: Path, production: str | None =
         console.print()
         if outcome.exit_code and not outcome.summary["verdict"]:
             continue
-        if outcome.summary["metrics"]["production"] or outcome.summary["metrics"]["candidate"]:
+        measured = outcome.summary["metrics"]
+        if measured["production"] or measured["candidate"] or outcome.summary["live"]:
             console.print(terminal_table(outcome.summary))
         console.print(f"[bold]{name}[/bold]: {for_rich(headline(outcome.summary))}")
         if told := terminal_notes(outcome.summary):

@@ -13,11 +13,13 @@ from matchmaking.base.escape import for_rich, for_terminal
 from matchmaking.base.settings import (
     CANDIDATES_URI,
     DATA_URI,
+    OUTCOMES_URI,
+    PREDICTIONS_URI,
     PRODUCTION_URI,
 )
 from mlops.cli.console import make_console
 from mlops.cli.options import given
-from mlops.cli.parameters import Candidates, Current, Data, Host, Production, open_server
+from mlops.cli.parameters import Candidates, Current, Data, Host, Outcomes, Predictions, Production, open_server
 from mlops.cli.submit import chosen_data
 
 app = typer.Typer(no_args_is_help=True, help="Recurring runs on Kubeflow Pipelines, instead of CronJobs.")
@@ -33,6 +35,8 @@ def apply(
     production: Production = PRODUCTION_URI,
     candidates: Candidates = CANDIDATES_URI,
     current: Current = "",
+    predictions: Predictions = PREDICTIONS_URI,
+    outcomes: Outcomes = OUTCOMES_URI,
     host: Host = "",
 ) -> None:
     """Make the recurring runs be those of the file; run again, it changes what differs."""
@@ -45,6 +49,7 @@ def apply(
         "retrain": {"data": data, "production": production, "candidates": candidates},
         "evaluate": {"data": data, "production": production},
         "monitor": {"data": data, "production": production, "current": current},
+        "observe": {"production": production, "predictions": predictions, "outcomes": outcomes},
         "promote": {"production": production},
     }
     for name, found in schedule.read_arguments(file).items():
@@ -55,6 +60,8 @@ def apply(
         arguments[name] = laid_over(
             arguments[name], given(context), chosen_data(found, f"--file {file}: {name}.arguments")
         )
+    if arguments["observe"].get("data"):
+        arguments["observe"] |= {"predictions": "", "outcomes": ""}
     for name, done in schedule.apply(open_server(host), schedules, arguments).items():
         typer.echo(for_terminal(f"{name:<10}{schedules[name]:<16}{done}"))
     make_console().print(

@@ -18,15 +18,28 @@ from matchmaking.base.settings import (
     DATA_URI,
     EXPERIMENT,
     MAX_SEED,
+    OUTCOMES_URI,
+    PREDICTIONS_URI,
     PRODUCTION_URI,
     kfp_host,
     mlflow_run_url,
 )
 from matchmaking.inputs import Split
+from matchmaking.live import Window
 from matchmaking.model import Algorithm
 from mlops.cli.console import make_console, policy_text
 from mlops.cli.options import check_options, given
-from mlops.cli.parameters import DATA_ARGUMENTS, Candidates, Current, Data, Host, Production, open_server
+from mlops.cli.parameters import (
+    DATA_ARGUMENTS,
+    Candidates,
+    Current,
+    Data,
+    Host,
+    Outcomes,
+    Predictions,
+    Production,
+    open_server,
+)
 from pipelines import Pipeline
 
 if TYPE_CHECKING:
@@ -50,6 +63,9 @@ def submit(
     ] = "",
     production: Production = PRODUCTION_URI,
     current: Current = "",
+    predictions: Predictions = PREDICTIONS_URI,
+    outcomes: Outcomes = OUTCOMES_URI,
+    period: Annotated[Window, typer.Option(help="observe: the length of a window.")] = Window.week,
     candidates: Candidates = CANDIDATES_URI,
     seed: Annotated[int, typer.Option(min=0, max=MAX_SEED, help="Of everything that is drawn by chance.")] = 0,
     algorithm: Annotated[Algorithm, typer.Option(help="retrain: what to train.")] = Algorithm.interactions,
@@ -108,9 +124,10 @@ def submit(
         },
         "evaluate": {"split": split.value, "production_data": production_data},
         "monitor": {"current": current},
+        "observe": _logs(context, predictions, outcomes, data) | {"period": period.value},
         "promote": {"version": version, "force": force, "reason": reason},
     }
-    common = {"data": data, "seed": seed} if pipeline != "promote" else {}
+    common: dict[str, Any] = {"data": data, "seed": seed} if pipeline != "promote" else {}
     passed = {**common, "production": production, **own[pipeline]}
     if arguments:
         from mlops.kubeflow.arguments import laid_over, read_arguments
@@ -118,6 +135,9 @@ def submit(
         passed = laid_over(
             passed, given(context), chosen_data(read_arguments(pipeline, arguments), f"--arguments {arguments}")
         )
+    if passed.get("data") and pipeline == "observe" and "predictions" not in given(context):
+        # of a file
+        passed |= {"predictions": "", "outcomes": ""}
     if passed.get("force") and not passed["reason"]:
         raise InputError("--force needs --reason: it is kept in the audit trail")
     console = make_console()
@@ -163,6 +183,14 @@ def register(app: typer.Typer) -> None:
     """Adds the commands to the command line."""
     app.command()(submit)
     app.command()(upload)
+
+
+def _logs(context: typer.Context, predictions: str, outcomes: str, data: str) -> dict[str, Any]:
+    """What `observe` looks at: the logs, but a labelled dataset where that and no log is asked for."""
+    asked = given(context)
+    if asked & {"data", "data_rev"} and "predictions" not in asked:
+        return {"predictions": "", "outcomes": "", "data": data}
+    return {"predictions": predictions, "outcomes": outcomes, "data": ""}
 
 
 def _followed(server: Server, run: Run, console: Console, timeout: float | None, stop: bool) -> Ended:
@@ -249,7 +277,7 @@ def _show(pipeline: str, run: Run, ended: Ended) -> None:
     console.print()
     summary = ended.summary
     if summary:
-        if summary["metrics"]["production"] or summary["metrics"]["candidate"]:
+        if summary["metrics"]["production"] or summary["metrics"]["candidate"] or summary.get("live"):
             console.print(terminal_table(summary))
         console.print(f"[bold]{pipeline}[/bold]: {for_rich(headline(summary))}")
         if told := terminal_notes(summary):

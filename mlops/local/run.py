@@ -69,7 +69,7 @@ def run_pipeline(
     """Runs one pipeline and leaves its results in `<work_dir>/runs/<pipeline>_<timestamp>/`.
 
     Args:
-        name: "retrain", "evaluate" or "monitor".
+        name: "retrain", "evaluate", "monitor" or "observe".
         arguments: the pipeline's, but for the timestamp.
         work_dir: where runs, MLflow's SQLite file and its artifacts go.
         runner: one of `RUNNERS`.
@@ -268,9 +268,10 @@ def _spawned(full_command: list[str], env: dict[str, str]) -> int:
 def _pipeline(name: str) -> Any:
     from pipelines.evaluate import evaluate
     from pipelines.monitor import monitor
+    from pipelines.observe import observe
     from pipelines.retrain import retrain
 
-    return {"retrain": retrain, "evaluate": evaluate, "monitor": monitor}[name]
+    return {"retrain": retrain, "evaluate": evaluate, "monitor": monitor, "observe": observe}[name]
 
 
 def _images(name: str) -> set[str]:

@@ -79,10 +79,22 @@ IMPORTS = {
     ),
 }
 # the kind that a component's step is forked from, where that isn't base
-KIND = {"train": "model", "evaluate": "model", "score": "model", "drift": "drift", "report": "report"}
+KIND = {
+    "train": "model",
+    "evaluate": "model",
+    "score": "model",
+    "drift": "drift",
+    "observe": "model",
+    "report": "report",
+}
 # the kinds that the steps of each pipeline need, in the order in which they do; the last step's comes later, when one
 # that takes long has begun: what is imported at once waits for each other
-WANTED = {"retrain": ("base", "model"), "evaluate": ("base", "model"), "monitor": ("base", "model", "drift")}
+WANTED = {
+    "retrain": ("base", "model"),
+    "evaluate": ("base", "model"),
+    "monitor": ("base", "model", "drift"),
+    "observe": ("base", "model"),
+}
 LATER = "report"
 # bytes of a request's length
 _LENGTH = 8

@@ -1,0 +1,120 @@
+"""Bringing the logs of a run of `observe` here, or the labelled dataset that stands in for them."""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+import pandas as pd
+from pydantic import Field
+
+from matchmaking import storage
+from matchmaking.base.errors import InputError
+from matchmaking.base.files import file_md5
+from matchmaking.base.records import Record
+from matchmaking.base.redact import redact
+from matchmaking.base.settings import OUTCOMES_URI, PREDICTIONS_URI
+from matchmaking.live.logs import fetch_log
+
+# what stands in the folder between the steps
+PREDICTIONS, OUTCOMES, LABELLED, ASKED = "predictions", "outcomes", "pairs.csv", "asked.json"
+# of a labelled dataset the column with the time at which each pair was shown, where it has one
+TIME_COLUMN = "time"
+
+
+class Asked(Record):
+    """What a run of `observe` is about, for its steps."""
+
+    period: str
+    source: str
+    timestamp: str
+    predictions: str = Field(default="", description="URIs; no credentials in them")
+    outcomes: str = ""
+    data: str = ""
+    promoted: list[str] | None = Field(default=None, description="sha256 of models; None where nobody knows")
+
+
+def fetch_logs(predictions: str, outcomes: str, data: str, folder: Path) -> str:
+    """Copies the logs, or the labelled dataset, into a folder.
+
+    Args:
+        predictions: URI of the prediction log, a file or a folder; empty where `data` is given.
+        outcomes: URI of the outcome log; empty where there is none yet.
+        data: URI of a labelled dataset (CSV), in place of both.
+        folder: becomes the folder.
+
+    Returns:
+        The md5 of the dataset's bytes; of logs, of their parts' names and md5s.
+
+    Raises:
+        InputError: neither or both are given, or there is no such file; where logs go by default there may be none yet.
+        StorageError: a store can't be reached, even after retries.
+    """
+    if bool(predictions) == bool(data):
+        raise InputError("give either the logs (predictions, outcomes) or a labelled dataset (data)")
+    if outcomes and not predictions:
+        raise InputError("outcomes say nothing without the predictions: give both logs")
+    folder.mkdir(parents=True, exist_ok=True)
+    if data:
+        storage.download(data, folder / LABELLED)
+        return file_md5(folder / LABELLED)
+    for uri, name in ((predictions, PREDICTIONS), (outcomes, OUTCOMES)):
+        if not uri:
+            continue
+        try:
+            fetch_log(uri, folder / name)
+        except InputError:
+            # a schedule looks there before anybody has written a log
+            if uri not in (PREDICTIONS_URI, OUTCOMES_URI):
+                raise
+            shutil.rmtree(folder / name, ignore_errors=True)
+    digest = hashlib.md5(usedforsecurity=False)
+    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
+        digest.update(f"{path.relative_to(folder)} {file_md5(path)}\n".encode())
+    return digest.hexdigest()
+
+
+def write_asked(
+    folder: Path, period: str, timestamp: str, uris: Sequence[str], promoted: Sequence[str] | None
+) -> Asked:
+    """Writes beside the logs what the run is about.
+
+    Args:
+        folder: with the logs.
+        period: of the windows.
+        timestamp: the run's.
+        uris: of predictions, outcomes and data.
+        promoted: the models that have been production, oldest first; None where nobody knows.
+    """
+    predictions, outcomes, data = map(redact, uris)
+    asked = Asked(
+        period=period,
+        source=predictions or data,
+        timestamp=timestamp,
+        predictions=predictions,
+        outcomes=outcomes,
+        data=data,
+        promoted=None if promoted is None else list(promoted),
+    )
+    (folder / ASKED).write_text(asked.as_json())
+    return asked
+
+
+def read_times(path: Path) -> pd.Series | None:
+    """The texts of a labelled dataset's `time` column, in the order of its rows; None where it has none.
+
+    Args:
+        path: a CSV file that `data.read.read_pairs` takes.
+    """
+    compression = "gzip" if path.open("rb").read(2) == b"\x1f\x8b" else None
+    options = {"encoding": "utf-8-sig", "dtype": str, "skipinitialspace": True, "compression": compression}
+    header = pd.read_csv(path, nrows=0, **options)  # type: ignore[call-overload]
+    found = [name for name in header.columns if str(name).strip() == TIME_COLUMN]
+    if not found:
+        return None
+    try:
+        return pd.read_csv(path, usecols=found, **options)[found[0]].str.strip()  # type: ignore[call-overload]
+    except ValueError as error:
+        raise InputError(f"the column '{TIME_COLUMN}' can't be read: {error}") from error
