@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import tempfile
 import warnings
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -96,18 +97,24 @@ def _drop_unused_inputs(spec: Any) -> None:
     """
     dags = [spec.root.dag, *(each.dag for each in spec.components.values())]
     given: dict[str, set[str]] = {}
+    tasks: Counter[str] = Counter()
     for task in [task for dag in dags for task in dag.tasks.values()]:
         name, parameters = task.component_ref.name, task.inputs.parameters
         if spec.components[name].executor_label:
             known = spec.components[name].input_definitions.parameters
             for unknown in [each for each in parameters if each not in known and not each.startswith(CHANNEL)]:
                 del parameters[unknown]
+        tasks[name] += 1
         given.setdefault(name, set()).update(parameters, task.inputs.artifacts)
     for name, component in spec.components.items():
         if component.executor_label:
             for inputs in (component.input_definitions.parameters, component.input_definitions.artifacts):
                 for unused in [each for each in inputs if each not in given[name] and inputs[each].is_optional]:
                     del inputs[unused]
+            if tasks[name] == 1:
+                # that they might be missing is nothing a pipeline need know where they aren't
+                for artifact in component.input_definitions.artifacts.values():
+                    artifact.ClearField("is_optional")
 
 
 def _name_component(container: Any) -> None:

@@ -13,6 +13,7 @@ TASKS = {
     "retrain": ["ingest", "validate", "split", "train", "evaluate", "compare", "report"],
     "evaluate": ["ingest", "validate", "split", "evaluate", "report"],
     "monitor": ["ingest", "ingest-2", "validate", "validate-2", "score", "drift", "report"],
+    "observe": ["collect", "observe", "report"],
     "promote": ["check", "promote"],
 }
 METRICS = {

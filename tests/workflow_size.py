@@ -33,6 +33,7 @@ COPIES = 3
 FACTOR = 1.44
 # the outputs whose metadata has the costs of the steps so far
 CARRIERS = {"raw", "pairs", "test", "candidate", "evaluation", "decision", "scored_reference", "result"}
+CARRIERS |= {"logs", "live"}
 
 
 def workflow_bytes(compiled: str, metadata: dict[str, Any], costs: str, policy: str = "") -> int:

@@ -26,7 +26,7 @@ from matchmaking.reporting.contents import (
     slice_rows,
 )
 from matchmaking.reporting.live import SHOWN as LIVE_METRICS
-from matchmaking.reporting.live import day, interval, past_lines, state
+from matchmaking.reporting.live import UNSEEN, day, interval, past_lines, state
 
 
 def html_report(
@@ -65,6 +65,7 @@ def html_report(
         live_metrics=LIVE_METRICS,
         past=past_lines(summary["live"]) if summary.get("live") else [],
         labels=LABELS,
+        unseen_by_estimates=UNSEEN,
         interval=interval,
         decision=_markdown(decision_markdown) if decision_markdown else None,
         reasons=summary.get("reasons") or [],

@@ -13,6 +13,10 @@ from matchmaking.live.record import Live
 SHOWN = ("average_precision", "recall", "precision", "roc_auc", "brier")
 RECENT = 8
 VALUES = ("value", "low", "high", "estimate", "estimate_low", "estimate_high")
+UNSEEN = (
+    "Estimates see what features and probabilities show. Where the same pairs come to meet other outcomes (concept "
+    "drift), they stay where they were, and only the measured windows tell."
+)
 # what a finding's code means, for people
 FINDINGS = {
     "half-written-part": "parts break off; what stands before the break counts",

@@ -23,7 +23,7 @@ from matchmaking.reporting.contents import (
     signed_text,
     slice_rows,
 )
-from matchmaking.reporting.live import day, interval, past_lines
+from matchmaking.reporting.live import UNSEEN, day, interval, past_lines
 from matchmaking.reporting.live import state as live_state
 
 WIDTH = 100
@@ -95,7 +95,7 @@ def _text_lines(summary: dict[str, Any], evaluation: dict[str, Any] | None) -> I
             value = value if window["measured"] or value == "-" else f"[{value}]"
             line = f"{day(window):<12}{window['rows']:>9,}  {live_state(window):<12}{value:<28}"
             yield (line + (f"~{estimate}" if estimate else "-")).rstrip()
-        for text in (*past_lines(live), *live["notes"]):
+        for text in (*past_lines(live), *live["notes"], UNSEEN):
             yield from _wrap(text, "- ")
 
     if data := data_lines(summary):

@@ -47,7 +47,7 @@ ELSEWHERE = {
     "KUBERNETES_SERVICE_HOST",  # Kubernetes sets it
 }
 LOOKS = {"report"}
-READS_STORAGE = {"ingest", "report", "check", "promote"}
+READS_STORAGE = {"collect", "ingest", "report", "check", "promote"}
 UNITS = {"Mi": 1, "Gi": 1024}
 # peak MB at 12,000 rows and at 1.2 million, by `make bench`, of steps that hardly grow with the data
 FLAT = {
@@ -109,6 +109,7 @@ def test_who_is_told_where_people_open_the_uis(steps: Any) -> None:
     """Who opens the run records it there, for the others, and a promotion tells of itself without asking."""
     told = {(of, name) for (of, name), step in steps.items() if "MLOPS_MLFLOW_URL" in environment(step)}
     ingests = {("retrain", "ingest"), ("evaluate", "ingest"), ("monitor", "ingest"), ("monitor", "ingest-2")}
+    ingests.add(("observe", "collect"))
     assert told == {*ingests, ("promote", "check"), ("promote", "promote"), ("retrain", "promote")}
 
 
