@@ -70,8 +70,15 @@ $(SAMPLE)/production/lawyer_match_model.h5: | setup
 
 sample-production: $(SAMPLE)/production/lawyer_match_model.h5
 
-run: setup $(DATA) $(SAMPLE)/production/lawyer_match_model.h5 ## retrain, evaluate and monitor once, on sample data
-	@$(BIN)/mlops run all --data $(DATA) --production $(SAMPLE)/production --work-dir $(WORK)
+# half a year of what production would have been shown, up to the day it is made: prices rise in its middle
+$(SAMPLE)/logs/truth.csv: $(SAMPLE)/production/lawyer_match_model.h5 | setup
+	@rm -rf $(SAMPLE)/logs
+	@$(BIN)/mlops data generate-logs --model $(SAMPLE)/production --days 180 --volume 150 --drift prices \
+	  --drift-day 100 --out $(SAMPLE)/logs
+
+run: setup $(DATA) $(SAMPLE)/production/lawyer_match_model.h5 $(SAMPLE)/logs/truth.csv ## retrain, evaluate, monitor and observe once, on sample data
+	@$(BIN)/mlops run all --data $(DATA) --production $(SAMPLE)/production --predictions $(SAMPLE)/logs/predictions \
+	  --outcomes $(SAMPLE)/logs/outcomes --work-dir $(WORK)
 
 dashboard: setup ## one page over all runs: $(WORK)/dashboard.html
 	@$(BIN)/mlops dashboard --work-dir $(WORK) $(if $(wildcard $(SAMPLE)/production),--production $(SAMPLE)/production)

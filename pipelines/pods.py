@@ -98,7 +98,7 @@ PODS = {
     "score": Pod("Score with production", pure=True, cpu="500m", cpu_limit="2"),
     "drift": Pod("Look for drift", pure=True, cpu="500m"),
     "collect": Pod("Fetch logs and production", storage=True, links=True),
-    "observe": Pod("Measure and estimate each window", cpu="500m", cpu_limit="2", seconds=7200),
+    "observe": Pod("Measure and estimate each window", cpu="500m", cpu_limit="2", policy=True, seconds=7200),
     "report": Pod("Write the report", storage=True, policy=True),
     "check": Pod("Check the package's evidence", storage=True, links=True),
     "promote": Pod("Put it into production", storage=True, links=True),

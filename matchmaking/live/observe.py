@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import cast, get_args
 
 import numpy as np
 import pandas as pd
 
+from matchmaking import tracking
 from matchmaking.base.errors import InputError
 from matchmaking.base.records import read_record
 from matchmaking.data.read import read_pairs
 from matchmaking.data.schema import FEATURES, SLICES, TARGET
+from matchmaking.evidence.policy import installed_policy
 from matchmaking.live import record
+from matchmaking.live.alerts import Condition
 from matchmaking.live.as_of import Estimates, Serving, most
 from matchmaking.live.collect import ASKED, LABELLED, OUTCOMES, PREDICTIONS, Asked, read_times
+from matchmaking.live.conditions import performance
 from matchmaking.live.delay import Delay, estimate_delay
 from matchmaking.live.estimate import METRICS, Minimum
 from matchmaking.live.logs import Logs, from_labelled, read_logs
@@ -36,6 +41,7 @@ def observe(
     earlier: pd.DataFrame | None = None,
     slices: Sequence[str] = SLICES,
     minimum: Minimum | None = None,
+    watch: Callable[[Delay], Iterable[Condition]] | None = None,
     seed: int = 0,
     say: Callable[[str], None] = print,
 ) -> tuple[Live, pd.DataFrame]:
@@ -51,6 +57,7 @@ def observe(
         earlier: the windows of the run before; None for none.
         slices: columns to break windows down by.
         minimum: below what estimates are withheld.
+        watch: the alert rule, given the label delay; None for none.
         seed: of everything that is drawn.
         say: told how far it has come.
     """
@@ -76,6 +83,7 @@ def observe(
         findings=record.labels(logs.findings),
         newest=newest(windows),
         past=compare_past(windows),
+        conditions=[asdict(one) for one in watch(delay)] if watch and delay and len(frame) else [],
         promoted=promoted or Promoted(),
         windows=windows["start"].nunique(),
         carried=len(carried),
@@ -223,6 +231,7 @@ def observe_files(
     known = asked.promoted
     promoted = Promoted(known=known is not None, models=known or [], serving=serving.model if serving else "")
     logs = _read(folder, asked, now, serving)
+    policy, link = installed_policy().alerts, tracking.links(run_id)[0].removeprefix("MLflow run ")
     found = record.newest_record(asked.period, asked.source, before=run_id)
     earlier = found.windows if found else None
     live, windows = observe(
@@ -233,6 +242,7 @@ def observe_files(
         promoted=promoted,
         source=asked.source,
         earlier=earlier,
+        watch=lambda delay: performance(logs.frame, now, delay, policy, link),
         seed=seed,
         say=say,
     )

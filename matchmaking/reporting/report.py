@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -155,7 +155,7 @@ def write_reports(
     write_summary(folder, result)
     summary = result.as_dict()
     _tell(summary, found["decision"])
-    _look(summary)
+    _look(summary, record.conditions if live else [])
     return summary
 
 
@@ -266,9 +266,14 @@ def _tell(summary: dict[str, Any], decision: dict[str, Any] | None) -> None:
         notify.send("rejected", f"{summary['run_name']}: the candidate is worse than production", "\n".join(lines))
 
 
-def _look(summary: dict[str, Any]) -> None:
-    """Raises and clears the alerts that a run of evaluate or monitor says something of; never fails the run."""
-    if summary["pipeline"] not in ("evaluate", "monitor"):
+def _look(summary: dict[str, Any], seen: Sequence[Mapping[str, Any]] = ()) -> None:
+    """Raises and clears the alerts that a run of evaluate, monitor or observe says something of; never fails the run.
+
+    Args:
+        summary: the run's.
+        seen: of observe, the conditions that its alert rule has found.
+    """
+    if summary["pipeline"] not in ("evaluate", "monitor", "observe"):
         return
     from matchmaking import tracking
     from matchmaking.evidence.policy import installed_policy
@@ -278,6 +283,8 @@ def _look(summary: dict[str, Any]) -> None:
         policy = installed_policy()
         link, name = tracking.links(summary["run_id"])[0].removeprefix("MLflow run "), summary["pipeline"]
         said = [conditions.succeeded(name, policy.alerts, link)]
+        if name == "observe":
+            return [*said, *(conditions.Condition(**one) for one in seen)]
         if name == "evaluate":
             return [*said, conditions.degraded(summary, policy, link)]
         return [*said, conditions.drift(summary, policy.alerts, conditions.is_well(datetime.now(UTC)), link)]

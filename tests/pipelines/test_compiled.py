@@ -46,7 +46,7 @@ ELSEWHERE = {
     "KFP_POD_NAME",
     "KUBERNETES_SERVICE_HOST",  # Kubernetes sets it
 }
-LOOKS = {"report"}
+LOOKS = {"observe", "report"}
 READS_STORAGE = {"collect", "ingest", "report", "check", "promote"}
 UNITS = {"Mi": 1, "Gi": 1024}
 # peak MB at 12,000 rows and at 1.2 million, by `make bench`, of steps that hardly grow with the data
