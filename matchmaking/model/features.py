@@ -32,6 +32,8 @@ NUMBERS = (
 )
 # how many categories of each column the service's inputs have room for
 WIDTHS = {"case_type": 7, "location": 7, "preferred_language": 7, "specialization": 5, "city": 7}
+# bytes, of Eigen's on any processor
+ALIGNMENT = 64
 INPUT_WIDTH = sum(WIDTHS.values()) + len(NUMBERS)
 
 
@@ -67,7 +69,8 @@ class Compact:
     """Model inputs in the least room: what a row's one-hot blocks are is kept once, for all rows that have the same.
 
     Attributes:
-        codes: which row of `blocks` stands for each row's category, by column of `CATEGORICAL`: shape (rows, 5).
+        codes: which row of `blocks` stands for each row's category, by column of `CATEGORICAL`: shape (rows, 5), uint8
+            unless there are more.
         blocks: float32, by column: the one-hot block of each category there is, shape (categories, width).
         numbers: float32, standardised, shape (rows, 14).
         match: float32, the labels, shape (rows,); empty where there were none.
@@ -96,8 +99,8 @@ def compact(batches: Iterable[pd.DataFrame], rows: int, encoder: Any, scaler: An
         encoder: as for `encode`.
         scaler: as for `encode`.
     """
-    codes = np.empty((rows, len(CATEGORICAL)), np.int32)
-    numbers = np.empty((rows, len(NUMBERS)), np.float32)
+    codes: np.ndarray = aligned((rows, len(CATEGORICAL)), np.uint8)
+    numbers: np.ndarray = aligned((rows, len(NUMBERS)), np.float32)
     match = np.empty(0, np.float32)
     known: list[dict[str, int]] = [{} for _ in CATEGORICAL]
     first = 0
@@ -105,14 +108,27 @@ def compact(batches: Iterable[pd.DataFrame], rows: int, encoder: Any, scaler: An
         part = slice(first, first + len(pairs))
         for place, (column, seen) in enumerate(zip(CATEGORICAL, known, strict=True)):
             found, distinct = pd.factorize(pairs[column], use_na_sentinel=False)
-            names = [str(value) for value in distinct]
-            codes[part, place] = np.array([seen.setdefault(name, len(seen)) for name in names], np.int32)[found]
+            code = np.array([seen.setdefault(str(value), len(seen)) for value in distinct], np.int32)
+            if len(seen) > np.iinfo(codes.dtype).max + 1:
+                wider: np.ndarray = aligned(codes.shape, np.int32)
+                wider[:first] = codes[:first]
+                wider[part, :place] = codes[part, :place]
+                codes = wider
+            codes[part, place] = code[found]
         numbers[part] = scaler.transform(add_ratios(pairs)[list(NUMBERS)].astype(float))
         if TARGET in pairs:
             match = match if len(match) else np.empty(rows, np.float32)
             match[part] = pairs[TARGET]
         first += len(pairs)
     return Compact(codes, _blocks(encoder, [list(seen) for seen in known]), numbers, match)
+
+
+def aligned(shape: tuple[int, ...], dtype: Any) -> np.ndarray:
+    """An array that begins where TensorFlow wants it, so that it can be used there without a copy; not filled."""
+    size = int(np.prod(shape)) * np.dtype(dtype).itemsize
+    room = np.empty(size + ALIGNMENT, np.uint8)
+    start = -room.ctypes.data % ALIGNMENT
+    return room[start : start + size].view(dtype).reshape(shape)
 
 
 def _blocks(encoder: Any, names: list[list[str]]) -> list[np.ndarray]:

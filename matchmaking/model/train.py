@@ -243,7 +243,10 @@ def _by_row(model: keras.Model, inputs: features.Compact | np.ndarray) -> keras.
     import tensorflow as tf
 
     if isinstance(inputs, features.Compact):
-        codes, numbers = tf.constant(inputs.codes), tf.constant(inputs.numbers)
+        # not tf.constant, which copies it twice
+        codes, numbers = (
+            tf.experimental.dlpack.from_dlpack(array.__dlpack__()) for array in (inputs.codes, inputs.numbers)
+        )
         blocks = [tf.constant(block) for block in inputs.blocks]
     else:
         codes, numbers, blocks = None, tf.constant(inputs), []
@@ -252,7 +255,7 @@ def _by_row(model: keras.Model, inputs: features.Compact | np.ndarray) -> keras.
         def call(self, which: Any) -> Any:
             found = [tf.gather(numbers, which)]
             if blocks:
-                code = tf.gather(codes, which)
+                code = tf.cast(tf.gather(codes, which), tf.int32)
                 found = [*(tf.gather(block, code[:, place]) for place, block in enumerate(blocks)), *found]
             return tf.ensure_shape(tf.concat(found, axis=1), (None, features.INPUT_WIDTH))
 
