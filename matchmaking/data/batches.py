@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pandas as pd
 
 from matchmaking.base.files import written_whole
@@ -82,6 +84,32 @@ def arrow_batches(path: Path, columns: Sequence[str] | None = None, what: str = 
         for batch in file.iter_batches(BATCH, columns=None if columns is None else list(columns)):
             yield batch
             progress.add(batch.num_rows)
+
+
+def pick(path: Path, targets: Mapping[Path, tuple[np.ndarray, dict[str, Any]]]) -> None:
+    """Writes some rows of a parquet file to others, in the order that is asked for.
+
+    Args:
+        path: the file.
+        targets: by file to write, the numbers of its rows, and what pandas shall find as the frame's `attrs`.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    # texts as a few numbers a row: all of it is held, as the order may be any
+    table = pq.read_table(path, read_dictionary=list(CATEGORICAL)).unify_dictionaries().combine_chunks()
+    for target, (rows, attrs) in targets.items():
+        notes = dict(table.schema.metadata or {})
+        if attrs:
+            notes[b"PANDAS_ATTRS"] = json.dumps(attrs).encode()
+        noted = table.replace_schema_metadata(notes)
+        progress = Progress("wrote", len(rows))
+        with writing(target) as out:
+            # of no rows, there is a file with none
+            for start in range(0, max(1, len(rows)), BATCH):
+                part = rows[start : start + BATCH]
+                out.write(noted.take(pa.array(part)))
+                progress.add(len(part))
 
 
 class Writer:

@@ -18,6 +18,7 @@ import numpy as np
 import pandas as pd
 
 from matchmaking.base.errors import InputError
+from matchmaking.data.batches import batches, rows_in
 from matchmaking.data.schema import CATEGORICAL, FEATURES, TARGET
 
 SCORE = "score"
@@ -53,11 +54,16 @@ def halves(reference: pd.DataFrame, seed: int = 0) -> tuple[pd.DataFrame, pd.Dat
     Raises:
         InputError: fewer than two rows.
     """
-    if len(reference) < 2:
-        raise InputError(f"{len(reference)} rows cannot be compared with themselves; give at least 2")
-    first = np.zeros(len(reference), dtype=bool)
-    first[np.random.default_rng(seed).permutation(len(reference))[: len(reference) // 2]] = True
+    first = _first_half(len(reference), seed)
     return reference[first], reference[~first]
+
+
+def _first_half(rows: int, seed: int) -> np.ndarray:
+    if rows < 2:
+        raise InputError(f"{rows} rows cannot be compared with themselves; give at least 2")
+    first = np.zeros(rows, dtype=bool)
+    first[np.random.default_rng(seed).permutation(rows)[: rows // 2]] = True
+    return first
 
 
 def detect_drift(
@@ -69,6 +75,7 @@ def detect_drift(
     max_rows: int = MAX_ROWS,
     share_threshold: float = SHARE_THRESHOLD,
     seed: int = 0,
+    rows: dict[str, int] | None = None,
 ) -> dict[str, Any]:
     """Compares two sets of pairs and writes `drift.html` (Evidently's, self-contained) and `drift.json`.
 
@@ -82,6 +89,7 @@ def detect_drift(
         max_rows: rows compared at most, of each frame.
         share_threshold: share of drifted features, in [0, 1], from which the data as a whole has drifted.
         seed: of the sampling.
+        rows: how many there were of each, where the frames are samples of them already.
 
     Returns:
         What `drift.json` holds. A column is drifted when its `statistic` reaches its `threshold`; one
@@ -111,7 +119,8 @@ def detect_drift(
             notes.append(f"{what} drift not measured: {why}")
 
     used = {name: _prepare(frame, columns, max_rows, seed) for name, frame in frames.items()}
-    if any(len(frame) > max_rows for frame in frames.values()):
+    counted = rows or {name: len(frame) for name, frame in frames.items()}
+    if any(count > max_rows for count in counted.values()):
         notes.append(f"compared on a random sample of at most {max_rows:,} rows each (seed {seed})")
     counts = pd.DataFrame({name: frame.count() for name, frame in used.items()})
     full = counts[(counts > 0).all(axis=1)]
@@ -136,12 +145,12 @@ def detect_drift(
 
     out_dir.mkdir(parents=True, exist_ok=True)
     statistics = _evidently(used["reference"], used["current"], thresholds, share_threshold, out_dir / "drift.html")
-    rows = []
+    found = []
     for column in columns:
         measured = column in statistics
         drifted = statistics[column] >= thresholds[column] if measured else bool(counts.loc[column].any())
         too_few = column in few and not drifted
-        rows.append(
+        found.append(
             {
                 "column": column,
                 "kind": {TARGET: "target", SCORE: "score"}.get(column, "feature"),
@@ -158,20 +167,20 @@ def detect_drift(
             empty = " and ".join(name for name in frames if counts.loc[column, name] == 0)
             notes.append(f"`{column}` is empty in the {empty} data")
 
-    features = sum(bool(row["drifted"]) for row in rows if row["kind"] == "feature")
-    reasons = [f"{row['kind']} drifted" for row in rows if row["drifted"] and row["kind"] != "feature"]
+    features = sum(bool(row["drifted"]) for row in found if row["kind"] == "feature")
+    reasons = [f"{row['kind']} drifted" for row in found if row["drifted"] and row["kind"] != "feature"]
     if features / len(FEATURES) >= share_threshold:
         reasons.insert(0, f"{features} of {len(FEATURES)} features drifted")
     result = {
         "drifted": bool(reasons),
         "reasons": reasons,
         "rule": f"at least {share_threshold:.0%} of the features, or the target, or the scores drifted",
-        "rows": {name: len(frame) for name, frame in frames.items()},
+        "rows": counted,
         "rows_used": {name: len(frame) for name, frame in used.items()},
         "self_comparison": self_comparison,
         "share_drifted": features / len(FEATURES),
-        "columns": rows,
-        "drifted_columns": [row["column"] for row in rows if row["drifted"]],
+        "columns": found,
+        "drifted_columns": [row["column"] for row in found if row["drifted"]],
         "notes": notes,
     }
     (out_dir / "drift.json").write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
@@ -241,11 +250,26 @@ def _rows_needed(noise: float, effective: float, used: dict[str, pd.DataFrame], 
     return int(np.ceil(2 * needed / 10) * 10)
 
 
+def _chosen(rows: int, most: int, seed: int) -> np.ndarray:
+    """The numbers of at most so many of the rows, in order."""
+    if rows <= most:
+        return np.arange(rows)
+    return np.sort(np.random.default_rng(seed).choice(rows, most, replace=False))
+
+
+def _rows_of(path: Path, numbers: np.ndarray) -> pd.DataFrame:
+    """The rows of a parquet file with these numbers, which are in order."""
+    parts = []
+    for part in batches(path):
+        first, last = np.searchsorted(numbers, [part.index[0], part.index[-1] + 1])
+        picked = part.loc[numbers[first:last]]
+        parts.append(picked.astype({name: object for name in picked if name in CATEGORICAL}))
+    return pd.concat(parts, ignore_index=True) if parts else pd.read_parquet(path)
+
+
 def _prepare(frame: pd.DataFrame, columns: list[str], max_rows: int, seed: int) -> pd.DataFrame:
     """At most `max_rows` rows, in order; numeric columns as float, nominal as text; missing as NaN, None."""
-    if len(frame) > max_rows:
-        chosen = np.random.default_rng(seed).choice(len(frame), max_rows, replace=False)
-        frame = frame.iloc[np.sort(chosen)]
+    frame = frame.iloc[_chosen(len(frame), max_rows, seed)]
     prepared = {}
     for column in columns:
         values = frame[column]
@@ -326,13 +350,27 @@ def drift_files(
     Returns:
         What `detect_drift` gives; written to `result_path` as JSON, Evidently's page to `page_path`.
     """
-    reference = pd.read_parquet(reference_path)
+    reference, current = rows_in(reference_path), rows_in(current_path)
     if self_comparison:
-        reference, current = halves(reference, seed)
+        first = _first_half(reference, seed)
+        numbers = {"reference": np.flatnonzero(first), "current": np.flatnonzero(~first)}
+        current_path = reference_path
     else:
-        current = pd.read_parquet(current_path)
+        numbers = {"reference": np.arange(reference), "current": np.arange(current)}
+    # of millions of rows, no more than are compared are held
+    used = {
+        name: _rows_of(path, numbers[name][_chosen(len(numbers[name]), MAX_ROWS, seed)])
+        for name, path in (("reference", reference_path), ("current", current_path))
+    }
     with tempfile.TemporaryDirectory() as folder:
-        result = detect_drift(reference, current, Path(folder), self_comparison=self_comparison, seed=seed)
+        result = detect_drift(
+            used["reference"],
+            used["current"],
+            Path(folder),
+            self_comparison=self_comparison,
+            seed=seed,
+            rows={name: len(found) for name, found in numbers.items()},
+        )
         shutil.copyfile(Path(folder) / "drift.html", page_path)
     result_path.write_text(json.dumps(result, indent=1))
     return result

@@ -12,7 +12,7 @@ model. Of whatever a split would hold out, the pairs that trained production are
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,8 @@ import pandas as pd
 
 from matchmaking.base.errors import InputError
 from matchmaking.base.files import file_md5
-from matchmaking.data.read import read_pairs
+from matchmaking.data.batches import batches, pick
+from matchmaking.data.read import open_pairs
 from matchmaking.data.schema import TARGET
 from matchmaking.inputs import SPLITS
 from matchmaking.model import production
@@ -80,7 +81,7 @@ def split(pairs: pd.DataFrame, how: str = "auto", trained: Lineage | None = None
     Raises:
         InputError: an unknown split, or a part of it without both classes.
     """
-    train, test, _ = _places(pairs, pair_keys(pairs), how, trained)
+    train, test, _ = _places(pairs[TARGET].to_numpy(), pair_keys(pairs), how, trained)
     return pairs.iloc[train], pairs.iloc[test]
 
 
@@ -89,16 +90,20 @@ def held_out_by_hash(pairs: pd.DataFrame) -> np.ndarray:
     return by_hash(pair_keys(pairs))
 
 
-def stratified_lineage(pairs: pd.DataFrame, dataset_version: str) -> Lineage:
+def stratified_lineage(keys: Keys, labels: np.ndarray, dataset_version: str) -> Lineage:
     """That of a model from elsewhere, trained under the stratified split of these pairs as they are.
 
     Of a pair that is there twice that split may have trained one copy and held out the other; then it has trained.
 
+    Args:
+        keys: of the pairs, shape (rows,).
+        labels: 0 or 1, shape (rows,).
+        dataset_version: md5 of the dataset.
+
     Raises:
         InputError: they can't be split.
     """
-    keys = pair_keys(pairs)
-    train, _ = _draw(pairs[TARGET].to_numpy())
+    train, _ = _draw(labels)
     return lineage_of(keys, ~np.isin(keys, keys[train]), "stratified", dataset_version)
 
 
@@ -128,15 +133,14 @@ def split_file(
         InputError: see `split`; or the dataset in `ASSUMED` can't be read or split.
     """
     trained, assumed = _production_lineage(production_dir)
-    pairs = pd.read_parquet(pairs_path)
-    keys = pair_keys(pairs)
+    keys, labels = _known_by(batches(pairs_path, what="looked at"))
     if assumed and trained is None:
-        trained = stratified_lineage(pairs, dataset_version)
+        trained = stratified_lineage(keys, labels, dataset_version)
     same = assumed and trained is not None and trained.dataset_version == dataset_version
     # of the same dataset, in the order that production's own training had
     rule = "stratified" if how == "auto" and same and len(np.unique(keys)) == len(keys) else how
-    train, test, left_out = _places(pairs, keys, rule, trained)
-    held_out = np.ones(len(pairs), bool)
+    train, test, left_out = _places(labels, keys, rule, trained)
+    held_out = np.ones(len(keys), bool)
     held_out[train] = False
     kept = trained if rule == "auto" else None
     named = rule if rule != "auto" else "production's" if kept else "hash"
@@ -153,10 +157,7 @@ def split_file(
     version = trained.dataset_version if assumed and trained is not None else ""
     facts = Facts(how, named, len(train), len(test), left_out, version, tuple(notes))
     lineage = lineage_of(keys, held_out, kept.split if kept else named, dataset_version, kept)
-    held = pairs.iloc[test]
-    held.attrs["split"] = asdict(facts)
-    pairs.iloc[train].to_parquet(train_path, index=False)
-    held.to_parquet(test_path, index=False)
+    pick(pairs_path, {train_path: (train, {}), test_path: (test, {"split": asdict(facts)})})
     # a step that is tried again
     lineage_path.unlink(missing_ok=True)
     write_lineage(lineage_path, lineage)
@@ -177,8 +178,14 @@ def _production_lineage(production_dir: Path) -> tuple[Lineage | None, bool]:
     path = production_dir / ASSUMED
     if not path.exists():
         return None, True
-    pairs, _ = read_pairs(path, target=True, source="what production is said to be trained on (--production-data)")
-    return stratified_lineage(pairs, file_md5(path)), True
+    parts, _ = open_pairs(path, target=True, source="what production is said to be trained on (--production-data)")
+    return stratified_lineage(*_known_by(parts), file_md5(path)), True
+
+
+def _known_by(parts: Iterable[pd.DataFrame]) -> tuple[Keys, np.ndarray]:
+    """What a split knows of pairs: their keys and their labels, each of shape (rows,)."""
+    keys, labels = zip(*((pair_keys(part), part[TARGET].to_numpy(np.int8)) for part in parts), strict=True)
+    return np.concatenate(keys), np.concatenate(labels)
 
 
 def _assumption(trained: Lineage, same: bool) -> str:
@@ -208,10 +215,10 @@ def _found_again(trained: Lineage, keys: Keys, assumed: bool) -> Iterator[str]:
         yield f"{said}; those that were respelt or corrected since count as new ones, and may have trained it"
 
 
-def _places(pairs: pd.DataFrame, keys: Keys, how: str, trained: Lineage | None) -> tuple[np.ndarray, np.ndarray, int]:
+def _places(labels: np.ndarray, keys: Keys, how: str, trained: Lineage | None) -> tuple[np.ndarray, np.ndarray, int]:
     """The places of the pairs to train on and of those held out, and how many production's training takes away."""
     if how == "stratified":
-        train, test = _stratified(pairs, keys)
+        train, test = _stratified(labels, keys)
     elif how in ("hash", "auto"):
         held_out = trained.held_out(keys) if how == "auto" and trained is not None else by_hash(keys)
         train, test = np.flatnonzero(~held_out), np.flatnonzero(held_out)
@@ -222,7 +229,6 @@ def _places(pairs: pd.DataFrame, keys: Keys, how: str, trained: Lineage | None) 
         clean = trained.held_out(keys[test])
         left_out = int((~clean).sum())
         test = test[clean]
-    labels = pairs[TARGET].to_numpy()
     for name, part in (("train", train), ("test", test)):
         if len(np.unique(labels[part])) < 2:
             without = f" (without {left_out:,} pairs that trained production)" if left_out else ""
@@ -230,14 +236,14 @@ def _places(pairs: pd.DataFrame, keys: Keys, how: str, trained: Lineage | None) 
     return train, test, left_out
 
 
-def _stratified(pairs: pd.DataFrame, keys: Keys) -> tuple[np.ndarray, np.ndarray]:
+def _stratified(labels: np.ndarray, keys: Keys) -> tuple[np.ndarray, np.ndarray]:
     """The places of the two parts of the stratified split, in its own order.
 
     Of a pair that the dataset holds twice, both copies go where the first goes: one that was trained on makes the other
     prove nothing.
     """
     distinct = ~pd.Series(keys).duplicated().to_numpy()
-    chosen, held_out = _draw(pairs[TARGET].to_numpy()[distinct])
+    chosen, held_out = _draw(labels[distinct])
     if distinct.all():
         return chosen, held_out
     in_test: Flags = np.isin(keys, keys[distinct][held_out])

@@ -67,7 +67,9 @@ def pair_keys(pairs: pd.DataFrame) -> Keys:
     The label is left out, so that a corrected label doesn't move its row; a pair with a corrected feature is another
     one. The hash is pandas' SipHash with its default key, on float64 and text whatever types the file had.
     """
-    types = {name: object if name in CATEGORICAL else "float64" for name in FEATURES}
+    # a Categorical is hashed as the texts that it stands for
+    types = {name: "float64" for name in FEATURES if name not in CATEGORICAL}
+    types |= {name: "object" for name in CATEGORICAL if not isinstance(pairs[name].dtype, pd.CategoricalDtype)}
     plain = pairs[list(FEATURES)].astype(types)
     numbers = [name for name in FEATURES if name not in CATEGORICAL]
     plain[numbers] += 0.0  # -0.0 is 0.0
