@@ -185,7 +185,7 @@ submit: setup ## run PIPELINE=retrain, say, on the cluster, and follow it; ARGS 
 schedule: setup ## KFP's recurring runs, in the CronJobs' place: ARGS=apply, list or remove
 	@$(ON_CLUSTER) schedule $(or $(ARGS),list)
 
-open: setup ## forward the UIs: KFP on port 8080, MLflow on 5001, MinIO's console on 9001
+open: setup ## forward the UIs: KFP on port 8080, MLflow on 5001, the dashboard on 5002, MinIO's console on 9001
 	@$(ON_CLUSTER) open
 
 status: setup ## what runs on the cluster, what waits and why

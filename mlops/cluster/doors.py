@@ -18,6 +18,7 @@ from mlops.cluster.kubectl import NAMESPACES, Kubectl
 DOORS = {
     "Kubeflow Pipelines": (KFP, "ml-pipeline-ui", 80, 8080),
     "MLflow": (PLATFORM, "mlflow", 5000, 5001),
+    "Dashboard": (PLATFORM, "dashboard", 8080, 5002),
     "MinIO console": (PLATFORM, "minio", 9001, 9001),
     "MinIO, for S3": (PLATFORM, "minio", 9000, 9002),
 }

@@ -51,9 +51,10 @@ def _wanted() -> dict[str, dict[str, str]]:
     }
     for role in ("kfp", "mlflow", "pipeline", "promotion", "seed", "serving", "experiment"):
         wanted[f"identity-{role}"] = {"AWS_ACCESS_KEY_ID": f"mlops-{role}", "AWS_SECRET_ACCESS_KEY": _password()}
-        if role in ("pipeline", "promotion", "seed"):
-            names = {"MLFLOW_TRACKING_USERNAME": role, "MLFLOW_TRACKING_PASSWORD": _password()}
-            wanted[f"identity-{role}"] |= names
+    # the dashboard reads MLflow, and no bucket
+    for role in ("pipeline", "promotion", "seed", "dashboard"):
+        names = {"MLFLOW_TRACKING_USERNAME": role, "MLFLOW_TRACKING_PASSWORD": _password()}
+        wanted[f"identity-{role}"] = wanted.get(f"identity-{role}", {}) | names
     return wanted
 
 

@@ -88,6 +88,20 @@ def test_secrets_are_made_once_and_copied(monkeypatch: pytest.MonkeyPatch) -> No
     assert memory.kept[KFP, "mlops-promotion"] == memory.kept[PLATFORM, "identity-promotion"]
 
 
+def test_the_dashboard_reads_mlflow_and_nothing_else(objects: list[Object]) -> None:
+    pod = named(objects, "Deployment", "dashboard", PLATFORM)["spec"]["template"]["spec"]
+    used = {
+        variable["valueFrom"]["secretKeyRef"]["name"]
+        for container in pod["containers"]
+        for variable in container["env"]
+        if "valueFrom" in variable
+    }
+    assert used == {"identity-dashboard"} and pod["automountServiceAccountToken"] is False
+    users = (MANIFESTS / "platform/core/users.py").read_text()
+    assert '"dashboard": ("READ", "READ")' in users
+    assert set(secrets._wanted()["identity-dashboard"]) == {"MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD"}
+
+
 def test_steps_cannot_borrow_the_promotions_credentials(objects: list[Object]) -> None:
     """Upstream lets step pods read all Secrets of their namespace, and start pods that would mount them."""
     rules = named(objects, "Role", "pipeline-runner", KFP)["rules"]

@@ -74,7 +74,7 @@ class Network:
 
 
 SERVING = ("legalaid-ml", "legalaid-ml-challenger", "experiment-gateway")
-OURS = ("minio", "postgres", "mlflow", "setup-store", "setup-mlflow", "seed", "mlops-client", *SERVING)
+OURS = ("minio", "postgres", "mlflow", "dashboard", "setup-store", "setup-mlflow", "seed", "mlops-client", *SERVING)
 PEERS: dict[str, tuple[str, dict[str, str]]] = {
     **{name: (PLATFORM, {"app": name}) for name in OURS},
     "mlops-reconcile": (KFP, {"app": "mlops-reconcile"}),
@@ -99,7 +99,8 @@ def test_network_policies_allow_what_is_needed_and_no_more(build: Build) -> None
     objects = with_experiment(build)
     named(objects, "NetworkPolicy", "default-deny", PLATFORM)
     assert reachable(objects, "postgres", 5432) == {"mlflow"}
-    assert reachable(objects, "mlflow", 5000) == {"step", "mlops-reconcile", "setup-mlflow", "seed"}
+    assert reachable(objects, "mlflow", 5000) == {"step", "mlops-reconcile", "setup-mlflow", "seed", "dashboard"}
+    assert reachable(objects, "dashboard", 8080) == set()
     assert reachable(objects, "minio", 9000) - {"seaweedfs"} == {
         "mlflow",
         "setup-store",

@@ -340,6 +340,9 @@ def test_each_mlflow_user_may_do_its_job_and_no_more(platform: Platform) -> None
         # another experiment is none of its business
         assert call(platform, "runs/create", role, experiment_id="0").status_code == 403
         assert call(platform, "experiments/update", role, experiment_id="0", new_name="x").status_code == 403
+    # who shows the records reads them
+    assert call(platform, "runs/search", "dashboard", experiment_ids=[experiment]).status_code == 200
+    assert call(platform, "runs/create", "dashboard", experiment_id=experiment).status_code == 403
     # a registered model is deleted by who may take an alias off it, which is as fine as MLflow distinguishes
     url = f"{platform.mlflow}/api/2.0/mlflow/registered-models/delete"
     headers = {"Host": "mlflow:5000"}

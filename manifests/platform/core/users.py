@@ -12,7 +12,12 @@ from mlflow.server import get_app_client
 EXPERIMENT = "LegalAid_Connect_Matchmaking"
 MODEL = "lawyer-match"
 # of the experiment and of the model; MANAGE where something is taken back: a run opened twice, an alias
-GRANTS = {"pipeline": ("MANAGE", "EDIT"), "promotion": ("EDIT", "MANAGE"), "seed": ("MANAGE", "MANAGE")}
+GRANTS = {
+    "pipeline": ("MANAGE", "EDIT"),
+    "promotion": ("EDIT", "MANAGE"),
+    "seed": ("MANAGE", "MANAGE"),
+    "dashboard": ("READ", "READ"),
+}
 
 uri = os.environ["MLFLOW_TRACKING_URI"]
 for _ in range(100):
