@@ -1,10 +1,11 @@
-"""`mlops experiment start|status|report`: an experiment's definition, recorded, and what its logs say."""
+"""`mlops experiment plan|start|status|report`: an experiment's definition, recorded, and what its logs say."""
 
 from __future__ import annotations
 
 import json
 import math
 import tempfile
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -20,6 +21,14 @@ if TYPE_CHECKING:
 
     from matchmaking.experiments.analysis import Analysis
 
+
+class Primary(StrEnum):
+    """The metrics that may be primary."""
+
+    match_rate = "match_rate"
+    client_match_rate = "client_match_rate"
+
+
 Name = Annotated[str, typer.Argument(help="The experiment's name.")]
 Exposures = Annotated[str, typer.Option(help="The exposure log: a folder of parts or a file, local or any URI.")]
 Outcomes = Annotated[Path, typer.Option(help="Parquet or CSV: unit, time, match, and request where it is known.")]
@@ -32,9 +41,36 @@ Until = Annotated[str, typer.Option(help="As of when, ISO 8601 with an offset; n
 
 def register(app: typer.Typer) -> None:
     """Adds the commands to `mlops experiment`."""
+    app.command()(plan)
     app.command()(start)
     app.command()(status)
     app.command()(report)
+
+
+def plan(
+    past: Annotated[Path, typer.Argument(help="Parquet or CSV of past pairs: unit, match, and score (champion's).")],
+    effect: Annotated[float, typer.Option(min=0.0001, max=1.0, help="The smallest difference worth having.")],
+    alpha: Annotated[float, typer.Option(min=0.0001, max=0.5, help="The error, two-sided.")] = 0.05,
+    power: Annotated[float, typer.Option(min=0.5, max=0.999, help="To show a difference of that size.")] = 0.8,
+    primary: Annotated[Primary, typer.Option(help="Each pair counts the same, or each client.")] = Primary.match_rate,
+) -> None:
+    """Say how many clients an experiment takes, from past pairs of as many days as a client's window has."""
+    from matchmaking.experiments import power as planning
+
+    pairs = _frame(past, "past")
+    if missing := [column for column in ("unit", "match") if column not in pairs]:
+        raise InputError(f"{past}: no column {', '.join(missing)}")
+    by_client = pairs.assign(match=pairs["match"].fillna(0)).groupby("unit")
+    clients = by_client.agg(pairs=("match", "size"), matches=("match", "sum"))
+    if "score" in pairs:
+        clients["score"] = by_client["score"].agg(lambda one: one.sum(skipna=False))
+    found = planning.plan(clients, primary.value, effect, alpha, power)
+    typer.echo(
+        f"{len(clients):,} clients, {primary.value} {found.rate:.4f}. To show a difference of {effect:g} with a power "
+        f"of {power:g} it takes {found.sequential:,} clients of both arms with a look every day, {found.fixed:,} with one"
+    )
+    if found.shortened > 0:
+        typer.echo(f"The champion's score saves {found.shortened:.0%} of the clients")
 
 
 def start(

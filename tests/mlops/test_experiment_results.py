@@ -1,4 +1,4 @@
-"""`mlops experiment start|status|report`: recorded in a real MLflow on a file, read from a log as the gateway's."""
+"""`mlops experiment plan|start|status|report`: recorded in a real MLflow, read from a log as the gateway's."""
 
 from __future__ import annotations
 
@@ -102,3 +102,16 @@ def test_what_goes_wrong_is_one_line(work: Path) -> None:
     assert "no time with an offset" in str(zone.exception)
     (work / "outcomes.csv").write_text("")
     assert "can't be read" in str(call("status", "embeddings-1", *logs, "--work-dir", work).exception)
+
+
+def test_the_plan_of_past_pairs(tmp_path: Path) -> None:
+    past = pd.DataFrame({"unit": np.repeat(np.arange(1_000), 2), "match": [1, 1] * 100 + [0, 0] * 900})
+    past.to_csv(tmp_path / "past.csv", index=False)
+    said = call("plan", tmp_path / "past.csv", "--effect", 0.02).output
+    # two pairs that are alike are one: 2 * (1.96 + 0.84)^2 * 2 * 0.09 / 0.02^2
+    assert "1,000 clients, match_rate 0.1000" in said and "7,064 with one" in said
+    assert "score" not in said
+    past.assign(score=past["match"] * 0.5 + past["unit"] % 2 * 0.3).to_parquet(tmp_path / "past.parquet")
+    assert "The champion's score saves" in call("plan", tmp_path / "past.parquet", "--effect", 0.02).output
+    past.drop(columns="match").to_csv(tmp_path / "past.csv", index=False)
+    assert "no column match" in str(call("plan", tmp_path / "past.csv", "--effect", 0.02).exception)
