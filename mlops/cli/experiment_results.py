@@ -67,7 +67,8 @@ def plan(
     found = planning.plan(clients, primary.value, effect, alpha, power)
     typer.echo(
         f"{len(clients):,} clients, {primary.value} {found.rate:.4f}. To show a difference of {effect:g} with a power "
-        f"of {power:g} it takes {found.sequential:,} clients of both arms with a look every day, {found.fixed:,} with one"
+        f"of {power:g} it takes {found.sequential:,} clients of both arms with a look every day, {found.fixed:,} with "
+        "one"
     )
     if found.shortened > 0:
         typer.echo(f"The champion's score saves {found.shortened:.0%} of the clients")
