@@ -156,7 +156,24 @@ def write_reports(
     summary = result.as_dict()
     _tell(summary, found["decision"])
     _look(summary, record.conditions if live else [])
+    if live:
+        _show_dashboard(page, production_uri)
     return summary
+
+
+def _show_dashboard(page: Path, production_uri: str) -> None:
+    """Puts the dashboard in the place of the report that Kubeflow Pipelines shows; the run's own is with MLflow.
+
+    By now the run has ended, and what it found is in the dashboard; where that can't be made, the report stays.
+    """
+    from matchmaking.base.escape import say
+    from matchmaking.reporting.dashboard import records
+    from matchmaking.reporting.dashboard.page import dashboard_page
+
+    try:
+        page.write_text(dashboard_page(records.read(production_uri)), encoding="utf-8")
+    except MlopsError as error:
+        say(f"the dashboard could not be made: {redact(str(error))}")
 
 
 def summarise(found: Mapping[str, Any], training: Mapping[str, Any] | None, **run: Any) -> Summary:
