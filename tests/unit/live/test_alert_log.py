@@ -17,7 +17,7 @@ from matchmaking import tracking
 from matchmaking.base.errors import InputError
 from matchmaking.evidence.policy import load_policy
 from matchmaking.live import alert_log
-from matchmaking.live.alerts import LEASE, Condition
+from matchmaking.live.alerts import LEASE, Condition, Event
 from matchmaking.tracking import notify
 from tests.webhook import Hook
 
@@ -106,6 +106,17 @@ def test_of_many_at_once_each_is_told_once_and_there_is_one_log(hook: Hook, data
     assert all(each.last_told for each in found)
     named = [each.name for each in tracking.client().search_experiments()]
     assert [name for name in named if name.startswith(alert_log.LEDGER)] == [alert_log.LEDGER]
+
+
+def test_of_two_that_write_a_number_one_is_refused() -> None:
+    alert_log.look([DRIFT])
+    log = alert_log._read()
+    assert log is not None
+    one, two = (Event(kind="acknowledge", name="drift", at=datetime.now(UTC), by=by) for by in ("one", "two"))
+    assert alert_log._append(log, one)
+    assert not alert_log._append(log, two)
+    # sent again, as after an answer that was lost
+    assert alert_log._append(log, one)
 
 
 def test_threads_write_each_number_once(hook: Hook, database: None) -> None:
