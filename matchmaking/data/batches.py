@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -94,22 +94,38 @@ def pick(path: Path, targets: Mapping[Path, tuple[np.ndarray, dict[str, Any]]]) 
         targets: by file to write, the numbers of its rows, and what pandas shall find as the frame's `attrs`.
     """
     import pyarrow as pa
+
+    in_order = all((np.diff(rows) > 0).all() for rows, _ in targets.values())
+    with ExitStack() as stack:
+        outs = {target: stack.enter_context(writing(target)) for target in targets}
+        # where the order may be any, all of it is held: texts as a few numbers a row
+        for first, table in _in_batches(path) if in_order else [(0, _whole(path))]:
+            for target, (rows, attrs) in targets.items():
+                notes = dict(table.schema.metadata or {})
+                if attrs:
+                    notes[b"PANDAS_ATTRS"] = json.dumps(attrs).encode()
+                noted = table.replace_schema_metadata(notes)
+                if in_order:
+                    rows = rows[slice(*np.searchsorted(rows, [first, first + len(table)]))]
+                # of no rows, there is a file with none
+                for start in range(0, max(1, len(rows)), BATCH):
+                    outs[target].write(noted.take(pa.array(rows[start : start + BATCH] - first)))
+
+
+def _in_batches(path: Path) -> Iterator[tuple[int, pa.Table]]:
+    import pyarrow as pa
+
+    first = 0
+    for batch in arrow_batches(path, what="split"):
+        yield first, pa.Table.from_batches([batch])
+        first += batch.num_rows
+
+
+def _whole(path: Path) -> pa.Table:
     import pyarrow.parquet as pq
 
-    # texts as a few numbers a row: all of it is held, as the order may be any
-    table = pq.read_table(path, read_dictionary=list(CATEGORICAL)).unify_dictionaries().combine_chunks()
-    for target, (rows, attrs) in targets.items():
-        notes = dict(table.schema.metadata or {})
-        if attrs:
-            notes[b"PANDAS_ATTRS"] = json.dumps(attrs).encode()
-        noted = table.replace_schema_metadata(notes)
-        progress = Progress("wrote", len(rows))
-        with writing(target) as out:
-            # of no rows, there is a file with none
-            for start in range(0, max(1, len(rows)), BATCH):
-                part = rows[start : start + BATCH]
-                out.write(noted.take(pa.array(part)))
-                progress.add(len(part))
+    table = pq.read_table(path, read_dictionary=list(CATEGORICAL), pre_buffer=False)
+    return table.unify_dictionaries().combine_chunks()
 
 
 class Writer:
@@ -118,6 +134,7 @@ class Writer:
     def __init__(self, path: Path) -> None:
         self.path = path
         self._writer: pa.parquet.ParquetWriter | None = None
+        self._held: list[pa.Table] = []
 
     def write(self, rows: pd.DataFrame | pa.Table) -> None:
         """Adds rows; the first ones say which columns and types there are, and what pandas notes beside them."""
@@ -136,10 +153,21 @@ class Writer:
                 for field in schema
             ]
             self._writer = pq.ParquetWriter(self.path, pa.schema(plain, metadata=schema.metadata))
-        self._writer.write_table(table.cast(self._writer.schema))
+        self._held.append(table.cast(self._writer.schema))
+        if (rows_held := sum(map(len, self._held))) >= BATCH:
+            held = pa.concat_tables(self._held)
+            # row groups of BATCH rows are what `arrow_batches` gives again
+            whole = rows_held - rows_held % BATCH
+            self._writer.write_table(held.slice(0, whole), row_group_size=BATCH)
+            self._held = [held.slice(whole)] if whole < rows_held else []
 
     def close(self) -> None:
+        """Writes what is held still."""
+        import pyarrow as pa
+
         if self._writer is not None:
+            if self._held:
+                self._writer.write_table(pa.concat_tables(self._held))
             self._writer.close()
 
 

@@ -1,0 +1,45 @@
+"""Memory by rows: what steps take at 1.2 million, and what that means at twelve."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from pipelines.memory import HEADROOM, NEEDS
+
+ROWS = 1_200_000
+# MB that `data generate` may take at ROWS: its numbers, and what scikit-learn takes for the best possible scores
+GENERATE = 480
+STEPS = {
+    "generate": "from matchmaking.data.sample import generate_file as f; f(P/'pairs.csv', ROWS, 0)",
+    "validate": "from matchmaking.inputs.validate import validate_file as f;"
+    "f(P/'pairs.csv', P/'none', P/'pairs.parquet', source='')",
+    "split": "from matchmaking.inputs.split import split_file as f;"
+    "f(P/'pairs.parquet', P/'none', P/'train', P/'test', P/'lineage.h5', 'auto', '')",
+    "drift": "from matchmaking.data.drift import drift_files as f; pairs = P/'pairs.parquet';"
+    "f(pairs, pairs, self_comparison=True, seed=0, result_path=P/'d.json', page_path=P/'d.html')",
+}
+
+
+@pytest.mark.parametrize("step", sorted(set(NEEDS) - {"observe"}))
+def test_no_step_is_reckoned_to_need_more_than_4_gib_at_twelve_million_rows(step: str) -> None:
+    assert NEEDS[step].at(12_000_000) * 1e6 <= 4 * 2**30
+
+
+def test_steps_keep_within_what_is_reckoned_with(tmp_path: Path) -> None:
+    """Each in a process of its own, one after the other: the memory, and that all rows come through."""
+    peaks = {}
+    for step, code in STEPS.items():
+        program = f"from pathlib import Path; P = Path({str(tmp_path)!r}); ROWS = {ROWS}; {code}"
+        child = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.DEVNULL)
+        _, status, used = os.wait4(child.pid, 0)
+        child.returncode = os.waitstatus_to_exitcode(status)
+        assert child.returncode == 0, step
+        peaks[step] = used.ru_maxrss * 1024 / 1e6
+    for step, peak in peaks.items():
+        most = GENERATE if step == "generate" else NEEDS[step].at(ROWS)
+        assert peak <= most * HEADROOM, f"{step} took {peak:.0f} MB, {most:.0f} are reckoned with"
