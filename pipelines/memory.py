@@ -36,8 +36,8 @@ class Need:
         return self.fixed + self.per_row * rows / 1000
 
 
-# by component; `make bench` measures it, and says where it is more. Lines through what 12,000 and 1.2 million rows take:
-# at some 200,000, where a batch is full, `train`, `score` and `evaluate` take up to 100 MB more, within HEADROOM
+# by component; `make bench` measures it, and says where it is more. Lines through what 12,000 and 1.2 million take;
+# at some 200,000, where a batch is full, `train`, `score` and `evaluate` take up to 100 MB more: within HEADROOM
 NEEDS = {
     "validate": Need(fixed=330, per_row=0.12),
     # of the stratified split, which may ask for the rows in any order; of the others it is a third
