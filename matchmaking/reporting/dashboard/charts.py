@@ -284,7 +284,8 @@ def _runs() -> Any:
         .encode(
             x=_time(),
             y=alt.Y("pipeline:N").title(None).sort(None),
-            color=alt.Color("status:N").scale(colour),
+            # not by the width: a legend that grows later is cut off above rows of a fixed height
+            color=alt.Color("status:N").scale(colour).legend(columns=2),
             shape=alt.Shape("status:N").scale(shape),
             href="url:N",
             tooltip=_tooltip(("run", "run"), ("status", "state"), ("took", "took"), ("reason", "reason")),

@@ -59,13 +59,18 @@ def _audited(records: Records) -> list[Reign]:
     assert records.audit
     known = names(records)
     by_id = {run.id: run for run in records.runs}
-    found: list[Reign] = []
-    for entry in (entry for entry in records.audit.entries if entry.action in ACTIONS):
+    entries = [entry for entry in records.audit.entries if entry.action in ACTIONS]
+    # the logs may tell of the time before the trail
+    found = _logged(records, known, milliseconds(entries[0].time)) if entries else []
+    for entry in entries:
         time = milliseconds(entry.time)
         before = entry.before.model
         if before and (not found or found[-1].model != before):
             # one from elsewhere came at some time in between
             start = found[-1].start if found else None
+            if found and found[-1].how not in ACTIONS:
+                # not before the last window that saw the one before it
+                start = _windows(records, time)[-1][0]
             found.append(Reign(before, known.get(before, before[:SHORT]), start, None, "elsewhere"))
         run = by_id.get(entry.who.removeprefix(BY_RUN)) if entry.who.startswith(BY_RUN) else None
         model = entry.after.model or ""
@@ -91,17 +96,9 @@ def _seen(records: Records) -> list[Reign]:
             moments.append((run.start, model, "elsewhere", "", ""))
         if (package := visible(run.tags.get("promoted", ""))) and run.end:
             moments.append((run.end, models.get(package, package), "promote", run.name, run.url))
-    if records.observed is not None:
-        whole = records.observed.windows
-        whole = whole[(whole["slice"] == "") & (whole["model"] != "")].drop_duplicates("start")
-        starts = [int(start.timestamp() * 1000) for start in whole["start"]]
-        # a window begins before the promotion within it: the logs tell of the time before the runs
-        first = min((moment[0] for moment in moments), default=None)
-        moments += [
-            (start, model, "elsewhere", "", "")
-            for start, model in zip(starts, whole["model"], strict=True)
-            if first is None or start < first
-        ]
+    # a window begins before the promotion within it: the logs tell of the time before the runs
+    first = min((moment[0] for moment in moments), default=None)
+    moments += [(time, model, "elsewhere", "", "") for time, model in _windows(records, first)]
     found: list[Reign] = []
     for time, model, how, who, url in sorted(moments):
         if found and found[-1].model == model:
@@ -109,4 +106,25 @@ def _seen(records: Records) -> list[Reign]:
         how = "first seen" if not found and how == "elsewhere" else how
         who = f"the run {who}" if who else ""
         found.append(Reign(model, known.get(model, model[:SHORT]), time, None, how, who, "", url))
+    return found
+
+
+def _windows(records: Records, until: int | None) -> list[tuple[int, str]]:
+    """The start of each window of the logs that begins before `until` (None: of all), and its model."""
+    if records.observed is None:
+        return []
+    whole = records.observed.windows
+    whole = whole[(whole["slice"] == "") & (whole["model"] != "")].drop_duplicates("start").sort_values("start")
+    starts = [int(start.timestamp() * 1000) for start in whole["start"]]
+    pairs = zip(starts, whole["model"], strict=True)
+    return [(start, model) for start, model in pairs if until is None or start < until]
+
+
+def _logged(records: Records, known: dict[str, str], until: int) -> list[Reign]:
+    """The reigns that the logs tell of, before a moment."""
+    found: list[Reign] = []
+    for time, model in _windows(records, until):
+        if not found or found[-1].model != model:
+            how = "elsewhere" if found else "first seen"
+            found.append(Reign(model, known.get(model, model[:SHORT]), time, None, how))
     return found

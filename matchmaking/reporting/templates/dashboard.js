@@ -13,7 +13,8 @@
   const CHANGES = { promote: "promoted", rollback: "rolled back", elsewhere: "from elsewhere", "first seen": "first seen" };
   const state = { span: "0", metric: data.primary, slice: 0, difference: data.candidates.primary, pipeline: "" };
   const views = {};
-  const FIRST = Math.min(runs.start[0] ?? data.made, data.live ? data.live.end[0] : data.made);
+  const FIRST_RUN = runs.start[0] ?? data.made;
+  const FIRST = Math.min(FIRST_RUN, data.live ? data.live.end[0] : data.made);
   const element = (id) => document.getElementById(id);
 
   const day = (time) =>
@@ -74,7 +75,7 @@
     // many points are drawn small, so that the lines and bands are seen
     const size = points.length > 400 ? 8 : points.length > 150 ? 20 : 46;
     for (const point of points) point.size = size;
-    const [first, last] = frame().map((each) => each.t);
+    const [first, last] = frame(FIRST).map((each) => each.t);
     const width = element("live").clientWidth - 60;
     const spans = [];
     const changes = [];
@@ -193,9 +194,9 @@
     steps: [steps, "points", "No run in this span."],
   };
 
-  // the same span of time for all charts: not before the first run, and two days at least
-  function frame() {
-    return [{ t: Math.min(Math.max(least(), FIRST), data.made - 2 * DAY) }, { t: data.made }];
+  // the same span of time for all charts of runs: not before the first one, and two days at least
+  function frame(first = FIRST_RUN) {
+    return [{ t: Math.min(Math.max(least(), first), data.made - 2 * DAY) }, { t: data.made }];
   }
 
   // ------------------------------------------------------------------------------------------------ drawing
@@ -206,7 +207,7 @@
     // shown before it is measured
     place.classList.remove("empty");
     const tables = make();
-    tables.frame = frame();
+    tables.frame = frame(id === "live" ? FIRST : FIRST_RUN);
     const there = tables[main].length > 0 || (id === "live" && tables.reigns.length > 0 && tables.points.length > 0);
     place.classList.toggle("empty", !there);
     const caption = place.parentNode.querySelector("figcaption");

@@ -12,6 +12,7 @@ from datetime import UTC, datetime, timedelta
 from html import unescape
 from pathlib import Path
 
+import pandas as pd
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 from typer.testing import CliRunner
@@ -19,6 +20,7 @@ from typer.testing import CliRunner
 from matchmaking import tracking
 from matchmaking.live.alert_log import acknowledge, look
 from matchmaking.live.alerts import Condition
+from matchmaking.live.record import Live, Observed, typed
 from matchmaking.release.audit import History
 from matchmaking.release.records import Entry, State
 from matchmaking.reporting.dashboard import assets, now, records
@@ -93,6 +95,23 @@ def test_reigns_from_the_audit_trail() -> None:
     assert found[1].url == "http://m/promoted" and found[2].who == "ann@host"
     champion = now.summarise(Records(NOW, [promoted], audit=trail)).facts[0]
     assert champion.text == "va" and "put back 20 Jan 2026" in champion.note and "by ann@host" in champion.note
+
+
+def test_the_logs_tell_of_the_time_before_the_trail() -> None:
+    starts = pd.date_range("2025-11-03", periods=6, freq="7D", tz="UTC")
+    models = ["c" * 64] * 3 + [OLD] * 3
+    frame = typed(pd.DataFrame({"start": starts, "end": starts + pd.Timedelta(weeks=1), "model": models}))
+    observed = Observed("1", "observe_1", NOW, Live(period="week", now=NOW), frame)
+    for before in (OLD, "d" * 64):
+        trail = audited(entry(10, "promote", before, NEW), current=NEW)
+        found = reigns(Records(NOW, observed=observed, audit=trail))
+        between = [] if before == OLD else [("d", "elsewhere", int(starts[5].timestamp() * 1000))]
+        assert [(each.name[-1], each.how, each.start) for each in found] == [
+            ("c", "first seen", int(starts[0].timestamp() * 1000)),
+            ("a", "elsewhere", int(starts[3].timestamp() * 1000)),
+            *between,
+            ("b", "promote", milliseconds("20260110T000000Z")),
+        ]
 
 
 def test_a_model_from_elsewhere_is_told() -> None:
