@@ -29,7 +29,7 @@ LOCK = uv pip compile --quiet --universal --python-version 3.11 --generate-hashe
   --no-header --no-emit-package legalaid-mlops
 
 .DEFAULT_GOAL := help
-.PHONY: help setup dev run dashboard repro data/pairs.csv sample-production test test-unit test-all lint format bench bench-decision bench-split bench-drift bench-observe bench-alerts bench-experiments bench-dashboard startup compile docs ui lock images clean \
+.PHONY: help setup dev run dashboard repro data/pairs.csv sample-production test test-unit test-all lint format bench bench-decision bench-split bench-drift bench-observe bench-alerts bench-experiments bench-gateway bench-dashboard startup compile docs ui lock images clean \
   cluster-up submit schedule open status logs cluster-down
 
 help: ## list the targets
@@ -127,6 +127,9 @@ bench-observe: setup ## whether estimates tell how production does before outcom
 
 bench-alerts: setup ## how often an alert is false, and in how many days a loss is told, on years of traffic
 	@$(BIN)/python -m benchmarks.alerts
+
+bench-gateway: setup sample-production ## what an experiment's gateway costs its callers, at 200 requests a second for a minute
+	@$(BIN)/python -m benchmarks.gateway
 
 bench-experiments: setup ## how often an experiment is wrong over 60 daily looks, and how soon it is right; SRM, guardrails
 	@$(BIN)/python -m benchmarks.experiments

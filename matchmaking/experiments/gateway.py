@@ -295,6 +295,8 @@ http {
     proxy_http_version 1.1;
     proxy_set_header Host $host;
     proxy_set_header X-Request-Id $request_id;
+    # for a backend that keeps it with the outcome
+    add_header X-Request-Id $request_id always;
     proxy_connect_timeout 5s;
     proxy_read_timeout @champion_seconds@s;
     # nobody is asked twice

@@ -28,7 +28,7 @@ CHANGES, PLACE = "changes.log", "listen"
 # seconds
 START, QUIT, RELOAD, SHIP = 180, 20, 30, 10
 # a service that ends at once isn't started ever faster
-FIRST_PAUSE, LONGEST_PAUSE = 0.5, 30.0
+FIRST_PAUSE, LONGEST_PAUSE = 0.5, 5.0
 Say = Callable[[str], None]
 
 

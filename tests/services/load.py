@@ -69,9 +69,10 @@ async def load(
     seconds: float,
     clients: Callable[[int], str | None] = lambda number: f"client-{number % 997:04d}",
     payload: dict[str, Any] | None = None,
+    offset: float = 0.0,
 ) -> list[Answer]:
-    """Sends `rate` requests a second (open loop) and gives their answers in order."""
-    start = time.perf_counter()
+    """Sends `rate` requests a second (open loop), from `offset` seconds on, and gives their answers in order."""
+    start = time.perf_counter() + offset
 
     async def one(number: int) -> Answer:
         await asyncio.sleep(max(0.0, start + number / rate - time.perf_counter()))

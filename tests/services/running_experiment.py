@@ -30,7 +30,8 @@ Models = dict[str, Path]
 
 
 def nginx() -> str:
-    os.environ["PATH"] += f"{os.pathsep}/usr/sbin"
+    if "/usr/sbin" not in os.environ["PATH"].split(os.pathsep):
+        os.environ["PATH"] += f"{os.pathsep}/usr/sbin"
     return program("nginx")
 
 

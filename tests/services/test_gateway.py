@@ -7,6 +7,7 @@ waiting for the challenger.
 from __future__ import annotations
 
 import asyncio
+import http.client
 import json
 import shutil
 import signal
@@ -110,6 +111,13 @@ def test_a_copy_has_the_number_of_its_request(shadow: Experiment, models: Models
     shadow.forget()
     assert {each.status for each in run_load(shadow.port, RATE, 1)} == {200}
     rows = shadow.new_rows(2 * RATE)
+    # the caller is told it, too
+    connection = http.client.HTTPConnection("127.0.0.1", shadow.port, timeout=10)
+    connection.request("POST", "/predict_match", json.dumps(PAYLOAD), {"Content-Type": "application/json"})
+    answer = connection.getresponse()
+    assert answer.read() == shadow.answer("champion")
+    told = shadow.new_rows(2 * RATE + 2)[2 * RATE :]
+    assert {row["request"] for row in told} == {answer.headers["X-Request-Id"]} and not told[0]["unit"]
     by_request: dict[str, dict[str, dict[str, Any]]] = {}
     for row in rows:
         by_request.setdefault(row["request"], {})[row["variant"]] = row
@@ -139,9 +147,16 @@ def test_nothing_that_happens_to_the_challenger_is_seen_by_a_caller(shadow: Expe
     under_load("challenger well")
     shadow.forget()
     shadow.ill("challenger", delay=60)
+    # who would keep the connection: the next request doesn't wait for the copy of the one before
+    connection = http.client.HTTPConnection("127.0.0.1", shadow.port, timeout=30)
+    for _ in range(4):
+        begun = time.monotonic()
+        connection.request("POST", "/predict_match", json.dumps(PAYLOAD), {"Content-Type": "application/json"})
+        assert connection.getresponse().read() == right
+        assert time.monotonic() - begun < CHALLENGER / 2
     # more than are allowed to be under way: the others are not copied
     answers = under_load("challenger hangs")
-    rows = shadow.new_rows(2 * len(answers))
+    rows = shadow.new_rows(2 * (len(answers) + 4))
     statuses = Counter(row["status"] for row in rows if row["variant"] == "challenger")
     assert statuses[504] >= MOST_AT_ONCE and set(statuses) == {502, 504}
     shadow.ill("challenger", delay=0.3)
