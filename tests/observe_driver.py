@@ -1,0 +1,86 @@
+"""Runs one step of `observe` as a pod would, and kills it at a chosen place: `python -m tests.observe_driver STEP ...`.
+
+The step is the component's own function; its artifacts are folders below FOLDER, as between the attempts of a step.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+from pathlib import Path
+from typing import Any
+
+from components.run import function
+
+# what changes MLflow's records
+WRITES = ("create_run", "log_batch", "log_artifacts", "set_tag", "set_terminated")
+
+
+class Artifact:
+    """As much of KFP's as a step uses."""
+
+    def __init__(self, path: Path) -> None:
+        self.path, self.uri = str(path), str(path)
+        notes = path.with_name(f"{path.name}.metadata")
+        self.metadata: dict[str, Any] = json.loads(notes.read_text()) if notes.exists() else {}
+
+    def keep(self) -> None:
+        Path(f"{self.path}.metadata").write_text(json.dumps(self.metadata))
+
+
+def kill_after(writes: int) -> None:
+    """Ends this process once it has changed MLflow's records so many times; 0: before it writes files."""
+    from mlflow import MlflowClient
+
+    from matchmaking.live import record
+
+    record.BATCH = 100
+    left = [writes]
+
+    def counted(name: str) -> None:
+        plain = getattr(MlflowClient, name)
+
+        def call(self: Any, *args: Any, **kwargs: Any) -> Any:
+            found = plain(self, *args, **kwargs)
+            left[0] -= 1
+            if left[0] == 0:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return found
+
+        setattr(MlflowClient, name, call)
+
+    for name in WRITES:
+        counted(name)
+    if writes == 0:
+        record.write_record = lambda *args: os.kill(os.getpid(), signal.SIGKILL)  # type: ignore[assignment]
+
+
+def main(step: str, folder: Path, given: dict[str, Any], writes: int | None) -> None:
+    """Runs a step; what the steps before it gave is in `values.json`."""
+    if writes is not None:
+        kill_after(writes)
+    kept = folder / "values.json"
+    values = json.loads(kept.read_text()) if kept.exists() else {}
+    names = ("logs", "production_model", "live", "results", "report", "summary")
+    artifacts = {name: Artifact(folder / name) for name in names}
+    run = function(step)
+    if step == "collect":
+        made = [artifacts["logs"], artifacts["production_model"]]
+        found = run(**given, logs=made[0], production_model=made[1])
+        kept.write_text(json.dumps({"run_id": found[0], "production_sha256": found[1]}))
+    elif step == "observe":
+        made = [artifacts["live"]]
+        inputs = {name: artifacts[name] for name in ("logs", "production_model", "live")}
+        run(run_id=values["run_id"], seed=0, **inputs)
+    else:
+        made = []
+        outputs = {name: artifacts[name] for name in ("live", "results", "report", "summary")}
+        run(**values, production=given["production"], **outputs)
+    for artifact in made:
+        artifact.keep()
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], Path(sys.argv[2]), json.loads(sys.argv[3]), int(sys.argv[4]) if len(sys.argv) > 4 else None)
