@@ -25,6 +25,7 @@ from __future__ import annotations
 import gzip
 import hashlib
 import json
+import sys
 import zlib
 from contextlib import suppress
 from dataclasses import dataclass
@@ -41,6 +42,7 @@ from matchmaking.live.parts import Finding, finding, utc
 
 VERSION = 1
 COLUMNS = ("time", "unit", "variant", "model", "request", "status", "latency_ms", "answered_by", "mode", "experiment")
+REPEATED = frozenset({"unit", "variant", "model", "status", "answered_by", "mode", "experiment"})
 ENDINGS = (".jsonl", ".jsonl.gz")
 # a line is written when its request ends: after this a minute's part gets no more
 GRACE = timedelta(seconds=5)
@@ -77,7 +79,7 @@ def read_exposures(path: Path, experiment: str | None = None) -> Exposures:
         files = [path]
     else:
         raise InputError(f"{path} doesn't exist; give an exposure log's file, or its folder of parts")
-    rows: list[dict[str, Any]] = []
+    columns: dict[str, list[Any]] = {column: [] for column in COLUMNS}
     odd: dict[str, list[str]] = {"half-written-part": [], "unreadable-part": [], "invalid-record": []}
     odd["other-version"] = []
     for file in files:
@@ -102,8 +104,11 @@ def read_exposures(path: Path, experiment: str | None = None) -> Exposures:
             elif wrong := _wrong(record):
                 odd["invalid-record"].append(f"{name}: line {number}, {wrong}")
             elif experiment in (None, record["experiment"]):
-                rows.append({column: record[column] for column in COLUMNS})
-    frame = _typed(rows)
+                for column, values in columns.items():
+                    value = record[column]
+                    # what is there many times is kept once
+                    values.append(sys.intern(value) if column in REPEATED else value)
+    frame = _typed(columns)
     invalid = frame["time"].isna()
     odd["invalid-record"] += ["time"] * int(invalid.sum())
     frame = frame[~invalid]
@@ -165,10 +170,10 @@ def _wrong(record: dict[str, Any]) -> str:
     return "" if isinstance(record["latency_ms"], int | float) else "latency_ms"
 
 
-def _typed(rows: list[dict[str, Any]]) -> pd.DataFrame:
-    frame = pd.DataFrame(rows, columns=list(COLUMNS), dtype=object)
+def _typed(columns: dict[str, list[Any]]) -> pd.DataFrame:
+    frame = pd.DataFrame(columns, dtype=object)
     return frame.assign(
-        time=utc(frame["time"])[0] if rows else pd.Series([], dtype="datetime64[ns, UTC]"),
+        time=utc(frame["time"])[0] if len(frame) else pd.Series([], dtype="datetime64[ns, UTC]"),
         status=frame["status"].astype("int64"),
         latency_ms=frame["latency_ms"].astype(float),
     )

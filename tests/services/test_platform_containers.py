@@ -351,11 +351,12 @@ def test_each_mlflow_user_may_do_its_job_and_no_more(platform: Platform) -> None
 
 
 RIGHTS = {
-    "mlflow": {"mlflow": "rw"},
-    "pipeline": {"datasets": "r", "production": "r", "candidates": "rw"},
-    "promotion": {"datasets": "r", "candidates": "r", "production": "rw"},
-    "seed": {"datasets": "rw", "candidates": "rw", "production": "rw"},
+    "mlflow": {"mlflow": "rwd"},
+    "pipeline": {"datasets": "r", "production": "r", "candidates": "rwd", "exposures": "r"},
+    "promotion": {"datasets": "r", "candidates": "r", "production": "rwd"},
+    "seed": {"datasets": "rwd", "candidates": "rwd", "production": "rwd"},
     "serving": {"production": "r"},
+    "experiment": {"production": "r", "candidates": "r", "exposures": "rw"},
 }
 
 
@@ -374,14 +375,14 @@ def test_each_identity_of_the_store_has_its_buckets_and_no_other(platform: Platf
             return False
         return True
 
-    for bucket in ("mlpipeline", "mlflow", "datasets", "candidates", "production"):
+    for bucket in ("mlpipeline", "mlflow", "datasets", "candidates", "production", "exposures"):
         version = admin.put_object(Bucket=bucket, Key="probe/there", Body=b"1").get("VersionId", "null")
         right = RIGHTS[role].get(bucket, "")
         for letter, ask, what in (
             ("r", client.get_object, {"Key": "probe/there"}),
             ("r", client.list_objects_v2, {"Prefix": "probe/"}),
             ("w", client.put_object, {"Key": "probe/new", "Body": b"2"}),
-            ("w", client.delete_object, {"Key": "probe/new"}),
+            ("d", client.delete_object, {"Key": "probe/new"}),
         ):
             assert may(ask, Bucket=bucket, **what) == (letter in right), f"{role}: {ask.__name__} {bucket}"
         assert not may(client.delete_object, Bucket=bucket, Key="probe/there", VersionId=version)
