@@ -13,7 +13,7 @@ import os
 import random
 import time
 import uuid
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -26,7 +26,19 @@ from matchmaking.base.errors import InputError, MlopsError
 from matchmaking.base.escape import for_terminal
 from matchmaking.base.settings import EXPERIMENT
 from matchmaking.evidence.policy import Alerts, installed_policy
-from matchmaking.live.alerts import SEVERITIES, Alert, Condition, Event, Record, alerts, changes, due, fold, message
+from matchmaking.live.alerts import (
+    SEVERITIES,
+    Alert,
+    Condition,
+    Event,
+    Record,
+    alerts,
+    changes,
+    due,
+    fold,
+    message,
+    together,
+)
 from matchmaking.tracking import TrackingError, client, notify, told
 from matchmaking.tracking.connection import database_lock
 from matchmaking.tracking.runs import artifact_location
@@ -37,6 +49,8 @@ RUN_TAG = "alert_log_run"
 LOG = "can't use the alerts' log"
 # more writers than this at once, again and again, aren't there
 MOST_TRIES = 200
+# of apprise's kinds of messages
+KINDS = {"critical": "failure", "warning": "warning", "info": "info"}
 NOTE = "Each parameter is an event of an alert: `mlops alerts list` shows them. Don't delete it."
 
 
@@ -89,10 +103,13 @@ def look(conditions: Iterable[Condition], policy: Alerts | None = None, now: dat
     log = _write(decide, me)
     if log is None:
         return []
-    for name, number, claim in due(log.state(), policy, now, me):
-        if claim and not _claim(name, number, policy, now, me):
-            continue
-        _send(name, number, policy, addresses, now, me)
+    mine = {
+        name: number
+        for name, number, claim in due(log.state(), policy, now, me)
+        if not claim or _claim(name, number, policy, now, me)
+    }
+    if mine:
+        _send(mine, policy, addresses, now, me)
     return read_alerts()
 
 
@@ -148,34 +165,32 @@ def _claim(name: str, number: int, policy: Alerts, now: datetime, me: str) -> bo
     return bool(record and number in record.untold and record.claimed_by == me)
 
 
-def _send(name: str, number: int, policy: Alerts, addresses: Sequence[notify.Address], now: datetime, me: str) -> None:
+def _send(mine: Mapping[str, int], policy: Alerts, addresses: Sequence[notify.Address], now: datetime, me: str) -> None:
+    """Tells people of the alerts whose last messages are this look's to send, and records it."""
     log = _read()
-    record = log.state().get(name) if log else None
-    # somebody may have acknowledged it, or told what came after it
-    if record is None or number not in record.untold:
-        return
-    event = record.untold[number]
-    to = [
-        each
-        for each in _hearers(addresses, policy, event.severity)
-        if each.key not in record.reached and not (event.noticed and each.hears_notices)
-    ]
-    kind = (
-        "success"
-        if event.kind == "clear"
-        else {"critical": "failure", "warning": "warning"}.get(event.severity, "info")
-    )
-    title, body = message(record)
-    reached = notify.tell(to, kind, title, body)
-    fields = {
-        "kind": "sent",
-        "name": name,
-        "at": now,
-        "of": number,
-        "reached": tuple(sorted(reached)),
-        "all_reached": len(reached) == len({each.key for each in to}),
-    }
-    _write(lambda _: [fields], me, once=True)
+    state = log.state() if log else {}
+    # somebody may have acknowledged one, or told what came after it
+    left = [name for name, number in mine.items() if name in state and max(state[name].untold, default=0) == number]
+    for names in together(state, left):
+        records = [state[name] for name in names]
+        event, before = records[0].untold[mine[names[0]]], records[0].reached
+        to = [
+            each
+            for each in _hearers(addresses, policy, event.severity)
+            if each.key not in before and not (event.noticed and each.hears_notices)
+        ]
+        kind = "success" if event.kind == "clear" else KINDS[event.severity]
+        reached = notify.tell(to, kind, *message(records))
+        for name in names:
+            fields = {
+                "kind": "sent",
+                "name": name,
+                "at": now,
+                "of": mine[name],
+                "reached": tuple(sorted(reached)),
+                "all_reached": len(reached) == len({each.key for each in to}),
+            }
+            _write(lambda _, fields=fields: [fields], me, once=True)  # type: ignore[misc]
 
 
 def _hearers(addresses: Iterable[notify.Address], policy: Alerts, severity: str) -> list[notify.Address]:

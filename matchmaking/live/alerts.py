@@ -9,7 +9,7 @@ later look. So nobody is told twice, but where a sender dies in the seconds betw
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Any, Literal, get_args
@@ -252,8 +252,28 @@ def due(state: Mapping[str, Record], policy: Alerts, now: datetime, me: str) -> 
     return found
 
 
-def message(record: Record) -> tuple[str, str]:
-    """Title and body of what people are told of an alert: its last message, and what came before it unheard."""
+def message(records: Sequence[Record]) -> tuple[str, str]:
+    """Title and body of what people are told of one alert, or of several of a kind in one message."""
+    said = [_message(record) for record in records]
+    if len(said) == 1:
+        return said[0]
+    title = f"{said[0][0]}, and {len(said) - 1} more"
+    return title, "\n\n".join(f"{each}\n{body}" for each, body in said)
+
+
+def together(state: Mapping[str, Record], names: Iterable[str]) -> list[list[str]]:
+    """The alerts to tell of, by message: what is of one kind (`performance/...`) and happened alike is in one."""
+    found: dict[Any, list[str]] = {}
+    for name in names:
+        record = state[name]
+        event = record.untold[max(record.untold)]
+        about = (name.partition("/")[0], event.kind, event.severity, event.noticed, record.reached)
+        found.setdefault(about, []).append(name)
+    return list(found.values())
+
+
+def _message(record: Record) -> tuple[str, str]:
+    """Of one alert: its last message, and what came before it unheard."""
     event = record.untold[max(record.untold)]
     alert = record.alert
     kinds = {each.kind for each in record.untold.values()}

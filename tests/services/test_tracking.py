@@ -306,7 +306,7 @@ from matchmaking import tracking
 tracking.client()
 print("ready", flush=True)
 sys.stdin.readline()
-look([Condition(f"late/{name}", True, "warning", f"{name} is late") for name in sys.argv[1:]])
+look([Condition(f"{name}-late", True, "warning", f"{name} is late") for name in sys.argv[1:]])
 """
 
 
@@ -340,7 +340,7 @@ def test_alerts_of_many_lookers_are_told_once(server: Tracking, monkeypatch: pyt
             experiments = [each.name for each in server.client().search_experiments()]
             assert [name for name in experiments if name.startswith(alert_log.LEDGER)] == [alert_log.LEDGER]
             # six at once: one event
-            results = race(*(lambda: alert_log.acknowledge("late/evaluate", "ada") for _ in range(6)))
+            results = race(*(lambda: alert_log.acknowledge("evaluate-late", "ada") for _ in range(6)))
             assert [each.state for each in results] == ["acknowledged"] * 6
             log = alert_log._read()
             assert log is not None

@@ -32,7 +32,7 @@ from matchmaking import tracking
 tracking.client()
 print("ready", flush=True)
 sys.stdin.readline()
-look([Condition(f"late/{name}", True, "warning", f"{name} is late") for name in sys.argv[1:]])
+look([Condition(f"{name}-late", True, "warning", f"{name} is late") for name in sys.argv[1:]])
 """
 
 
@@ -102,7 +102,7 @@ def test_of_many_at_once_each_is_told_once_and_there_is_one_log(hook: Hook, data
     together([["evaluate", "monitor"], ["monitor", "evaluate"], ["evaluate", "retrain"], ["retrain", "monitor"]])
     assert sorted(hook.titles()) == [f"[warning] {name} is late" for name in ("evaluate", "monitor", "retrain")]
     found = alert_log.read_alerts()
-    assert {each.name for each in found} == {"late/evaluate", "late/monitor", "late/retrain"}
+    assert {each.name for each in found} == {"evaluate-late", "monitor-late", "retrain-late"}
     assert all(each.last_told for each in found)
     named = [each.name for each in tracking.client().search_experiments()]
     assert [name for name in named if name.startswith(alert_log.LEDGER)] == [alert_log.LEDGER]
@@ -145,7 +145,7 @@ def test_killed_between_claim_and_sending_it_is_sent_by_a_later_look(
     died = subprocess.run([sys.executable, "-c", code, "evaluate"], input="\n", capture_output=True, text=True)
     assert died.returncode == 9, died.stderr
     assert hook.bodies == []
-    late = Condition("late/evaluate", True, "warning", "evaluate is late")
+    late = Condition("evaluate-late", True, "warning", "evaluate is late")
     alert_log.look([late])
     assert hook.bodies == []
     after = datetime.now(UTC) + LEASE
@@ -168,6 +168,16 @@ def test_who_was_not_reached_is_told_later_and_the_others_not_again(
         assert (len(hook.bodies), len(other.bodies)) == (1, 1)
     finally:
         other.close()
+
+
+def test_what_is_of_one_kind_is_told_in_one_message(hook: Hook) -> None:
+    worse = [Condition(f"performance/{name}", True, "critical", f"{name} is worse", "why") for name in ("ap", "recall")]
+    alert_log.look([DRIFT, *worse])
+    assert hook.titles() == ["[warning] The data has drifted", "[critical] ap is worse, and 1 more"]
+    assert "[critical] recall is worse\nwhy\n" in hook.bodies[1]["message"]
+    assert all(each.last_told for each in alert_log.read_alerts())
+    alert_log.look([Condition("performance/ap", False, "critical", "ap is worse")])
+    assert hook.titles()[2:] == ["[resolved] ap is worse"]
 
 
 def test_channels_by_severity_and_who_hears_notices(hook: Hook, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -22,7 +22,7 @@ from matchmaking.live.alerts import (
     message,
 )
 
-POLICY = load_policy().alerts
+POLICY = load_policy(text="alerts: {repeat_hours: {warning: 168}}").alerts
 NIGHT = load_policy(text='alerts: {quiet_hours: {start: "22:00", end: "07:00", time_zone: Asia/Kolkata}}').alerts
 ALL = frozenset(SEVERITIES)
 # 17:30 in Kolkata
@@ -50,7 +50,7 @@ class Ledger:
         for name, number, claim in due(self.state(), self.policy, at, "me") if deliver else []:
             if claim:
                 self.add(kind="take", name=name, at=at, of=number)
-            self.told.append(message(self.state()[name])[0])
+            self.told.append(message([self.state()[name]])[0])
             self.add(kind="sent", name=name, at=at, of=number, reached=("a",))
         return self.told[before:]
 
@@ -117,7 +117,7 @@ def test_in_quiet_hours_only_what_is_critical_is_told_and_the_rest_afterwards() 
     short = Ledger(NIGHT)
     short.look(night, drift(True))
     short.look(night + timedelta(hours=1), drift(False))
-    assert "It fired from 2026-03-02 18:00 UTC to 2026-03-02 19:00 UTC" in message(short.state()["drift"])[1]
+    assert "It fired from 2026-03-02 18:00 UTC to 2026-03-02 19:00 UTC" in message([short.state()["drift"]])[1]
     assert short.look(morning) == ["[resolved] The data has drifted"]
 
 
