@@ -48,3 +48,4 @@ def test_the_quickstart(tmp_path: Path) -> None:
     assert "The candidate is better than production" in said
     assert "The data has drifted (score drifted): consultation_fee, score." in said
     assert "A new month of pairs" in said
+    assert "dashboard work/dashboard.html" in said and (clone / "work/dashboard.html").stat().st_size > 900_000

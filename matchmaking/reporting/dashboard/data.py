@@ -70,14 +70,14 @@ def _live(records: Records) -> dict[str, Any] | None:
     windows, live = records.observed.windows, records.observed.live
     known = names(records)
     starts = pd.Index(windows["start"].unique()).sort_values()
-    whole = windows[windows["slice"] == ""].drop_duplicates("start").set_index("start").reindex(starts)
+    whole = records.whole.drop_duplicates("start").set_index("start").reindex(starts)
     columns = windows.groupby(["slice", "value_of"], sort=True).ngroups
     metrics = [name for name in METRICS if name in set(windows["metric"])]
     kept = max(MOST_CELLS // max(columns * len(metrics), 1), 1)
     slices = []
     for (column, value), rows in windows.groupby(["slice", "value_of"], sort=True):
         shown = starts if not column else starts[-kept:]
-        rows = rows[rows["start"].isin(shown)]
+        rows = rows[rows["start"] >= shown[0]]
         sizes = rows.drop_duplicates("start").set_index("start").reindex(shown)
         by_metric = {}
         for metric, part in rows.groupby("metric", sort=False):

@@ -273,10 +273,7 @@ def _pipelines(records: Records) -> list[Line]:
 
 def _newest(records: Records, kind: str) -> pd.DataFrame:
     """The whole-window rows of the newest window that is measured, or that has estimates and isn't, by metric."""
-    if records.observed is None:
-        return pd.DataFrame()
-    whole = records.observed.windows
-    whole = whole[whole["slice"] == ""]
+    whole = records.whole
     has = whole["measured"] & whole["value"].notna() if kind == "measured" else whole["estimate"].notna()
     found = whole[has]
     return found[found["start"] == found["start"].max()].set_index("metric") if len(found) else pd.DataFrame()
@@ -321,9 +318,8 @@ def _metrics(records: Records, measured: pd.DataFrame, estimated: pd.DataFrame, 
 
 def _trend(records: Records, metric: str, newest: pd.Series) -> tuple[str, str]:
     """How a measured window differs from those before, and its tone; "steady" is what its own interval explains."""
-    assert records.observed
-    rows = records.observed.windows
-    rows = rows[(rows["slice"] == "") & (rows["metric"] == metric) & rows["measured"] & rows["value"].notna()]
+    rows = records.whole
+    rows = rows[(rows["metric"] == metric) & rows["measured"] & rows["value"].notna()]
     before = rows[rows["start"] < newest["start"]]["value"].tail(EARLIER)
     if not len(before):
         return "", "plain"

@@ -12,8 +12,11 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import cached_property
 from pathlib import Path
 from typing import Any
+
+import pandas as pd
 
 from matchmaking import tracking
 from matchmaking.base import settings
@@ -23,7 +26,7 @@ from matchmaking.base.redact import redact
 from matchmaking.base.settings import EXPERIMENT
 from matchmaking.live.alert_log import read_alerts
 from matchmaking.live.alerts import Alert
-from matchmaking.live.record import Observed, newest_record
+from matchmaking.live.record import Observed, newest_record, typed
 from matchmaking.release import registry
 from matchmaking.release.audit import History, history
 from matchmaking.tracking.runs import JOB_TAG, KFP_TAG, MLFLOW_TAG, PIPELINE_TAG, REASON_TAG
@@ -85,6 +88,14 @@ class Records:
     audit: History | None = None
     alerts: list[Alert] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+
+    @cached_property
+    def whole(self) -> pd.DataFrame:
+        """The windows of all pairs, in the columns of `windows.parquet`; empty where nothing was observed."""
+        if self.observed is None:
+            return typed(pd.DataFrame())
+        windows = self.observed.windows
+        return windows[windows["slice"] == ""]
 
     def of(self, pipeline: str, status: str = "FINISHED") -> list[Run]:
         """The runs of a pipeline with a status, oldest first."""

@@ -111,10 +111,8 @@ def _seen(records: Records) -> list[Reign]:
 
 def _windows(records: Records, until: int | None) -> list[tuple[int, str]]:
     """The start of each window of the logs that begins before `until` (None: of all), and its model."""
-    if records.observed is None:
-        return []
-    whole = records.observed.windows
-    whole = whole[(whole["slice"] == "") & (whole["model"] != "")].drop_duplicates("start").sort_values("start")
+    whole = records.whole
+    whole = whole[whole["model"] != ""].drop_duplicates("start").sort_values("start")
     starts = [int(start.timestamp() * 1000) for start in whole["start"]]
     pairs = zip(starts, whole["model"], strict=True)
     return [(start, model) for start, model in pairs if until is None or start < until]
