@@ -182,6 +182,7 @@ def test_every_parameter_can_come_from_a_file(kfp: FakeKfp, here: Here, tmp_path
                 "algorithm": "dense",
                 "policy": "auto_promote: true\n",
                 "memory": "3Gi",
+                "period": "month",
             }.items()
             if name in wanted
         }
