@@ -2,26 +2,30 @@
 
 from __future__ import annotations
 
-import codecs
-import csv
 import gzip
-import re
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, TextIO, cast
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from matchmaking.base.errors import InputError
-from matchmaking.base.escape import for_terminal, visible
+from matchmaking.base.escape import visible
 from matchmaking.data.batches import Progress
-from matchmaking.data.schema import CATEGORICAL, COLUMNS, FEATURES, INTEGERS, NUMERIC, TARGET, pair_schema
-
-Compression = Literal["gzip"] | None
-
+from matchmaking.data.csv_file import (
+    NUMBER,
+    CsvFile,
+    broken_gzip,
+    check_records,
+    check_text,
+    lines_of,
+    look_at,
+    no_header,
+)
+from matchmaking.data.schema import CATEGORICAL, COLUMNS, FEATURES, INTEGERS, TARGET, pair_schema
 
 SHOWN_ROWS = 5
 TOO_MANY = "too many"
@@ -35,12 +39,9 @@ MISSING = (
     *("", "#N/A", "#N/A N/A", "#NA", "-1.#IND", "-1.#QNAN", "-NaN", "-nan", "1.#IND", "1.#QNAN", "<NA>", "N/A"),
     *("NA", "NULL", "NaN", "None", "n/a", "nan", "null"),
 )
-# lines at the start of a file that are looked at for a header that isn't where it should be
-TITLE_LINES = 20
 # numbers of so few digits that any parser gives the same one
 PLAIN = r"^[0-9]{1,6}(?:\.[0-9]{1,9})?$"
 PLAIN_WHOLE = "^[0-9]{1,15}$"
-NUMBER = r"^[+-]?(?:(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?|(?i:inf|infinity))$"
 # what a spreadsheet makes of a whole number, and a parser silently another number of: 20.000, 1.2E+04
 NOT_PLAIN = r"^[+-]?[0-9]{1,3}\.[0-9]{3}$|^[^iI]*[eE]"
 
@@ -80,15 +81,15 @@ def open_pairs(
         InputError: see `read_pairs`; of the file as such here, of its rows by the iterator.
     """
     name = source or str(path)
-    compression, before, blank = _look_at(path, name)
-    file = _File(path, name, compression)
-    quoted = _check_text(file)
+    compression, before, blank = look_at(path, name)
+    file = CsvFile(path, name, compression)
+    quoted = check_text(file)
     header = next(_read(file, 1, header=None))
     names = [str(value).strip() for value in header.iloc[0].fillna(UNNAMED)]
     wanted = COLUMNS if target else FEATURES
     missing = [column for column in wanted if column not in names]
     if missing:
-        raise _no_header(file, names, wanted) or InputError(
+        raise no_header(file, names, wanted) or InputError(
             f"{name}: column {_listed(missing)} is missing; the header has {_listed(names)}"
         )
     # Excel writes columns without a name or a value where there once were some
@@ -96,13 +97,13 @@ def open_pairs(
     if repeated:
         raise InputError(f"{name}: the header names {_listed(repeated)} more than once; keep one of each")
     if quoted:
-        _check_records(file)
+        check_records(file)
     # Arrow reads what leaves no doubt, in a fraction of the time
     plain = not (quoted or before)
     return _parts(file, names, blank, plain), [column for column in names if column not in COLUMNS]
 
 
-def _parts(file: _File, names: list[str], blank: int, plain: bool) -> Iterator[pd.DataFrame]:
+def _parts(file: CsvFile, names: list[str], blank: int, plain: bool) -> Iterator[pd.DataFrame]:
     """The rows of a file whose header is `names`, after so many blank lines; see `open_pairs`."""
     kept = [column for column in COLUMNS if column in names]
     found, wrong = _Problems(), _Wrong()
@@ -124,7 +125,7 @@ def _parts(file: _File, names: list[str], blank: int, plain: bool) -> Iterator[p
 Texts = tuple[int, dict[str, Any]]
 
 
-def _chunks(file: _File, names: list[str], blank: int, plain: bool, found: _Problems) -> Iterator[Texts]:
+def _chunks(file: CsvFile, names: list[str], blank: int, plain: bool, found: _Problems) -> Iterator[Texts]:
     """The rows as text, some at a time: by Arrow as far as it goes, by pandas from there on."""
     import pyarrow as pa
 
@@ -141,7 +142,7 @@ def _chunks(file: _File, names: list[str], blank: int, plain: bool, found: _Prob
     yield from _read_any(file, names, blank, found, done)
 
 
-def _read_plain(file: _File, names: list[str]) -> Iterator[Texts]:
+def _read_plain(file: CsvFile, names: list[str]) -> Iterator[Texts]:
     """A file without a quotation mark, by Arrow.
 
     Raises:
@@ -178,7 +179,7 @@ def _read_plain(file: _File, names: list[str]) -> Iterator[Texts]:
         first += batch.num_rows
 
 
-def _read_any(file: _File, names: list[str], blank: int, found: _Problems, done: int) -> Iterator[Texts]:
+def _read_any(file: CsvFile, names: list[str], blank: int, found: _Problems, done: int) -> Iterator[Texts]:
     """Any file, by pandas, from row `done` on."""
     import pyarrow as pa
 
@@ -194,7 +195,7 @@ def _read_any(file: _File, names: list[str], blank: int, found: _Problems, done:
         many = chunk[TOO_MANY]
         found.add("(none)", f"more fields than the header's {len(names)}", many.notna(), many)
         if may_lack and chunk[last].isna().any():
-            _check_records(file, least=last + 1)
+            check_records(file, least=last + 1)
             may_lack = False
         yield (
             int(chunk.index[0]),
@@ -204,55 +205,6 @@ def _read_any(file: _File, names: list[str], blank: int, found: _Problems, done:
                 if column in names
             },
         )
-
-
-def _look_at(path: Path, name: str) -> tuple[Compression, bool, int]:
-    """Refuses what is not a text table at all, before a parser makes a worse message of it.
-
-    Returns:
-        The compression, whether there is white space before the header, and how many blank lines that is.
-    """
-    if path.is_dir():
-        raise InputError(f"{name} is a folder; give a CSV file")
-    if not path.exists():
-        raise InputError(f"{name} doesn't exist; give the path of a CSV file")
-    with path.open("rb") as file:
-        start = file.read(512)
-    if not start:
-        raise InputError(f"{name} is empty; a header and rows are needed")
-    if start[:2] == b"\x1f\x8b":
-        try:
-            with gzip.open(path) as file:
-                start = file.read(512)
-        except (EOFError, OSError, zlib.error) as error:
-            raise _broken_gzip(name, error) from error
-        compression: Compression = "gzip"
-    else:
-        compression = None
-    if not start.strip():
-        raise InputError(f"{name} is empty; a header and rows are needed")
-    if start.lstrip(b"\xef\xbb\xbf \t\r\n").lower().startswith((b"<!doctype html", b"<html", b"<?xml", b"<head")):
-        raise InputError(f"{name} is an HTML or XML page, not a CSV file; was an error page saved in its place?")
-    if b"\x00" in start:
-        raise InputError(f"{name} is a binary file or not UTF-8 text; give a CSV file in UTF-8")
-    before = start.removeprefix(b"\xef\xbb\xbf")
-    lead = before[: len(before) - len(before.lstrip())]
-    return compression, bool(lead), lead.replace(b"\r\n", b"\n").count(b"\n")
-
-
-def _broken_gzip(name: str, error: Exception) -> InputError:
-    return InputError(f"{name}: the gzip file is truncated or damaged ({error}); download it again")
-
-
-@dataclass(frozen=True)
-class _File:
-    path: Path
-    name: str
-    compression: Compression
-
-    def text(self, errors: str = "strict") -> TextIO:
-        opened = gzip.open if self.compression else open
-        return cast(TextIO, opened(self.path, "rt", encoding="utf-8", errors=errors, newline=""))
 
 
 @dataclass
@@ -282,7 +234,7 @@ class _Problems:
             shown = [None] * len(rows) if values is None else values.loc[rows].tolist()
             self.found.setdefault((column, what), _Rows()).add(rows, shown, int(mask.sum()))
 
-    def tell(self, file: _File, columns: list[str]) -> None:
+    def tell(self, file: CsvFile, columns: list[str]) -> None:
         """Raises an InputError for what is wrong first in the file, if anything is."""
         if self.found:
             column, what = min(self.found, key=lambda key: (self.found[key].numbers[0], columns.index(key[0])))
@@ -311,103 +263,13 @@ class _Wrong:
                 _, _, kept = self.found.setdefault(key, (str(column), str(check), _Rows()))
                 kept.add(rows[:SHOWN_ROWS], part.loc[rows[:SHOWN_ROWS], str(column)].tolist(), len(rows))
 
-    def tell(self, file: _File) -> None:
+    def tell(self, file: CsvFile) -> None:
         """Raises an InputError for the first column that breaks the schema, if one does."""
         if self.found:
             raise _bad_rows(file, *self.found[min(self.found)])
 
 
-def _check_text(file: _File) -> bool:
-    """Refuses bytes that a parser would stop at or pass over without a word; says whether there is a quote.
-
-    Raises:
-        InputError: not UTF-8, a NUL byte, or a byte order mark that isn't at the start.
-    """
-    decoder = codecs.getincrementaldecoder("utf-8")()
-    opened = gzip.open if file.compression else open
-    quoted, first = False, True
-    try:
-        with opened(file.path, "rb") as raw:
-            while block := raw.read(1 << 20):
-                text = decoder.decode(block)
-                if "\0" in text:
-                    line = _line_with(file, lambda line: "\0" in line)
-                    raise InputError(
-                        f"{file.name}: line {line} has a NUL byte in it; remove it, or export the file anew"
-                    )
-                if "\ufeff" in (text.removeprefix("\ufeff") if first else text):
-                    line = _line_with(file, lambda line: "\ufeff" in line)
-                    raise InputError(
-                        f"{file.name}: line {line} has a byte order mark within, as where files are joined; remove it"
-                    )
-                quoted, first = quoted or '"' in text, False
-            decoder.decode(b"", final=True)
-    except UnicodeDecodeError as error:
-        line = _line_with(file, lambda line: any("\udc80" <= char <= "\udcff" for char in line))
-        raise InputError(f"{file.name} is not UTF-8 text (line {line}: {error.reason}); save it as UTF-8") from error
-    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
-        raise _broken_gzip(file.name, error) from error
-    return quoted
-
-
-def _line_with(file: _File, test: Callable[[str], bool]) -> int:
-    with file.text("surrogateescape") as text:
-        return next(
-            number for number, line in enumerate(text, 1) if test(line.removeprefix("\ufeff") if number == 1 else line)
-        )
-
-
-def _check_records(file: _File, least: int = 0) -> None:
-    """Refuses rows whose quotes are wrong, and those with fewer fields than `least`."""
-    with file.text() as text:
-        reader = csv.reader(text, strict=True, skipinitialspace=True)
-        before = 0
-        try:
-            for record in reader:
-                if record and len(record) < least:
-                    raise InputError(f"{file.name}: line {before + 1} has {len(record)} fields, the header {least}")
-                before = reader.line_num
-        except csv.Error as error:
-            raise InputError(f"{file.name}: the row of line {before + 1} has a quote out of place ({error})") from error
-
-
-def _no_header(file: _File, names: list[str], wanted: tuple[str, ...]) -> InputError | None:
-    """What stands where the header should be; None where it is a header that lacks a column."""
-    if sum(column in names for column in wanted) > len(wanted) / 2:
-        return None
-    for mark, called in ((";", "semicolons"), ("\t", "tabs"), ("|", "vertical bars")):
-        if sum(column in _split(",".join(names), mark) for column in wanted) > len(wanted) / 2:
-            return InputError(f"{file.name}: its fields are separated by {called}; save it with commas")
-    before = 0
-    first = 0
-    with file.text() as text:
-        reader = csv.reader(text, skipinitialspace=True)
-        try:
-            for record in reader:
-                first = first or before + 1
-                if sum(column in map(str.strip, record) for column in wanted) > len(wanted) / 2:
-                    return InputError(
-                        f"{file.name}: line {first} ('{for_terminal(', '.join(names))[:60]}') is not the header, line "
-                        f"{before + 1} is; remove what stands before it"
-                    )
-                before = reader.line_num
-                if before > TITLE_LINES:
-                    break
-        except csv.Error:
-            pass
-    if len(names) >= len(FEATURES) and sum(bool(re.match(NUMBER, value)) for value in names) >= len(NUMERIC) / 2:
-        return InputError(
-            f"{file.name} has no header: line {first} is a row already ('{for_terminal(','.join(names))[:60]}...'); "
-            f"put a line with the names of the columns before it: {','.join(wanted)}"
-        )
-    return None
-
-
-def _split(text: str, mark: str) -> list[str]:
-    return [part.strip(' "') for part in text.split(mark)]
-
-
-def _read(file: _File, rows: int, **options: Any) -> Iterator[pd.DataFrame]:
+def _read(file: CsvFile, rows: int, **options: Any) -> Iterator[pd.DataFrame]:
     """The file as text, so many rows at a time."""
     options |= {"encoding": "utf-8-sig", "dtype": str, "skipinitialspace": True}
     options |= {"na_values": [*MISSING], "keep_default_na": False}
@@ -415,7 +277,7 @@ def _read(file: _File, rows: int, **options: Any) -> Iterator[pd.DataFrame]:
         with pd.read_csv(file.path, compression=file.compression, chunksize=rows, **options) as chunks:
             yield from chunks
     except (EOFError, gzip.BadGzipFile, zlib.error) as error:
-        raise _broken_gzip(file.name, error) from error
+        raise broken_gzip(file.name, error) from error
     except (pd.errors.ParserError, pd.errors.EmptyDataError, ValueError) as error:
         raise InputError(f"{file.name} can't be read as CSV: {' '.join(str(error).split())}") from error
 
@@ -499,30 +361,13 @@ def _odd_numbers(name: str, texts: pd.Series, found: _Problems) -> np.ndarray:
     return values.mask(beyond, stripped[beyond].astype(float)).to_numpy()
 
 
-def _bad_rows(file: _File, column: str, what: str, rows: _Rows) -> InputError:
+def _bad_rows(file: CsvFile, column: str, what: str, rows: _Rows) -> InputError:
     """An error that names the first of some rows, and beside each what stands there (None: nothing)."""
     found = ["" if value is None else f" ({value!r})" for value in rows.values]
-    lines = _lines(file, rows.numbers)
+    lines = lines_of(file, rows.numbers)
     shown = ", ".join(f"line {line}{value}" for line, value in zip(lines, found, strict=True))
     more = f" and {rows.count - SHOWN_ROWS} more" if rows.count > SHOWN_ROWS else ""
     return InputError(f"{file.name}: column '{column}': {what} in {shown}{more}")
-
-
-def _lines(file: _File, rows: list[int]) -> list[int]:
-    """The lines of the file on which data rows begin; a row may have blank lines before it, or in it."""
-    lines, row, before = [], -1, 0
-    with file.text() as text:
-        reader = csv.reader(text)
-        for record in reader:
-            if record:
-                # row -1 is the header
-                if row in rows:
-                    lines.append(before + 1)
-                if row == rows[-1]:
-                    break
-                row += 1
-            before = reader.line_num
-    return lines
 
 
 def _listed(names: list[str]) -> str:

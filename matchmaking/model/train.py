@@ -27,6 +27,7 @@ import numpy as np
 from matchmaking.base.errors import InputError
 from matchmaking.data.batches import batches, rows_in
 from matchmaking.model import ALGORITHMS, features, lineage, production
+from matchmaking.model.callbacks import progress, validate_averages
 from matchmaking.model.predict import prepare_tensorflow
 
 if TYPE_CHECKING:
@@ -219,7 +220,7 @@ def _train_interactions(
         batch_size=recipe.batch_size,
         epochs=epochs,
         verbose=0,
-        callbacks=[_validate_averages(model), _progress(epochs)],
+        callbacks=[validate_averages(model), progress(epochs)],
     )
     member_logits = model.predict(numbers, batch_size=8192, verbose=0)[:, :, 0]
     out_of_fold = 1 / (1 + np.exp(-member_logits[numbers, fold].astype(float)))
@@ -370,48 +371,8 @@ def _train_dense(
         batch_size=recipe.batch_size,
         epochs=epochs,
         verbose=0,
-        callbacks=[keras.callbacks.EarlyStopping(patience=5, restore_best_weights=True), _progress(epochs)],
+        callbacks=[keras.callbacks.EarlyStopping(patience=5, restore_best_weights=True), progress(epochs)],
     )
     history = {name: [round(float(value), 6) for value in values] for name, values in fitted.history.items()}
     ran = replace(recipe, epochs=len(history["loss"]))
     return model, Training(ran, history, 0.5, 0.0, len(match))
-
-
-def _validate_averages(model: keras.Model) -> keras.callbacks.Callback:
-    """Makes val_loss that of the averaged weights, which are the ones that are kept.
-
-    Keras' own SwapEMAWeights swaps them by adding and subtracting, which changes the last digits of the training.
-    """
-    import keras
-
-    live: list[np.ndarray] = []
-
-    def averages_in(logs: Any = None) -> None:
-        live[:] = [np.array(weights) for weights in model.trainable_variables]
-        for weights, average in zip(
-            model.trainable_variables, model.optimizer._model_variables_moving_average, strict=True
-        ):
-            weights.assign(average)
-
-    def averages_out(logs: Any = None) -> None:
-        for weights, before in zip(model.trainable_variables, live, strict=True):
-            weights.assign(before)
-
-    return keras.callbacks.LambdaCallback(on_test_begin=averages_in, on_test_end=averages_out)
-
-
-def _progress(epochs: int) -> keras.callbacks.Callback:
-    """Prints a line every tenth of the epochs: what a person sees in a pod's log."""
-    import keras
-
-    every = max(1, epochs // 10)
-
-    def say(epoch: int, logs: dict[str, float]) -> None:
-        if (epoch + 1) % every == 0 or epoch + 1 == epochs:
-            print(
-                f"epoch {epoch + 1}/{epochs}  loss {logs['loss']:.4f}  val_loss {logs['val_loss']:.4f}",
-                flush=True,
-            )
-
-    on_epoch_end: Callable[..., None] = say
-    return keras.callbacks.LambdaCallback(on_epoch_end=on_epoch_end)

@@ -132,12 +132,12 @@ def submit(
     if arguments:
         from mlops.kubeflow.arguments import laid_over, read_arguments
 
-        passed = laid_over(
-            passed, given(context), chosen_data(read_arguments(pipeline, arguments), f"--arguments {arguments}")
-        )
-    if passed.get("data") and pipeline == "observe" and "predictions" not in given(context):
-        # of a file
-        passed |= {"predictions": "", "outcomes": ""}
+        of_file = chosen_data(read_arguments(pipeline, arguments), f"--arguments {arguments}")
+        passed = laid_over(passed, given(context), of_file)
+        if of_file.get("data") and pipeline == "observe" and "predictions" not in given(context):
+            if of_file.get("predictions") or of_file.get("outcomes"):
+                raise InputError(f"--arguments {arguments}: give either the logs or data, a labelled dataset, not both")
+            passed |= {"predictions": "", "outcomes": ""}
     if passed.get("force") and not passed["reason"]:
         raise InputError("--force needs --reason: it is kept in the audit trail")
     console = make_console()

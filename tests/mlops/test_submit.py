@@ -186,10 +186,18 @@ def test_every_parameter_can_come_from_a_file(kfp: FakeKfp, here: Here, tmp_path
             }.items()
             if name in wanted
         }
-        file.write_text(yaml.safe_dump(wanted))
-        done = here("submit", pipeline, "--arguments", str(file), "--host", kfp.url, "--no-wait")
-        assert done.returncode == 0, done.stderr
-        assert kfp.runs[done.stdout.strip()].runtime_config["parameters"] == wanted
+        # either the logs or a labelled dataset
+        either = [wanted]
+        if pipeline == "observe":
+            file.write_text(yaml.safe_dump(wanted))
+            done = here("submit", pipeline, "--arguments", str(file), "--host", kfp.url, "--no-wait")
+            assert done.returncode == 2 and "either the logs or data" in done.stderr
+            either = [wanted | {"data": ""}, wanted | {"predictions": "", "outcomes": ""}]
+        for one in either:
+            file.write_text(yaml.safe_dump(one))
+            done = here("submit", pipeline, "--arguments", str(file), "--host", kfp.url, "--no-wait")
+            assert done.returncode == 0, done.stderr
+            assert kfp.runs[done.stdout.strip()].runtime_config["parameters"] == one
 
 
 def test_options_go_before_a_file(kfp: FakeKfp, here: Here, tmp_path: Path) -> None:
