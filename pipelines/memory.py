@@ -58,7 +58,7 @@ STEPS = {
 # bytes of a row of generated pairs as a CSV, plain and gzip; rows of more bytes take no more memory
 ROW_BYTES, ROW_BYTES_GZIP = 81.0, 24.0
 # of a record of a generated prediction log, by the ending of its part
-LOG_ROW_BYTES = {".parquet": 75.0, ".jsonl": 430.0, ".ndjson": 430.0, ".jsonl.gz": 70.0, ".ndjson.gz": 70.0}
+LOG_ROW_BYTES = {".parquet": 40.0, ".jsonl": 480.0, ".ndjson": 480.0, ".jsonl.gz": 50.0, ".ndjson.gz": 50.0}
 # KFP's launcher is in the same container
 LAUNCHER_MB = 60
 # on top: other data, other machines, and what the kernel counts with the process

@@ -59,7 +59,9 @@ def _live_table(live: dict[str, Any]) -> Table:
     """The newest windows: what was measured, and beside it what was estimated before."""
     from rich.table import Table
 
-    table = Table("from", title=f"Production on the pairs of now, by {live['period']} (UTC)", title_justify="left")
+    title = f"Production on the pairs of now, by {live['period']} (UTC)"
+    table = Table(title=title, title_justify="left")
+    table.add_column("from", no_wrap=True)
     table.add_column("pairs", justify="right")
     table.add_column("outcomes")
     for name in ("average precision", "estimated", "recall", "estimated"):

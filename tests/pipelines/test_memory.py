@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from pipelines import memory
 from pipelines.memory import HEADROOM, NEEDS
 
 ROWS = 1_200_000
@@ -44,3 +45,15 @@ def test_steps_keep_within_what_is_reckoned_with(tmp_path: Path) -> None:
     for step, peak in peaks.items():
         most = OWN[step] if step in OWN else NEEDS[step].at(ROWS)
         assert peak <= most * HEADROOM, f"{step} took {peak:.0f} MB, {most:.0f} are reckoned with"
+
+
+def test_memory_is_asked_for_by_the_size_of_a_log(tmp_path: Path) -> None:
+    """A log is a folder of parts: all of them count."""
+    for part in ("2026-01", "2026-02"):
+        path = tmp_path / "log" / f"{part}.parquet"
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(b"0" * 40_000_000)
+    chosen, why = memory.choose("observe", [str(tmp_path / "log")])
+    assert chosen == memory.of_rows("observe", 2_000_000) and "2,000,000 rows" in why
+    single, _ = memory.choose("observe", [str(tmp_path / "log" / "2026-01.parquet")])
+    assert single == memory.of_rows("observe", 1_000_000)
