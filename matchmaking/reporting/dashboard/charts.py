@@ -204,7 +204,7 @@ def _drift() -> Any:
             y=y,
             color=alt.Color("ratio:Q")
             .scale(type="threshold", domain=[0.5, 1, 1.5], range=["#eff3f6", "#c3d9e8", "#f0a05a", "#a63603"])
-            .legend(title="distance / threshold", titleLimit=300, gradientLength=140),
+            .legend(title="× threshold", gradientLength=100),
             href="url:N",
             tooltip=tooltip,
         )
