@@ -47,7 +47,15 @@ class Experiment:
             *("--champion-port", str(self.champion), "--challenger-port", str(self.challenger)),
             *("--folder", str(self.folder), *options),
         ]
-        self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=ROOT)
+        self.process = subprocess.Popen(
+            command,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            cwd=ROOT,
+            # a run of tests in the background of a script ignores it
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+        )
         self.said: list[str] = []
         ready = threading.Event()
 
