@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import shutil
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -108,13 +109,20 @@ def read_times(path: Path) -> pd.Series | None:
     Args:
         path: a CSV file that `data.read.read_pairs` takes.
     """
-    compression = "gzip" if path.open("rb").read(2) == b"\x1f\x8b" else None
+    with path.open("rb") as opened:
+        compression = "gzip" if opened.read(2) == b"\x1f\x8b" else None
     options = {"encoding": "utf-8-sig", "dtype": str, "skipinitialspace": True, "compression": compression}
+    # where each row ends in a comma more than the header, pandas would take the first column for an index, and each
+    # name for the column after its own
+    options |= {"index_col": False}
     header = pd.read_csv(path, nrows=0, **options)  # type: ignore[call-overload]
     found = [name for name in header.columns if str(name).strip() == TIME_COLUMN]
     if not found:
         return None
     try:
-        return pd.read_csv(path, usecols=found, **options)[found[0]].str.strip()  # type: ignore[call-overload]
+        with warnings.catch_warnings():
+            # what stands beyond the header's columns is nothing, or `read_pairs` has refused it
+            warnings.simplefilter("ignore", pd.errors.ParserWarning)
+            return pd.read_csv(path, usecols=found, **options)[found[0]].str.strip()  # type: ignore[call-overload]
     except ValueError as error:
         raise InputError(f"the column '{TIME_COLUMN}' can't be read: {error}") from error

@@ -76,15 +76,17 @@ def read_parts(path: Path, kind: Kind) -> tuple[pd.DataFrame, list[Finding], int
     Returns:
         The valid records, typed: `pair_id`, `time` (datetime64[ns, UTC]), and the rest of `COLUMNS[kind]`; `part` says
         where each was. The findings: `half-written-part` (what comes before the break is read), `unreadable-part`,
-        `other-file`, `invalid-record` (set aside), `time-zones`, `time-without-zone`. And how many records there were.
+        `other-file`, `other-version` and `invalid-record` (set aside), `time-zones`, `time-without-zone`. And how many
+        records there were.
 
     Raises:
-        InputError: there is no such log, no part of it can be read, or a part has a format version that isn't ours.
+        InputError: there is no such log, no part of it can be read, or no record has a format version that is ours.
     """
     files, others = _files(path)
     frames: list[pd.DataFrame] = []
     broken: dict[str, list[str]] = {"half-written-part": [], "unreadable-part": []}
     lines: list[str] = []
+    versions: list[tuple[str, int]] = []
     for file in files:
         name = file.name if path.is_file() else str(file.relative_to(path))
         try:
@@ -98,15 +100,25 @@ def read_parts(path: Path, kind: Kind) -> tuple[pd.DataFrame, list[Finding], int
             continue
         if cut:
             broken["half-written-part"].append(f"{name}: {cut}")
-        _check_version(frame, name)
+        other, said = _other_versions(frame)
+        if other.any():
+            versions.append((f"{name}: {int(other.sum()):,} records have the format version {said}", int(other.sum())))
+            frame = frame[~other]
         frames.append(frame.reindex(columns=list(COLUMNS[kind])).assign(part=name))
     if not frames:
         said = "; ".join(broken["unreadable-part"][:EXAMPLES]) or f"there is none of {', '.join(PARQUET + LINES)}"
         raise InputError(f"{path}: no part of the {kind} log can be read: {said}")
+    foreign = sum(number for _, number in versions)
+    if foreign and not any(map(len, frames)):
+        raise InputError(
+            f"{versions[0][0]}, this program reads {VERSION}, and no other record is there; "
+            "update the program if the log is newer, else write the records with that version"
+        )
     typed, wrong, zones = _typed(frames, kind)
-    count = sum(map(len, frames)) + len(lines)
+    count = sum(map(len, frames)) + len(lines) + foreign
     findings = [one for code, examples in broken.items() for one in finding(code, examples)]
-    findings += finding("other-file", others) + finding("invalid-record", lines + wrong)
+    findings += finding("other-file", others) + finding("other-version", [said for said, _ in versions], foreign)
+    findings += finding("invalid-record", lines + wrong)
     return typed, findings + _zones(zones), count
 
 
@@ -189,18 +201,14 @@ def _lines(file: Path) -> Iterator[bytes]:
         yield from opened
 
 
-def _check_version(frame: pd.DataFrame, name: str) -> None:
-    if not len(frame):
-        return
-    found = frame["version"] if "version" in frame else pd.Series([None] * len(frame))
-    wrong = ~pd.to_numeric(found, errors="coerce").eq(VERSION).to_numpy()
-    if wrong.any():
-        other = found[wrong].iloc[0]
-        said = "none" if other is None or other != other else f"'{visible(str(other))}'"
-        raise InputError(
-            f"{name}: {int(wrong.sum()):,} records have the format version {said}, this program reads {VERSION}; "
-            "update the program if the log is newer, else write the records with that version, or move the part away"
-        )
+def _other_versions(frame: pd.DataFrame) -> tuple[np.ndarray, str]:
+    """Which records have a format version that isn't ours, shape (rows,), and what the first of them has instead."""
+    found = frame["version"] if "version" in frame else pd.Series([None] * len(frame), dtype=object)
+    wrong = ~pd.to_numeric(found, errors="coerce").eq(VERSION).to_numpy(dtype=bool)
+    if not wrong.any():
+        return wrong, ""
+    other = found[wrong].iloc[0]
+    return wrong, "none" if other is None or other != other else f"'{visible(str(other))}'"
 
 
 def _typed(frames: list[pd.DataFrame], kind: Kind) -> tuple[pd.DataFrame, list[str], pd.Series]:

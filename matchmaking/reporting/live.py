@@ -22,6 +22,7 @@ FINDINGS = {
     "half-written-part": "parts break off; what stands before the break counts",
     "unreadable-part": "parts can't be read and were left out",
     "other-file": "files are no parts of a log",
+    "other-version": "records have a format version that this program doesn't read and were set aside",
     "invalid-record": "records are not what the format says and were set aside",
     "time-zones": "time zones are in use; all times were taken to UTC",
     "time-without-zone": "times have no zone and were taken for UTC",

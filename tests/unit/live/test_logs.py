@@ -213,8 +213,24 @@ def test_another_format_version_is_refused_with_what_to_do(tmp_path: Path) -> No
     pair = predictions(1).iloc[0]
     for version, said in ((2, "version '2'"), ("one", "version 'one'"), (..., "version none")):
         (tmp_path / "p.jsonl").write_text(record(pair, version=version))
-        with pytest.raises(InputError, match=f"p.jsonl: 1 records have the format {said}.*reads 1; update"):
+        with pytest.raises(InputError, match=f"p.jsonl: 1 records have the format {said}.*reads 1, .*; update"):
             read_logs(tmp_path, None, NOW)
+
+
+@pytest.mark.parametrize("version", [2, "one", ...])
+def test_records_of_another_format_version_are_set_aside_alone(tmp_path: Path, version: Any) -> None:
+    """A writer was updated before this program: what the others wrote still counts, in the same part, too."""
+    pairs = predictions()
+    write_part(pairs[:3], tmp_path / "a.parquet", "prediction")
+    newer = [record(pairs.iloc[n], version=version) for n in (3, 4)]
+    (tmp_path / "b.jsonl").write_text("".join([*newer, record(pairs.iloc[5])]))
+    (tmp_path / "c.jsonl").write_text(newer[0])
+    logs = read_logs(tmp_path, None, NOW)
+    assert logs.frame["pair_id"].tolist() == ["p0", "p1", "p2", "p5"]
+    assert found(logs) == {"other-version": 3}
+    said = "none" if version is ... else f"'{version}'"
+    assert logs.findings[0].examples[0] == f"b.jsonl: 2 records have the format version {said}"
+    assert logs.accounts["predictions"]["invalid"] == 3 and balanced(logs)
 
 
 def test_no_log_at_all_is_refused(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ import pytest
 from matchmaking import tracking
 from matchmaking.base.errors import InputError
 from matchmaking.data import sample
+from matchmaking.data.read import read_pairs
 from matchmaking.data.schema import FEATURES
 from matchmaking.live import record
 from matchmaking.live.as_of import Serving
@@ -180,6 +181,17 @@ def test_times_of_a_labelled_dataset_are_read(tmp_path: Path) -> None:
     assert found is not None and found.tolist() == ["2025-03-01T10:00:00+05:30"] * 60
     pairs.drop(columns="time").to_csv(tmp_path / "plain.csv.gz", index=False)
     assert read_times(tmp_path / "plain.csv.gz") is None
+
+
+@pytest.mark.filterwarnings("error")
+def test_times_are_those_of_their_own_column_where_rows_end_in_a_comma(tmp_path: Path) -> None:
+    """`read_pairs` takes such a file, and so each time must be read from below its header."""
+    pairs = sample.generate(60, 5).assign(time="2025-03-01", updated_at="2026-07-07")
+    header, *rows = pairs.to_csv(index=False).splitlines()
+    (tmp_path / "commas.csv").write_text("\n".join([header, *(f"{row}," for row in rows)]) + "\n")
+    assert read_pairs(tmp_path / "commas.csv")[0]["budget"].tolist() == pairs["budget"].tolist()
+    found = read_times(tmp_path / "commas.csv")
+    assert found is not None and found.tolist() == ["2025-03-01"] * 60
 
 
 def test_past_estimates_are_held_against_what_was_measured(windows: pd.DataFrame) -> None:
