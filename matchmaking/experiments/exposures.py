@@ -7,7 +7,8 @@ the object store, where `ship` has put them compressed, they lie in a folder a d
 column         what it is
 =============  =====================================================================================================
 `version`      1
-`time`         when the answer was complete: ISO 8601 with an offset, milliseconds
+`time`         when the answer was complete: ISO 8601 with an offset, milliseconds; in shadow mode of both lines when
+               the later of the two answers was
 `experiment`   its name
 `mode`         "ab", or "shadow", in which a request has two lines, one of each variant
 `unit`         the client's id; in shadow mode it may be empty
@@ -15,8 +16,9 @@ column         what it is
 `model`        sha256 of the arm's .h5
 `request`      the gateway's own number of the request, 32 hexadecimal digits; the service gets it as X-Request-Id
 `status`       of the arm's answer, as text: 502 it couldn't be reached, 504 it was too slow, 499 the caller left
-`latency_ms`   of what the caller waited for; in shadow mode the challenger's line has the challenger's
+`latency_ms`   of what the caller waited for; in shadow mode each line has its own service's
 `answered_by`  who answered the caller: the champion also where the challenger failed
+`service`      the version of the service that answered; optional, and not known to the gateway
 =============  =====================================================================================================
 """
 
@@ -42,7 +44,9 @@ from matchmaking.live.parts import Finding, finding, utc
 
 VERSION = 1
 COLUMNS = ("time", "unit", "variant", "model", "request", "status", "latency_ms", "answered_by", "mode", "experiment")
-REPEATED = frozenset({"unit", "variant", "model", "status", "answered_by", "mode", "experiment"})
+# may be missing, or empty
+OPTIONAL = "service"
+REPEATED = frozenset({"unit", "variant", "model", "status", "answered_by", "mode", "experiment", OPTIONAL})
 ENDINGS = (".jsonl", ".jsonl.gz")
 # a line is written when its request ends: after this a minute's part gets no more
 GRACE = timedelta(seconds=5)
@@ -53,8 +57,8 @@ class Exposures:
     """A log that was read.
 
     Attributes:
-        frame: a row a line, in order of time: `COLUMNS`; `time` is datetime64[ns, UTC], `status` int64, `latency_ms`
-            float64.
+        frame: a row a line, in order of time: `COLUMNS`, and `service` where any line has it; `time` is datetime64[ns,
+            UTC], `status` int64, `latency_ms` float64, `service` None where it isn't known.
         findings: `half-written-part` (what comes before the break is read), `unreadable-part`, `invalid-record`,
             `other-version` and `duplicate-line` (set aside).
     """
@@ -79,7 +83,7 @@ def read_exposures(path: Path, experiment: str | None = None) -> Exposures:
         files = [path]
     else:
         raise InputError(f"{path} doesn't exist; give an exposure log's file, or its folder of parts")
-    columns: dict[str, list[Any]] = {column: [] for column in COLUMNS}
+    columns: dict[str, list[Any]] = {column: [] for column in (*COLUMNS, OPTIONAL)}
     odd: dict[str, list[str]] = {"half-written-part": [], "unreadable-part": [], "invalid-record": []}
     odd["other-version"] = []
     for file in files:
@@ -105,9 +109,11 @@ def read_exposures(path: Path, experiment: str | None = None) -> Exposures:
                 odd["invalid-record"].append(f"{name}: line {number}, {wrong}")
             elif experiment in (None, record["experiment"]):
                 for column, values in columns.items():
-                    value = record[column]
+                    value = record.get(column) or None if column == OPTIONAL else record[column]
                     # what is there many times is kept once
-                    values.append(sys.intern(value) if column in REPEATED else value)
+                    values.append(sys.intern(value) if column in REPEATED and value is not None else value)
+    if not any(columns[OPTIONAL]):
+        del columns[OPTIONAL]
     frame = _typed(columns)
     invalid = frame["time"].isna()
     odd["invalid-record"] += ["time"] * int(invalid.sum())
@@ -161,6 +167,8 @@ def _wrong(record: dict[str, Any]) -> str:
     for column in COLUMNS:
         if column not in record or isinstance(record[column], str) != (column in text):
             return column
+    if not isinstance(record.get(OPTIONAL), str | None):
+        return OPTIONAL
     if record["unit"] and not UNIT.fullmatch(record["unit"]):
         return "unit"
     if record["variant"] not in ("champion", "challenger"):

@@ -104,7 +104,7 @@ def check_integrity(
     """Everything that is looked at before results are read, in a fixed order.
 
     Args:
-        exposures: the log; where it has a column `service`, that is the version of the service.
+        exposures: the log; where it has a column `service` (the gateway's hasn't), that is the version of the service.
         outcomes: the log.
         clients: as `units.client_outcomes` gives them.
         definition: the experiment.

@@ -1,4 +1,7 @@
-"""What a challenger that only saw copies of the requests would have decided, and what that can tell."""
+"""What a challenger that only saw copies of the requests would have decided, and what that can tell.
+
+No command uses it: the exposure log has no probabilities, so a caller has to bring both models' (docs/experiments.md).
+"""
 
 from __future__ import annotations
 

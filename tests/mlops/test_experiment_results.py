@@ -89,6 +89,17 @@ def test_from_the_definition_to_the_report(work: Path) -> None:
     assert run.info.status == "FINISHED"
 
 
+def test_another_version_of_the_service_in_the_log_forbids_to_read_it(work: Path) -> None:
+    given = {**GIVEN, "start": START.isoformat(), "window_days": 2, "label_delay_days": 3, "planned_clients": 3_000}
+    (work / "experiment.json").write_text(json.dumps(given))
+    assert call("start", work / "experiment.json", "--work-dir", work).exit_code == 0
+    logs = write_logs(work, 0.0)
+    for version, part in zip(("1.4", "1.5"), sorted((work / "exposures").rglob("*.jsonl")), strict=True):
+        part.write_text(part.read_text().replace("}\n", f', "service": "{version}"}}\n'))
+    said = json.loads(call("status", "embeddings-1", *logs, "--work-dir", work, "--json").stdout)
+    assert said["verdict"] == "unreadable" and "1.4, 1.5" in json.dumps(said["checks"])
+
+
 def test_what_goes_wrong_is_one_line(work: Path) -> None:
     logs = write_logs(work, 0.0)
     nothing = call("status", "embeddings-1", *logs, "--work-dir", work)

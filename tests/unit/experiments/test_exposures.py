@@ -46,6 +46,17 @@ def test_both_lines_of_a_request_in_shadow_mode_count(tmp_path: Path) -> None:
     assert len(read_exposures(write(tmp_path, "a.jsonl", *lines)).frame) == 2
 
 
+def test_the_services_version_is_kept_where_a_line_has_it(tmp_path: Path) -> None:
+    plain = line(request="1" * 32)
+    assert "service" not in read_exposures(write(tmp_path, "plain.jsonl", plain)).frame
+    odd = line(request="2" * 32, service=15)
+    found = read_exposures(
+        write(tmp_path, "a.jsonl", line(service="1.4"), plain, odd, line(request="3" * 32, service=""))
+    )
+    assert found.frame["service"].tolist() == ["1.4", None, None]
+    assert [(one.code, one.count) for one in found.findings] == [("invalid-record", 1)]
+
+
 def test_one_experiment_of_several(tmp_path: Path) -> None:
     path = write(tmp_path, "a.jsonl", line(), line(experiment="other", request="1" * 32))
     assert list(read_exposures(path, "other").frame["request"]) == ["1" * 32]
@@ -104,4 +115,4 @@ def test_a_store_that_can_not_be_written_leaves_the_parts(tmp_path: Path) -> Non
 
 def test_the_page_has_every_column() -> None:
     page = (Path(__file__).parents[3] / "docs" / "experiments.md").read_text().split("## The exposure log")[1]
-    assert all(f"`{column}`" in page for column in ("version", *exposures.COLUMNS))
+    assert all(f"`{column}`" in page for column in ("version", *exposures.COLUMNS, exposures.OPTIONAL))

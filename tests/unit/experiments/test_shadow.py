@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -38,6 +41,19 @@ def test_decisions_by_hand() -> None:
     assert found.failures == {"requests": 6, "unanswered": 1, "status": 0, "invalid": 1}
     # nothing is made up where nothing is known
     assert found.calibration.empty and found.latency.empty and not found.brier and not found.curves
+
+
+def test_the_page_says_that_no_command_leads_here() -> None:
+    """As long as none does."""
+    root = Path(__file__).parents[3]
+    product = [path for folder in ("mlops", "matchmaking", "pipelines") for path in (root / folder).rglob("*.py")]
+    used = any(
+        re.search(r"experiments(\.| import .*)shadow|compare_shadow", path.read_text())
+        for path in product
+        if path.name != "shadow.py"
+    )
+    page = (root / "docs" / "experiments.md").read_text()
+    assert used != ("no command evaluates a shadow run" in page)
 
 
 def test_failures_and_latencies() -> None:
