@@ -27,6 +27,8 @@ VERSION = 1
 MOST_AT_ONCE = 64
 # seconds
 CONNECT, CHALLENGER, CHAMPION = 1, 5, 300
+# MiB of a request's body; a larger one is refused (413)
+LARGEST = 8
 
 
 class Arm(BaseModel):
@@ -158,6 +160,8 @@ def render(gateway: Gateway, folder: Path, listen: str, user: str = "") -> str:
         "challenger_seconds": CHALLENGER,
         "champion_seconds": CHAMPION,
         "most": MOST_AT_ONCE,
+        "largest": LARGEST,
+        "buffer": LARGEST + 1,
         "header": HEADER.lower().replace("-", "_"),
     }
     text = TEMPLATE
@@ -179,6 +183,8 @@ FORMATS = (
 def _format(gateway: Gateway, name: str, variant: str, status: str, answered: str) -> str:
     """A line of the exposure log; every value is nginx's own, fixed, or passed the pattern of an id."""
     model = getattr(gateway, variant).model
+    # in shadow mode a request ends with its copy, and the caller has had the champion's answer before
+    seconds = "${champion_took}" if (gateway.mode, variant) == ("shadow", "champion") else "${request_time}"
     fields = (
         f'"version":{VERSION}',
         '"time":"$time"',
@@ -190,7 +196,7 @@ def _format(gateway: Gateway, name: str, variant: str, status: str, answered: st
         '"request":"$request_id"',
         f'"status":"{status}"',
         # seconds with three decimals, as nginx has them, times a thousand
-        '"latency_ms":${request_time}e3',
+        f'"latency_ms":{seconds}e3',
         f'"answered_by":"{answered}"',
     )
     return f"    log_format {name} escape=json '{{{','.join(fields)}}}';"
@@ -216,20 +222,27 @@ ASSIGNMENT = """
         "" "";
         default $arm;
     }
+    # what is refused here, before it is anybody's, has no line
+    map $upstream_status $asked {
+        volatile;
+        "" "";
+        default $assigned;
+    }
 """
 
 SHADOW = """
         location = @endpoint@ {
             # a copy to the challenger, whose answer nobody waits for
             mirror /-shadow;
-            access_log @log@/exposures-$part.jsonl champion;
+            # not what is refused here, of which there is no copy
+            access_log "@log@/exposures-$part.jsonl" champion if=$upstream_status;
             proxy_pass http://champion;
         }
         location = /-shadow {
             internal;
             log_subrequest on;
             # not where an outsider asks for this address, and is told that there is none
-            access_log @log@/exposures-$part.jsonl shadow if=$upstream_status;
+            access_log "@log@/exposures-$part.jsonl" shadow if=$upstream_status;
             # the caller has gone by then
             proxy_ignore_client_abort on;
             proxy_connect_timeout @connect@s;
@@ -244,13 +257,13 @@ AB = """
             if ($assigned = challenger) {
                 rewrite ^ /-challenger last;
             }
-            access_log @log@/exposures-$part.jsonl champion if=$assigned;
+            access_log "@log@/exposures-$part.jsonl" champion if=$asked;
             proxy_pass http://champion;
         }
         location = /-challenger {
             internal;
             # not where an outsider asks for this address, and is told that there is none
-            access_log @log@/exposures-$part.jsonl challenger if=$upstream_status;
+            access_log "@log@/exposures-$part.jsonl" challenger if=$upstream_status;
             proxy_connect_timeout @connect@s;
             proxy_send_timeout @challenger_seconds@s;
             proxy_read_timeout @challenger_seconds@s;
@@ -260,7 +273,7 @@ AB = """
             proxy_pass http://challenger$request_uri;
         }
         location @fallback {
-            access_log @log@/exposures-$part.jsonl fallback;
+            access_log "@log@/exposures-$part.jsonl" fallback;
             proxy_pass http://champion$request_uri;
         }
 """
@@ -269,7 +282,7 @@ TEMPLATE = """\
 # Made from gateway.yaml; what is changed here is lost.
 @user@daemon off;
 worker_processes 2;
-pid @folder@/nginx.pid;
+pid "@folder@/nginx.pid";
 # starts, ends and reloads; of requests nothing (see below)
 error_log stderr notice;
 events {
@@ -280,14 +293,16 @@ http {
     error_log stderr emerg;
     access_log off;
     server_tokens off;
-    client_body_temp_path @folder@/body;
-    proxy_temp_path @folder@/proxy;
-    fastcgi_temp_path @folder@/fastcgi;
-    uwsgi_temp_path @folder@/uwsgi;
-    scgi_temp_path @folder@/scgi;
-    client_max_body_size 8m;
-    # in memory, not on the disk
-    client_body_buffer_size 64k;
+    client_body_temp_path "@folder@/body";
+    proxy_temp_path "@folder@/proxy";
+    fastcgi_temp_path "@folder@/fastcgi";
+    uwsgi_temp_path "@folder@/uwsgi";
+    scgi_temp_path "@folder@/scgi";
+    client_max_body_size @largest@m;
+    # in memory, not on the disk; a MiB more, for what the pieces of a chunked body begin with
+    client_body_buffer_size @buffer@m;
+    # answers neither
+    proxy_max_temp_file_size 0;
 
     # A connection a request, on both sides. One that is kept may be closed by a reload, or by the service, at the very
     # moment when the next request comes by it, which then is lost; and that would wait for the copy of the one before.
@@ -333,6 +348,11 @@ http {
         volatile;
         "~^(?<first>[0-9]{3})" $first;
         default $status;
+    }
+    map $upstream_response_time $champion_took {
+        volatile;
+        "~^(?<took>[0-9]+[.][0-9]+)" $took;
+        default $request_time;
     }
 @formats@
     open_log_file_cache max=8 inactive=70s;

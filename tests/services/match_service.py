@@ -4,8 +4,8 @@
 
 An .h5 of dense layers, as production's is, is evaluated with numpy, and the fitted objects by what they hold, so that
 it starts at once and two of them take 200 requests a second beside the tests; any other .h5 by Keras. A file
-`control.json` in the folder makes it ill: `delay` (seconds a request), `fail` (a status), `crash` (it ends in the
-middle of the next request).
+`control.json` in the folder makes it ill: `delay` (seconds a request), `fail` (a status), `pad` (characters more
+in an answer), `crash` (it ends in the middle of the next request).
 """
 
 from __future__ import annotations
@@ -138,7 +138,8 @@ def make_app(folder: Path) -> Flask:
                 inputs[0, place] = 1
         inputs[0, sum(sizes) :] = ([float(row[name]) for name in numbers] - scaler.mean_) / scaler.scale_
         p = float(score(inputs)[0, 0])
-        return jsonify(match_probability=round(p, 4), match_result=int(p >= 0.5))
+        more = {"pad": "x" * ill["pad"]} if "pad" in ill else {}
+        return jsonify(match_probability=round(p, 4), match_result=int(p >= 0.5), **more)
 
     @app.get("/health")
     def health() -> Response:

@@ -12,6 +12,7 @@ import json
 import shutil
 import signal
 import socket
+import subprocess
 import threading
 import time
 from collections import Counter
@@ -27,7 +28,7 @@ import yaml
 from matchmaking.base.errors import InputError, MlopsError
 from matchmaking.experiments.assignment import assign
 from matchmaking.experiments.exposures import read_exposures, ship
-from matchmaking.experiments.gateway import CHALLENGER, MOST_AT_ONCE
+from matchmaking.experiments.gateway import CHALLENGER, LARGEST, MOST_AT_ONCE, Gateway, write_gateway
 from matchmaking.model import production
 from mlops.local.gateway import change, up
 from tests.assignment_fixtures import SHARES, vectors
@@ -54,7 +55,7 @@ def models(incumbent: Path, tmp_path_factory: pytest.TempPathFactory) -> Models:
 @pytest.fixture(scope="module")
 def shadow(models: Models, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Experiment]:
     nginx()
-    experiment = Experiment(tmp_path_factory.mktemp("shadow"), models)
+    experiment = Experiment(tmp_path_factory.mktemp("shadow run #1"), models)
     yield experiment
     experiment.end()
 
@@ -129,6 +130,74 @@ def test_a_copy_has_the_number_of_its_request(shadow: Experiment, models: Models
             assert row["model"] == hashes[variant] and row["mode"] == "shadow" and row["status"] == 200
             assert row["answered_by"] == "champion"
         assert pair["champion"]["unit"] == pair["challenger"]["unit"] != ""
+
+
+def test_the_champions_latency_is_what_the_caller_waited_for(shadow: Experiment) -> None:
+    """However slow the challenger is, though the line is written when the copy has ended."""
+    delays = {"champion": 0.1, "challenger": 1.5}
+    for variant, delay in delays.items():
+        shadow.until_healthy(variant)
+        shadow.ill(variant, delay=delay)
+    shadow.forget()
+    waited = []
+    for _ in range(3):
+        begun = time.monotonic()
+        assert asyncio.run(ask(shadow.port, "client-1", PAYLOAD))[0] == 200
+        waited.append(1e3 * (time.monotonic() - begun))
+    rows = shadow.new_rows(6)
+    for variant in delays:
+        shadow.ill(variant)
+    took = {variant: [row["latency_ms"] for row in rows if row["variant"] == variant] for variant in delays}
+    print(f"\nthe caller waited {max(waited):.0f} ms at most; {took}")
+    assert 1e3 * delays["champion"] <= min(took["champion"]) and max(took["champion"]) <= max(waited)
+    assert min(took["challenger"]) >= 1e3 * delays["challenger"]
+
+
+def mebibytes(experiment: Experiment, size: float, chunked: bool = False) -> int:
+    """The status of a request whose body is of so many MiB, its client's id `visitor-0`."""
+    text = json.dumps(PAYLOAD)[:-1] + ', "description": "'
+    body = (text + "x" * (int(size * 2**20) - len(text) - 2) + '"}').encode()
+    pieces = (body[each : each + 2**16] for each in range(0, len(body), 2**16)) if chunked else body
+    connection = http.client.HTTPConnection("127.0.0.1", experiment.port, timeout=30)
+    headers = {"Content-Type": "application/json", "X-Client-Id": "visitor-0"}
+    connection.request("POST", "/predict_match", pieces, headers, encode_chunked=chunked)
+    return connection.getresponse().status
+
+
+def test_a_large_body_is_never_on_the_disk_and_a_larger_one_is_refused(shadow: Experiment) -> None:
+    shadow.until_healthy("challenger")
+    shadow.forget()
+    folders = [shadow.folder / name for name in ("body", "proxy")]
+    # a temporary file changes its folder's time, if it is gone at once, too
+    before = [folder.stat().st_mtime_ns for folder in folders]
+    for size in (0.2, LARGEST - 0.01):
+        assert mebibytes(shadow, size) == 200
+    # those with a line are these two, and their copies
+    assert mebibytes(shadow, LARGEST + 0.01) == 413
+    assert {row["status"] for row in shadow.new_rows(4)} == {200}
+    # an answer that is larger than the buffers, to a caller who takes its time
+    shadow.ill("champion", pad=4_000_000)
+    with socket.create_connection(("127.0.0.1", shadow.port)) as slow:
+        slow.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        body = json.dumps(PAYLOAD)
+        slow.sendall(f"POST /predict_match HTTP/1.1\r\nHost: a\r\nContent-Length: {len(body)}\r\n".encode())
+        slow.sendall(f"Content-Type: application/json\r\n\r\n{body}".encode())
+        time.sleep(1)
+        assert sum(map(len, iter(lambda: slow.recv(2**16), b""))) > 4_000_000
+    shadow.ill("champion")
+    assert [folder.stat().st_mtime_ns for folder in folders] == before
+
+
+@pytest.mark.parametrize("mode", ["off", "shadow", "ab"])
+def test_nginx_takes_any_folder_that_is_not_refused(tmp_path: Path, mode: str) -> None:
+    arm = {"address": "127.0.0.1:1", "model": "a" * 64}
+    record = {"experiment": "a", "mode": mode, "share": 1, "champion": arm, "challenger": arm}
+    for name in ("Program Files", "a\tb", "a#b", "zoë", "100%", "a[1]~&*"):
+        path = write_gateway(Gateway.model_validate(record), tmp_path / name, "127.0.0.1:1")
+        done = subprocess.run(
+            [nginx(), "-t", "-e", "stderr", "-c", str(path)], capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 0, done.stderr
 
 
 def test_nothing_that_happens_to_the_challenger_is_seen_by_a_caller(shadow: Experiment) -> None:
@@ -242,6 +311,19 @@ def test_nothing_of_a_request_is_written_down(ab: Experiment) -> None:
 
 
 SERVICES = ("champion.log", "challenger.log")
+
+
+def test_what_is_refused_before_it_is_anybodys_has_no_line(ab: Experiment) -> None:
+    """And so doesn't put a client of the challenger's into the champion's arm as well."""
+    change(ab.folder, "ab", 50, print)
+    assert assign("ranking-1", "visitor-0", 50) == "challenger"
+    ab.forget()
+    before = (ab.folder / "body").stat().st_mtime_ns
+    for chunked in (False, True):
+        assert mebibytes(ab, LARGEST - 0.01, chunked) == 200
+        assert mebibytes(ab, LARGEST + 0.01, chunked) == 413
+    assert {(row["variant"], row["status"]) for row in ab.new_rows(2)} == {("challenger", 200)}
+    assert (ab.folder / "body").stat().st_mtime_ns == before
 
 
 def test_what_the_challenger_can_not_answer_the_champion_does(ab: Experiment) -> None:
