@@ -190,7 +190,11 @@ def _notes(windows: pd.DataFrame, delay: Delay | None, serving: Serving | None, 
             + (f", the newest as {reason}." if reason else ".")
         )
     if carried:
-        notes.append(f"{len(carried)} windows have left the logs and are kept from earlier runs.")
+        first, last = carried[0][:10], carried[-1][:10]
+        notes.append(
+            f"{len(carried)} windows have left the logs, or have fewer pairs or outcomes there than before, and are "
+            f"kept as earlier runs found them: {first if first == last else f'{first} to {last}'}."
+        )
     return notes
 
 

@@ -2,7 +2,8 @@
 
 Each run holds the *whole* series: MLflow's points can be added to but not replaced, and runs can. So the newest
 finished run is the truth by itself. One that was killed is no record; a step that is run again writes the very same
-rows, which MLflow keeps once. Windows that have left the logs are carried over from the run before.
+rows, which MLflow keeps once. Windows that have left the logs, or lost pairs or outcomes, are carried over from the run
+before.
 """
 
 from __future__ import annotations
@@ -134,7 +135,9 @@ class Live(Record):
     past: list[Past] = Field(default=[], description="estimates against what was measured later, by metric")
     conditions: list[dict[str, Any]] = Field(default=[], description="what the alert rule saw")
     promoted: Promoted = Promoted()
-    windows: int = Field(default=0, description="how many there are; `carried` of them have left the logs")
+    windows: int = Field(
+        default=0, description="how many there are; `carried` of them have left the logs, or lost pairs or outcomes"
+    )
     carried: int = 0
     notes: list[str] = Field(default=[], description="sentences for people: what is missing, and why")
 
@@ -235,10 +238,10 @@ def _read(run: Any) -> Observed:
 
 
 def carry_over(new: pd.DataFrame, old: pd.DataFrame | None) -> tuple[pd.DataFrame, list[str]]:
-    """The windows of the logs, and those of an earlier run that the logs don't have any more.
+    """The windows of the logs, and those of an earlier run that knew more of them than the logs do now.
 
-    A window that is in both is the logs', but for the oldest that they have: where that has lost pairs, the log was cut
-    within it, and the earlier run knew more.
+    A window that is in both is the logs', but where it has lost pairs or outcomes: then one of the logs was cut, and
+    the earlier run's window is kept whole. Estimates and measurements of a window so come from the same look.
 
     Args:
         new: from the logs, in the columns of `COLUMNS`.
@@ -250,19 +253,17 @@ def carry_over(new: pd.DataFrame, old: pd.DataFrame | None) -> tuple[pd.DataFram
     if old is None or not len(old):
         return typed(new), []
     new, old = typed(new), typed(old)
-    kept = ~old["start"].isin(new["start"])
-    if len(new):
-        first = new["start"].min()
-        if _rows(old, first) > _rows(new, first):
-            new = new[new["start"] != first]
-            kept |= old["start"] == first
+    before = _counts(old)
+    after = _counts(new).reindex(before.index, fill_value=0)
+    lost = before.index[(after < before).any(axis=1)]
+    kept = old["start"].isin(lost) | ~old["start"].isin(new["start"])
     carried = [start.isoformat() for start in sorted(old.loc[kept, "start"].unique())]
-    return typed(pd.concat([old[kept], new], ignore_index=True)), carried
+    return typed(pd.concat([old[kept], new[~new["start"].isin(lost)]], ignore_index=True)), carried
 
 
-def _rows(frame: pd.DataFrame, start: pd.Timestamp) -> int:
-    found = frame.loc[(frame["start"] == start) & (frame["slice"] == ""), "rows"]
-    return int(found.max()) if len(found) else 0
+def _counts(frame: pd.DataFrame) -> pd.DataFrame:
+    """How many pairs and outcomes each window has, by its start."""
+    return frame[frame["slice"] == ""].groupby("start")[["rows", "labelled"]].max()
 
 
 def points(windows: pd.DataFrame) -> list[tuple[str, float, int, int]]:

@@ -141,10 +141,9 @@ def test_what_was_estimated_in_time_is_taken_over(logs: Logs, windows: pd.DataFr
     pd.testing.assert_frame_equal(again[["value", "low", "high"]], windows[["value", "low", "high"]])
     pd.testing.assert_series_equal(again.loc[~ended, "estimate"], windows.loc[~ended, "estimate"])
     # with other pairs in it, a window is estimated anew
-    fewer = Logs(logs.frame[logs.frame["pair_id"] != "pair-0012000"], logs.orphans, [], logs.accounts)
-    hit = logs.frame.loc[logs.frame["pair_id"] == "pair-0012000", "time"].iloc[0]
-    changed = observe(fewer, "week", NOW, serving=Serving(NEW, new), earlier=marked, **OPTIONS)[1]
-    start = (hit - pd.Timedelta(days=hit.dayofweek)).normalize()
+    start = pd.Timestamp("2025-04-21", tz="UTC")
+    fewer = marked.assign(rows=marked["rows"] - (marked["start"] == start))
+    changed = observe(logs, "week", NOW, serving=Serving(NEW, new), earlier=fewer, **OPTIONS)[1]
     assert whole(changed).loc[start, "estimate"] != whole(marked).loc[start, "estimate"]
 
 
@@ -156,6 +155,14 @@ def test_windows_stay_when_the_log_is_trimmed(logs: Logs, windows: pd.DataFrame)
     assert live.carried == 9 and live.windows == windows["start"].nunique()
     pd.testing.assert_frame_equal(both.loc[both["start"] < cut], windows.loc[windows["start"] < cut])
     assert not both.duplicated(record.KEY).any()
+    # and where the outcomes' log alone was
+    without = logs.frame.copy()
+    early = without["time"] < cut
+    without.loc[early, "outcome_time"], without.loc[early, "match"] = pd.NaT, pd.NA
+    trimmed = Logs(without, logs.orphans, [], logs.accounts)
+    live, both = observe(trimmed, "week", NOW, serving=Serving(NEW, new), earlier=windows, **OPTIONS)
+    assert live.carried == 9 and "kept as earlier runs found them: 2025-01-06 to 2025-03-03" in live.notes[-1]
+    pd.testing.assert_frame_equal(both.loc[both["start"] < cut], windows.loc[windows["start"] < cut])
 
 
 def test_a_labelled_dataset_is_measured(tmp_path: Path) -> None:

@@ -118,10 +118,24 @@ def test_a_window_that_the_log_was_cut_within_is_carried_over_whole() -> None:
     both, carried = record.carry_over(new, old)
     assert carried == ["2026-01-05T00:00:00+00:00", "2026-01-12T00:00:00+00:00"]
     assert (both["rows"] == 100).all() and not both.duplicated(record.KEY).any() and len(both) == 6 * 4
-    # elsewhere fewer pairs are fewer pairs
+    # and so is a later one
     new = windows("2026-01-12", 5)
-    new.loc[new["start"] == new["start"].max(), "rows"] = 40
-    assert record.carry_over(new, old)[1] == ["2026-01-05T00:00:00+00:00"]
+    new.loc[new["start"] == old["start"].max(), "rows"] = 40
+    both, carried = record.carry_over(new, old)
+    assert carried == ["2026-01-05T00:00:00+00:00", "2026-02-02T00:00:00+00:00"]
+    assert (both["rows"] == 100).all() and not both.duplicated(record.KEY).any() and len(both) == 6 * 4
+    # nothing else of it: more pairs are more pairs
+    assert record.carry_over(windows("2026-01-05", 5, rows=101), old)[1] == []
+
+
+def test_windows_stay_measured_where_the_outcomes_alone_were_trimmed() -> None:
+    old, new = windows("2026-01-05", 5, value=0.8), windows("2026-01-05", 5)
+    cut = new["start"] < pd.Timestamp("2026-01-19", tz="UTC")
+    new.loc[cut, ["value", "low", "high"]], new.loc[cut, "labelled"] = np.nan, 0
+    both, carried = record.carry_over(new, old)
+    assert carried == ["2026-01-05T00:00:00+00:00", "2026-01-12T00:00:00+00:00"]
+    assert record.series(both, "recall")["value"].tolist()[:4] == [0.8, 0.81, 0.52, 0.53]
+    assert (both["labelled"] == 99).all() and len(both) == 5 * 4
 
 
 def test_one_metric_of_a_slice() -> None:
