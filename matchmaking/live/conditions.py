@@ -7,7 +7,7 @@ a function of the logs, of a run's summary or of MLflow's records.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -46,7 +46,10 @@ EARLY = timedelta(minutes=10)
 
 @dataclass(frozen=True)
 class LastRun:
-    """A pipeline's newest run: `status` as MLflow has it, times in UTC, `ended` None while it runs."""
+    """A pipeline's newest run: `status` as MLflow has it, times in UTC, `ended` None while it runs.
+
+    `previous` is the newest that has ended, where this one runs still; None where there is none.
+    """
 
     run_id: str
     name: str
@@ -55,6 +58,7 @@ class LastRun:
     ended: datetime | None
     reason: str
     link: str
+    previous: LastRun | None = None
 
 
 def performance(
@@ -227,24 +231,30 @@ def last_runs(pipelines: Iterable[str]) -> dict[str, LastRun]:
         for name in pipelines:
             if experiment is None:
                 break
-            runs = client().search_runs(
-                [experiment.experiment_id],
-                f"tags.{PIPELINE_TAG} = '{name}'",
-                order_by=["attributes.start_time DESC", "attributes.run_id"],
-                max_results=1,
-            )
-            if runs:
-                info, tags = runs[0].info, runs[0].data.tags
-                found[name] = LastRun(
-                    info.run_id,
-                    str(info.run_name),
-                    info.status,
-                    _moment(info.start_time),
-                    _moment(info.end_time) if info.end_time else None,
-                    tags.get(REASON_TAG, ""),
-                    mlflow_run_url(info.run_id, tags.get(MLFLOW_TAG, "")),
-                )
+            run = _newest(experiment.experiment_id, name)
+            if run is not None and run.ended is None:
+                run = replace(run, previous=_newest(experiment.experiment_id, name, "attributes.status != 'RUNNING'"))
+            if run is not None:
+                found[name] = run
     return found
+
+
+def _newest(experiment: str, pipeline: str, *also: str) -> LastRun | None:
+    """The newest run of a pipeline of which the conditions hold, too, in MLflow's language."""
+    condition = " and ".join([f"tags.{PIPELINE_TAG} = '{pipeline}'", *also])
+    order = ["attributes.start_time DESC", "attributes.run_id"]
+    for run in client().search_runs([experiment], condition, order_by=order, max_results=1):
+        info, tags = run.info, run.data.tags
+        return LastRun(
+            info.run_id,
+            str(info.run_name),
+            info.status,
+            _moment(info.start_time),
+            _moment(info.end_time) if info.end_time else None,
+            tags.get(REASON_TAG, ""),
+            mlflow_run_url(info.run_id, tags.get(MLFLOW_TAG, "")),
+        )
+    return None
 
 
 def first_run() -> datetime | None:
@@ -279,27 +289,37 @@ def failed(runs: Mapping[str, LastRun], policy: Alerts) -> list[Condition]:
     return found
 
 
-def late(due: Mapping[str, datetime | None], runs: Mapping[str, LastRun], policy: Alerts) -> list[Condition]:
+def late(
+    due: Mapping[str, datetime | None], runs: Mapping[str, LastRun], policy: Alerts, now: datetime
+) -> list[Condition]:
     """Of each scheduled pipeline whether its run is missing, or doesn't end.
+
+    A run that runs has `policy.late_hours` from its own beginning: until then the one before it tells, and where that
+    didn't come in time either, nobody knows yet.
 
     Args:
         due: when a run was due last, for `policy.late_hours` at least, UTC; None for not yet.
         runs: the newest.
-        policy: its severity.
+        policy: its severity, and its `late_hours`.
+        now: UTC.
     """
     found = []
     for name, moment in due.items():
         run = runs.get(name)
-        came = run is not None and moment is not None and run.started >= moment - EARLY
-        lines = [f"it was due at {moment:%Y-%m-%d %H:%M} UTC"] if moment else []
-        if came and run is not None:
-            lines.append(
-                f"{run.name} began at {run.started:%Y-%m-%d %H:%M} UTC" + ("" if run.ended else ", still runs")
-            )
+        runs_still = run is not None and run.ended is None
+        ended = run.previous if run is not None and runs_still else run
+        stuck = run is not None and runs_still and run.started <= now - timedelta(hours=policy.late_hours)
+        came = moment is not None and ended is not None and ended.started >= moment - EARLY
+        firing: bool | None = moment is not None and (stuck or not came)
+        if firing and runs_still and not stuck:
+            firing = None
+        # of a run that is too long it doesn't matter whether somebody started it by hand
+        lines = [f"it was due at {moment:%Y-%m-%d %H:%M} UTC"] if moment and not stuck else []
+        if run is not None and (came or runs_still):
+            lines.append(f"{run.name} began at {run.started:%Y-%m-%d %H:%M} UTC" + (", still runs" * runs_still))
         else:
             lines.append(f"the last run was {run.name}" if run else "there was no run yet")
-        firing = moment is not None and not (came and run is not None and run.ended)
-        title = f"{name} runs for too long" if came else f"{name} didn't run when it was due"
+        title = f"{name} runs for too long" if stuck else f"{name} didn't run when it was due"
         found.append(
             Condition(f"late/{name}", firing, policy.severity["late"], title, "\n".join(lines), run.link if run else "")
         )

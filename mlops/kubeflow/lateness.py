@@ -109,7 +109,7 @@ def conditions(schedules: Iterable[Scheduled], policy: Alerts, now: datetime | N
         # of two schedules of a pipeline the one that was due last
         known = due.get(each.pipeline)
         due[each.pipeline] = max(filter(None, (known, moment)), default=None)
-    return [*failed(runs, policy), *late(due, runs, policy)]
+    return [*failed(runs, policy), *late(due, runs, policy, now)]
 
 
 def _is_cron(text: str) -> bool:

@@ -12,12 +12,14 @@ import pandas as pd
 import pytest
 
 from matchmaking import tracking
+from matchmaking.base.settings import EXPERIMENT
 from matchmaking.data import sample
 from matchmaking.evidence.policy import load_policy
 from matchmaking.live import conditions, record
 from matchmaking.live.alerts import Condition
 from matchmaking.live.delay import estimate_delay
 from matchmaking.live.traffic import Champion, Plan, generate_traffic
+from matchmaking.tracking.runs import PIPELINE_TAG
 
 POLICY = load_policy()
 START = pd.Timestamp("2025-01-06", tz="UTC")
@@ -160,7 +162,7 @@ def test_failed_and_late_runs(records: None) -> None:
     assert failed["failed/retrain"].text == "retrain_20260101T000000Z: train: killed"
     earlier, coming = now - timedelta(minutes=5), now + timedelta(hours=1)
     due = {"evaluate": earlier, "retrain": coming, "monitor": earlier, "observe": earlier, "promote": None}
-    late = {each.name: each for each in conditions.late(due, runs, POLICY.alerts)}
+    late = {each.name: each for each in conditions.late(due, runs, POLICY.alerts, now + timedelta(hours=8.1))}
     assert {name: each.firing for name, each in late.items()} == {
         "late/evaluate": False,
         # it came, and failed: that is told by another
@@ -172,6 +174,63 @@ def test_failed_and_late_runs(records: None) -> None:
     assert late["late/monitor"].title == "monitor runs for too long"
     assert late["late/observe"].title == "observe didn't run when it was due"
     assert "there was no run yet" in late["late/observe"].text
+
+
+MONDAY = datetime(2026, 3, 2, 3, tzinfo=UTC)
+
+
+def recorded(at: datetime, ended: bool = True, pipeline: str = "retrain") -> None:
+    """A run as MLflow has it, begun at a moment; one that has ended took an hour."""
+    experiment = tracking.client().get_experiment_by_name(EXPERIMENT)
+    run = tracking.client().create_run(
+        experiment.experiment_id if experiment else tracking.client().create_experiment(EXPERIMENT),
+        start_time=int(at.timestamp() * 1000),
+        tags={PIPELINE_TAG: pipeline},
+        run_name=f"{pipeline}_{at:%d_%H:%M}",
+    )
+    if ended:
+        took = timedelta(hours=1)
+        tracking.client().set_terminated(run.info.run_id, "FINISHED", int((at + took).timestamp() * 1000))
+
+
+def lateness(now: datetime, due: datetime) -> Condition:
+    (found,) = conditions.late({"retrain": due}, conditions.last_runs(["retrain"]), POLICY.alerts, now)
+    return found
+
+
+def test_a_run_that_runs_has_its_hours_whatever_was_due_before_it(records: None) -> None:
+    """A weekly run is looked at every quarter of an hour: for eight hours last week's is the one that was due."""
+    week, quarter = timedelta(days=7), timedelta(minutes=15)
+    recorded(MONDAY - week)
+    recorded(MONDAY, ended=False)
+    now = MONDAY + quarter
+    while now < MONDAY + timedelta(hours=8):
+        assert lateness(now, MONDAY - week).firing is False, now
+        now += quarter
+    found = lateness(now, MONDAY)
+    assert (found.firing, found.title) == (True, "retrain runs for too long")
+    assert found.text == "retrain_02_03:00 began at 2026-03-02 03:00 UTC, still runs"
+
+
+def test_a_run_by_hand_is_not_late_until_it_has_run_for_as_long(records: None) -> None:
+    recorded(MONDAY)
+    by_hand = MONDAY + timedelta(days=3)
+    recorded(by_hand, ended=False)
+    assert lateness(by_hand + timedelta(hours=7.9), MONDAY).firing is False
+    found = lateness(by_hand + timedelta(hours=8.1), MONDAY)
+    assert (found.firing, found.title) == (True, "retrain runs for too long")
+
+
+def test_of_a_missed_run_nothing_is_said_while_another_runs(records: None) -> None:
+    recorded(MONDAY - timedelta(days=7))
+    late = MONDAY + timedelta(hours=9)
+    assert lateness(late, MONDAY).title == "retrain didn't run when it was due"
+    assert lateness(late, MONDAY).firing is True
+    recorded(late, ended=False)
+    # what fires goes on until that has ended
+    assert lateness(late + timedelta(hours=1), MONDAY).firing is None
+    recorded(late + timedelta(hours=2))
+    assert lateness(late + timedelta(hours=4), MONDAY).firing is False
 
 
 def test_whether_production_is_well_is_what_observe_found_last(records: None, tmp_path: Path) -> None:
