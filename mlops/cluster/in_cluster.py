@@ -7,6 +7,7 @@ import sys
 import tempfile
 import threading
 import time
+from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -205,7 +206,8 @@ def reconcile(
 ) -> None:
     """Close what MLflow has as running and has ended in Kubeflow Pipelines, and raise alerts of what failed or is late.
 
-    What was killed can't say so itself, and what didn't start even less.
+    What was killed can't say so itself, and what didn't start even less. Where Kubeflow Pipelines or the CronJobs can't
+    be asked, alerts are looked at all the same, by what is known; the exit code is then that of the first failure.
     """
     from matchmaking.evidence.policy import installed_policy
     from matchmaking.live.alert_log import look
@@ -213,14 +215,31 @@ def reconcile(
     from mlops.kubeflow.kfp_api import Server
     from mlops.kubeflow.reconcile import reconcile as close_ended
 
-    server = Server(host)
-    server.check()
-    closed = close_ended(server, lambda run_id: _has_workflow(namespace, run_id), say=say)
-    say(f"{closed} closed")
-    due = lateness.recurring(server) + lateness.cron_jobs(_cron_jobs(schedules) if schedules else [])
+    failures: list[MlopsError] = []
+
+    def asked(part: Callable[[], list[Any]]) -> list[Any]:
+        """What a part gives; nothing where it fails, which is said at once."""
+        try:
+            return part()
+        except MlopsError as error:
+            failures.append(error)
+            say(f"Error: {error}", err=True)
+            return []
+
+    def of_kfp() -> list[Any]:
+        server = Server(host)
+        # one that isn't there is waited for once
+        server.check()
+        closed = asked(lambda: [close_ended(server, lambda run_id: _has_workflow(namespace, run_id), say=say)])
+        say(f"{sum(closed)} closed")
+        return lateness.recurring(server)
+
+    due = asked(of_kfp) + (asked(lambda: lateness.cron_jobs(_cron_jobs(schedules))) if schedules else [])
     policy = installed_policy().alerts
     firing = [each for each in look(lateness.conditions(due, policy), policy) if each.state != "cleared"]
     say(f"{len(firing)} alerts fire" + "".join(f", {each.name}" for each in firing))
+    if failures:
+        raise typer.Exit(failures[0].exit_code)
 
 
 def _cron_jobs(namespace: str) -> list[dict[str, Any]]:

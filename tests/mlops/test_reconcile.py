@@ -12,6 +12,8 @@ import pytest
 
 from matchmaking import tracking
 from matchmaking.base import settings
+from matchmaking.base.errors import MlopsError
+from matchmaking.live import alert_log
 from matchmaking.tracking import notify, runs
 from matchmaking.tracking.step import step
 from mlops.cli.submit import _close_record
@@ -209,6 +211,43 @@ def test_the_pod_reconciles(kfp: FakeKfp, mlflow: Any, monkeypatch: pytest.Monke
     assert done.exit_code == 0, done.output
     assert "terminated in Kubeflow Pipelines\n1 closed" in done.output
     assert state(mlflow, run_id)[0] == "KILLED"
+
+
+@pytest.mark.parametrize("down", ["server", "runs", "recurring", "cron jobs"])
+def test_the_pod_looks_at_alerts_whatever_is_down(
+    kfp: FakeKfp, mlflow: Any, monkeypatch: pytest.MonkeyPatch, down: str
+) -> None:
+    """What is down is why runs fail, so people are told of them then above all."""
+    from typer.testing import CliRunner
+
+    monkeypatch.setattr("mlops.kubeflow.kfp_api.FIRST_PATIENCE", 0.1)
+    monkeypatch.setattr("mlops.kubeflow.kfp_api.PATIENCE", 0.1)
+    closed_run, _ = tracking.start_run("retrain", tracking.now(), "job", {})
+    tracking.close_run(closed_run, "train: killed")
+    # it goes on
+    opened(started(Server(kfp.url), kfp, looks=-5), monkeypatch)
+    made = (datetime.now(UTC) - timedelta(days=90)).isoformat()
+    jobs = [{"metadata": {"name": "monitor", "creationTimestamp": made}, "spec": {"schedule": "0 6 * * *"}}]
+    where = {"server": "/healthz", "runs": "/runs/", "recurring": "/recurringruns"}
+
+    def cron_jobs(_: str) -> list[dict[str, Any]]:
+        if down == "cron jobs":
+            raise MlopsError("the CronJobs of legalaid-mlops can't be read: Forbidden")
+        return jobs
+
+    # Kubernetes' API has its tests in tests/manifests/test_in_cluster.py
+    monkeypatch.setattr(in_cluster, "_cron_jobs", cron_jobs)
+    kfp.faults = [Fault("GET", where[down], 503, times=99)] if down in where else []
+    environment = {"MLOPS_KFP_HOST": kfp.url}
+    done = CliRunner().invoke(in_cluster.app, ["reconcile", "--schedules", "legalaid-mlops"], env=environment)
+    assert done.exit_code == 1, done.output
+    assert "Error: " in done.output
+    firing = {each.name for each in alert_log.read_alerts() if each.state == "firing"}
+    assert firing == {"failed/retrain"} | ({"late/monitor"} if down != "cron jobs" else set())
+    # as soon as it is back, all is well with this
+    kfp.faults, down = [], ""
+    done = CliRunner().invoke(in_cluster.app, ["reconcile", "--schedules", "legalaid-mlops"], env=environment)
+    assert done.exit_code == 0, done.output
 
 
 def test_a_retry_that_succeeds_forgets_the_failure(
