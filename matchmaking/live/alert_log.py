@@ -105,8 +105,8 @@ def look(conditions: Iterable[Condition], policy: Alerts | None = None, now: dat
         return []
     mine = {
         name: number
-        for name, number, claim in due(log.state(), policy, now, me)
-        if not claim or _claim(name, number, policy, now, me)
+        for name, number, claim in due(log.state(), policy, now, me, heard)
+        if not claim or _claim(name, number, policy, now, me, heard)
     }
     if mine:
         _send(mine, policy, addresses, now, me)
@@ -153,11 +153,11 @@ def acknowledge(name: str, who: str = "", why: str = "") -> Alert:
     return log.state()[name].alert
 
 
-def _claim(name: str, number: int, policy: Alerts, now: datetime, me: str) -> bool:
+def _claim(name: str, number: int, policy: Alerts, now: datetime, me: str, heard: frozenset[str]) -> bool:
     """Whether this look is the one to send what nobody sends."""
 
     def decide(state: dict[str, Record]) -> list[dict[str, Any]]:
-        found = [claim for known, last, claim in due(state, policy, now, me) if (known, last) == (name, number)]
+        found = [claim for known, last, claim in due(state, policy, now, me, heard) if (known, last) == (name, number)]
         return [{"kind": "take", "name": name, "at": now, "of": number}] if found == [True] else []
 
     log = _write(decide, me)

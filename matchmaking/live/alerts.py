@@ -93,7 +93,8 @@ class Event(BaseModel):
         at: UTC.
         by: whose event it is: two are never the same, whoever writes them.
         claimed: whether its writer sends it; else it waits for the end of the quiet hours.
-        unheard: there is nobody to tell.
+        unheard: its writer knows nobody to tell. Nobody is told, then, of what begins so; of what people know of, or
+            are about to be told of, who knows addresses tells.
         noticed: see `Condition`.
         of: take, sent: the number of the event that is told, with all of this alert before it.
         reached: sent: which addresses were reached, by `notify.Address.key`.
@@ -136,6 +137,7 @@ class Record:
         claimed_by: of the last of `untold`: who is sending it; empty for nobody.
         claimed_at: since when.
         attempts: how often it was claimed.
+        missed: how often it, and what it repeats, didn't reach everybody.
         reached: whom it has reached.
     """
 
@@ -145,6 +147,7 @@ class Record:
     claimed_by: str = ""
     claimed_at: datetime | None = None
     attempts: int = 0
+    missed: int = 0
     reached: frozenset[str] = frozenset()
 
 
@@ -154,6 +157,7 @@ def fold(events: Mapping[int, Event]) -> dict[str, Record]:
     for number in sorted(events):
         event = events[number]
         record = found.get(event.name)
+        known = record is not None and _is_known(record)
         if event.kind == "raise":
             since = event.at if record is None or record.alert.state == "cleared" else record.alert.since
             told = record.alert.last_told if record else None
@@ -183,11 +187,15 @@ def fold(events: Mapping[int, Event]) -> dict[str, Record]:
                 record.alert = replace(record.alert, last_told=event.at)
             if event.all_reached:
                 record.untold = {n: each for n, each in record.untold.items() if n > event.of}
+                record.missed = 0
             elif event.of in record.untold:
                 record.claimed_by = ""
-        if event.kind in MESSAGES and not event.unheard:
+                record.missed += 1
+        if event.kind in MESSAGES and (known or not event.unheard):
             record.untold[number] = event
             record.reached = frozenset()
+            # an address nobody answers at isn't tried more often for what is repeated to the others
+            record.missed = record.missed if event.kind == "repeat" else 0
             record.attempts = int(event.claimed)
             record.claimed_by, record.claimed_at = (event.by, event.at) if event.claimed else ("", None)
     return found
@@ -222,7 +230,10 @@ def changes(
             found.append(_event("clear", cleared, policy, now, heard))
     for name, record in state.items():
         alert, told = record.alert, record.changed
-        if alert.state != "firing" or record.untold or told is None or alert.severity not in heard:
+        if alert.state != "firing" or told is None or alert.severity not in heard:
+            continue
+        # what nobody was told yet is not repeated; for one address that isn't reached the others don't go without
+        if record.untold and not record.reached:
             continue
         if now - told >= timedelta(hours=policy.repeat_hours[alert.severity]):
             newest = seen.get(name)
@@ -234,19 +245,28 @@ def changes(
     return found
 
 
-def due(state: Mapping[str, Record], policy: Alerts, now: datetime, me: str) -> list[tuple[str, int, bool]]:
-    """The messages to send now: the alert, the number of its last message, and whether that has to be claimed first."""
+def due(
+    state: Mapping[str, Record], policy: Alerts, now: datetime, me: str, heard: frozenset[str]
+) -> list[tuple[str, int, bool]]:
+    """The messages to send now: the alert, the number of its last message, and whether that has to be claimed first.
+
+    What reaches nobody from here (`heard` is what does) waits for a look that knows whom to tell.
+    """
     found = []
     for name, record in state.items():
         if not record.untold:
             continue
         number, event = max(record.untold.items())
+        if event.severity not in heard:
+            continue
         if is_quiet(policy.quiet_hours, now) and event.severity != "critical":
             continue
         if record.claimed_by == me:
             found.append((name, number, False))
             continue
-        lease = min(LEASE * 2 ** max(record.attempts - 1, 0), LONGEST_LEASE)
+        tries = max(record.attempts, record.missed) if record.reached else record.attempts
+        # doubled for every try of a month, it would be more than a timedelta holds
+        lease = min(LEASE * 2 ** min(max(tries - 1, 0), 10), LONGEST_LEASE)
         if record.claimed_at is None or now - record.claimed_at >= lease:
             found.append((name, number, True))
     return found
@@ -328,10 +348,17 @@ def _event(
         "title": condition.title[:MOST_TITLE],
         "text": condition.text[:MOST_TEXT],
         "link": condition.link[:MOST_LINK],
-        "claimed": not quiet,
+        "claimed": not quiet and condition.severity in heard,
         "unheard": condition.severity not in heard,
         "noticed": noticed,
     }
+
+
+def _is_known(record: Record) -> bool:
+    """Whether people know that an alert fires, or are about to be told."""
+    alert = record.alert
+    told = alert.last_told is not None and alert.last_told >= alert.since
+    return bool(record.untold) or (alert.state != "cleared" and (told or alert.state == "acknowledged"))
 
 
 def _only_now(alert: Alert) -> str:

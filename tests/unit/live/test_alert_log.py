@@ -170,6 +170,24 @@ def test_who_was_not_reached_is_told_later_and_the_others_not_again(
         other.close()
 
 
+def test_a_look_without_addresses_leaves_what_waits_to_the_others(hook: Hook, monkeypatch: pytest.MonkeyPatch) -> None:
+    quiet = load_policy(text='alerts: {quiet_hours: {start: "22:00", end: "07:00", time_zone: Etc/UTC}}').alerts
+    night = datetime(2026, 3, 2, 23, tzinfo=UTC)
+    alert_log.look([DRIFT], quiet, night)
+    monkeypatch.delenv(notify.URLS)
+    (found,) = alert_log.look([DRIFT], quiet, night + timedelta(hours=10))
+    assert (found.state, found.last_told) == ("firing", None)
+    monkeypatch.setenv(notify.URLS, hook.url)
+    # one that knows others, who don't hear this
+    pager = load_policy(text="alerts: {channels: {warning: [pager]}}").alerts
+    monkeypatch.setenv(notify.URLS, f"team={hook.url}")
+    alert_log.look([DRIFT], pager, night + timedelta(hours=10, minutes=1))
+    assert hook.bodies == []
+    monkeypatch.setenv(notify.URLS, hook.url)
+    alert_log.look([DRIFT], quiet, night + timedelta(hours=10, minutes=2))
+    assert hook.titles() == ["[warning] The data has drifted"]
+
+
 def test_what_is_of_one_kind_is_told_in_one_message(hook: Hook) -> None:
     worse = [Condition(f"performance/{name}", True, "critical", f"{name} is worse", "why") for name in ("ap", "recall")]
     alert_log.look([DRIFT, *worse])

@@ -47,7 +47,7 @@ class Ledger:
         before = len(self.told)
         for fields in changes(self.state(), conditions, self.policy, at, self.heard):
             self.add(**fields)
-        for name, number, claim in due(self.state(), self.policy, at, "me") if deliver else []:
+        for name, number, claim in due(self.state(), self.policy, at, "me", self.heard) if deliver else []:
             if claim:
                 self.add(kind="take", name=name, at=at, of=number)
             self.told.append(message([self.state()[name]])[0])
@@ -131,19 +131,19 @@ def test_quiet_hours_are_those_of_the_time_zone(hour: int, minute: int, quiet: b
 def test_what_nobody_has_sent_is_taken_over_later_and_later() -> None:
     ledger = Ledger()
     ledger.look(DAY, drift(True), deliver=False)
-    assert due(ledger.state(), POLICY, DAY, "me") == [("drift", 1, False)]
+    assert due(ledger.state(), POLICY, DAY, "me", ALL) == [("drift", 1, False)]
     # another's look meanwhile lets it be: it is being sent
-    assert due(ledger.state(), POLICY, DAY + LEASE - timedelta(seconds=1), "other") == []
-    assert due(ledger.state(), POLICY, DAY + LEASE, "other") == [("drift", 1, True)]
+    assert due(ledger.state(), POLICY, DAY + LEASE - timedelta(seconds=1), "other", ALL) == []
+    assert due(ledger.state(), POLICY, DAY + LEASE, "other", ALL) == [("drift", 1, True)]
     ledger.add(kind="take", name="drift", at=DAY + LEASE, of=1, by="other")
-    assert due(ledger.state(), POLICY, DAY + 2 * LEASE, "me") == []
-    assert due(ledger.state(), POLICY, DAY + 3 * LEASE, "me") == [("drift", 1, True)]
+    assert due(ledger.state(), POLICY, DAY + 2 * LEASE, "me", ALL) == []
+    assert due(ledger.state(), POLICY, DAY + 3 * LEASE, "me", ALL) == [("drift", 1, True)]
     # whom it has reached isn't told again
     ledger.add(kind="sent", name="drift", at=DAY + LEASE, of=1, reached=("a",), all_reached=False)
     assert ledger.state()["drift"].reached == {"a"}
-    assert due(ledger.state(), POLICY, DAY + 3 * LEASE, "me") == [("drift", 1, True)]
+    assert due(ledger.state(), POLICY, DAY + 3 * LEASE, "me", ALL) == [("drift", 1, True)]
     ledger.add(kind="sent", name="drift", at=DAY + 3 * LEASE, of=1, reached=("b",))
-    assert due(ledger.state(), POLICY, DAY + timedelta(days=1), "me") == []
+    assert due(ledger.state(), POLICY, DAY + timedelta(days=1), "me", ALL) == []
 
 
 def test_with_nobody_to_tell_the_state_is_kept_and_whoever_comes_is_told() -> None:
@@ -159,3 +159,65 @@ def test_texts_are_cut_to_what_mlflow_takes() -> None:
     wide = Condition("drift", True, "warning", "é" * 5000, '"\\' * 5000, "x" * 5000)
     (fields,) = changes({}, [wide], POLICY, DAY, ALL)
     assert len(Event(**fields, by="m" * 32).as_json()) < 6000
+
+
+def test_one_address_that_nobody_answers_at_keeps_no_reminder_from_the_others() -> None:
+    """Two months of looks every quarter of an hour; "a" is reached at once, "b" never."""
+    daily = load_policy(text="alerts: {repeat_hours: {critical: 24}}").alerts
+    ledger = Ledger(daily)
+    now, told = DAY, []
+    while now < DAY + timedelta(days=60):
+        for fields in changes(ledger.state(), [drift(True, "critical")], daily, now, ALL):
+            ledger.add(**fields)
+        for name, number, claim in due(ledger.state(), daily, now, "me", ALL):
+            if claim:
+                ledger.add(kind="take", name=name, at=now, of=number)
+            new = "a" not in ledger.state()[name].reached
+            told += [message([ledger.state()[name]])[0]] if new else []
+            ledger.add(kind="sent", name=name, at=now, of=number, reached=("a",) * new, all_reached=False)
+        # each of its looks is a process of its own
+        for event in ledger.events.values():
+            object.__setattr__(event, "by", "another")
+        now += timedelta(minutes=15)
+    assert told == ["[critical] The data has drifted", *["[critical] The data has drifted (still)"] * 59]
+    # "b" is tried once a day by then, with what is repeated: it doesn't fill the log
+    assert len(ledger.events) < 60 * 5
+
+
+def test_an_address_that_comes_back_is_told_once() -> None:
+    ledger = Ledger()
+    ledger.look(DAY, drift(True), deliver=False)
+    ledger.add(kind="sent", name="drift", at=DAY, of=1, reached=("a",), all_reached=False)
+    assert due(ledger.state(), POLICY, DAY + LEASE, "me", ALL) == [("drift", 1, True)]
+    ledger.add(kind="take", name="drift", at=DAY + LEASE, of=1)
+    ledger.add(kind="sent", name="drift", at=DAY + LEASE, of=1, reached=("b",))
+    assert due(ledger.state(), POLICY, DAY + timedelta(days=6), "me", ALL) == []
+    # who wasn't reached at all isn't reminded of what he doesn't know
+    alone = Ledger()
+    alone.look(DAY, drift(True), deliver=False)
+    alone.add(kind="sent", name="drift", at=DAY, of=1, all_reached=False)
+    assert changes(alone.state(), [drift(True)], POLICY, DAY + timedelta(days=30), ALL) == []
+
+
+def test_who_knows_nobody_to_tell_leaves_the_message_to_the_others() -> None:
+    """An alert of the night, and a look in the morning on a machine without addresses."""
+    night, morning = DAY + timedelta(hours=6), DAY + timedelta(hours=14)
+    ledger = Ledger(NIGHT)
+    assert ledger.look(night, drift(True)) == []
+    ledger.heard = frozenset({"critical"})
+    assert ledger.look(morning, drift(True)) == []
+    ledger.heard = ALL
+    assert ledger.look(morning + timedelta(minutes=1)) == ["[warning] The data has drifted"]
+    # and that it is over, which only that look has seen
+    ledger.heard = frozenset()
+    assert ledger.look(morning + timedelta(hours=1), drift(False)) == []
+    assert alerts(ledger.state())[0].state == "cleared"
+    ledger.heard = ALL
+    assert ledger.look(morning + timedelta(hours=2)) == ["[resolved] The data has drifted"]
+    assert ledger.look(morning + timedelta(hours=3)) == []
+    # of what nobody knows, nobody is told that it is over
+    silent = Ledger(heard=frozenset())
+    silent.look(DAY, drift(True))
+    silent.look(DAY + timedelta(hours=1), drift(False))
+    silent.heard = ALL
+    assert silent.look(DAY + timedelta(hours=2)) == []
