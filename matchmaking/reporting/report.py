@@ -172,8 +172,10 @@ def _show_dashboard(page: Path, production_uri: str) -> None:
 
     try:
         page.write_text(dashboard_page(records.read(production_uri)), encoding="utf-8")
-    except MlopsError as error:
-        say(f"the dashboard could not be made: {redact(str(error))}")
+    except Exception as error:
+        # whatever it is: the run has done its work, and is closed
+        said = str(error) if isinstance(error, MlopsError) else f"{type(error).__name__}: {error}"
+        say(f"the dashboard could not be made: {redact(said)}")
 
 
 def summarise(found: Mapping[str, Any], training: Mapping[str, Any] | None, **run: Any) -> Summary:

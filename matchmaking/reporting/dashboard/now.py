@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from itertools import pairwise
@@ -243,11 +244,20 @@ def _challenger(records: Records) -> Line:
         if CHALLENGER in version.aliases:
             tags = version.tags
             made = next((run for run in records.runs if run.id == tags.get("run_id")), None)
-            scores = [tags.get("primary_candidate", ""), tags.get("primary_production", "")]
-            said = f"{name_of(tags.get('primary_metric', ''))} {' against '.join(short(float(s)) for s in scores if s)}"
+            scores = [_score(tags.get(name, "")) for name in ("primary_candidate", "primary_production")]
+            said = f"{name_of(visible(tags.get('primary_metric', '')))} {' against '.join(filter(None, scores))}"
             note = f"{said}; `mlops promote` puts it in place"
             return Line("Challenger", f"{visible(tags.get('package', ''))} waits", note, made.url if made else "")
     return Line("Challenger", "none waits")
+
+
+def _score(text: str) -> str:
+    """A number that a tag holds, for people; empty where it holds none, as a tag may hold anything."""
+    try:
+        value = float(text)
+    except ValueError:
+        return ""
+    return short(value) if math.isfinite(value) else ""
 
 
 def _pipelines(records: Records) -> list[Line]:

@@ -7,6 +7,7 @@ artifacts of the newest `observe` are the exception.
 from __future__ import annotations
 
 import gc
+import math
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -199,7 +200,8 @@ def _run(run: Any, places: Mapping[str, str]) -> Run:
         scheduled=bool(tags.get(KFP_TAG)) and JOB_TAG in tags,
         reason=for_terminal(redact(tags.get(REASON_TAG, ""))),
         params=run.data.params,
-        metrics=run.data.metrics,
+        # what isn't a number is none: MLflow keeps NaN and infinity, and nobody can draw them
+        metrics={name: value for name, value in run.data.metrics.items() if math.isfinite(value)},
         tags=tags,
     )
 

@@ -89,10 +89,18 @@ def make_server(read: Callable[[], Records], host: str, port: int) -> ThreadingH
                 else:
                     self._page(maker.now().page)
             except MlopsError as error:
-                said = redact(str(error))
-                print(for_terminal(said), flush=True)
-                text = f"<!doctype html><title>Dashboard</title><p>The dashboard can't be made now: {for_html(said)}"
-                self._answer(503, "text/html; charset=utf-8", text.encode())
+                self._cannot(503, redact(str(error)))
+            except (ConnectionError, TimeoutError):
+                # the client is gone
+                raise
+            except Exception as error:
+                # an answer, whatever it is, so that who looks knows
+                self._cannot(500, redact(f"{type(error).__name__}: {error}"))
+
+        def _cannot(self, status: int, said: str) -> None:
+            print(for_terminal(said), flush=True)
+            text = f"<!doctype html><title>Dashboard</title><p>The dashboard can't be made now: {for_html(said)}"
+            self._answer(status, "text/html; charset=utf-8", text.encode())
 
         do_HEAD = do_GET
 

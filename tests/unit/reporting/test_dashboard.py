@@ -21,10 +21,13 @@ from matchmaking import tracking
 from matchmaking.live.alert_log import acknowledge, look
 from matchmaking.live.alerts import Condition
 from matchmaking.live.record import Live, Observed, typed
+from matchmaking.release import registry
 from matchmaking.release.audit import History
 from matchmaking.release.records import Entry, State
+from matchmaking.reporting import report
 from matchmaking.reporting.dashboard import assets, now, records
 from matchmaking.reporting.dashboard.data import page_data
+from matchmaking.reporting.dashboard.gauges import exposition
 from matchmaking.reporting.dashboard.page import dashboard_page
 from matchmaking.reporting.dashboard.records import Records, Run
 from matchmaking.reporting.dashboard.reigns import milliseconds, reigns
@@ -314,6 +317,47 @@ def test_mlflow_that_cannot_be_reached_is_told(mlflow: Path) -> None:
     thread.join()
     server.server_close()
     assert status == 503 and b"secret" not in body and b"<b>" not in body
+
+
+def test_numbers_that_are_none_and_tags_of_any_kind_break_no_page(mlflow: Path) -> None:
+    odd = {"production_recall": float("nan"), "rows": float("nan"), "match_rate": float("inf")}
+    odd |= {"unseen_categories": float("nan"), "seconds_evaluate": float("inf"), "drifted": float("nan")}
+    odd |= {"difference_recall": float("-inf"), "difference_recall_margin": float("nan")}
+    for pipeline in ("evaluate", "monitor", "retrain"):
+        record_run(pipeline, 1, metrics=odd)
+    record_run("evaluate", 2, **holdout(0.8, OLD))
+    client = tracking.client()
+    client.create_registered_model(registry.MODEL)
+    tags = {"package": "v1", "primary_candidate": "<b>", "primary_production": "nan", "primary_metric": HOSTILE}
+    version = client.create_model_version(registry.MODEL, "runs:/x/model", tags=tags)
+    client.set_registered_model_alias(registry.MODEL, "challenger", version.version)
+    found = records.read()
+    page = dashboard_page(found)
+    assert "v1 waits" in page
+    assert exposition(found, 1.0)
+    assert page_data(found)["data"]["rows"] == [12_000]
+
+
+def test_what_no_one_has_thought_of_is_answered_and_fails_no_run(
+    mlflow: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def read(production_uri: str = "") -> Records:
+        raise ValueError("a surprise <b>")
+
+    monkeypatch.setattr(records, "read", read)
+    page = mlflow / "page.html"
+    page.write_text("the run's own report")
+    report._show_dashboard(page, "")
+    assert page.read_text() == "the run's own report"
+    assert "the dashboard could not be made: ValueError: a surprise" in capsys.readouterr().out
+    server = make_server(read, "127.0.0.1", 0)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        status, body, _ = ask(("127.0.0.1", server.server_address[1]), "/")
+        assert status == 500 and b"ValueError: a surprise &lt;b&gt;" in body
+    finally:
+        server.shutdown()
+        server.server_close()
 
 
 def test_a_file_or_served(tmp_path: Path) -> None:
