@@ -219,7 +219,7 @@ def platform(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Platform]:
         _wait_for_mlflow(found, server)
         for _ in range(2):
             said = found.finish(found.start("Job", "setup-mlflow"))
-            assert said.count("on the experiment") == 3
+            assert said.count("on the experiment") == 4
         yield found
     finally:
         for container in found.started:
