@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from matchmaking.base.escape import for_rich, for_terminal, say
-from matchmaking.base.settings import tracking_uri
-from mlops.cli.console import make_console
+from mlops.cli.console import make_console, use_records
 
 if TYPE_CHECKING:
     from matchmaking.live.alerts import Alert
@@ -31,7 +30,7 @@ def list_alerts(
     """Show the alerts that fire; exit code 0, whether any does or not."""
     from matchmaking.live.alert_log import read_alerts
 
-    _track(work_dir)
+    use_records(work_dir)
     _show([each for each in read_alerts() if every or each.state != "cleared"], as_json)
 
 
@@ -45,7 +44,7 @@ def ack(
     """Keep an alert from being repeated, until it is over or gets worse."""
     from matchmaking.live.alert_log import acknowledge
 
-    _track(work_dir)
+    use_records(work_dir)
     found = acknowledge(name, who, why)
     say(f"{found.name}: acknowledged by {found.acknowledged_by}")
 
@@ -69,7 +68,7 @@ def check(
 
     rules = (load_policy(policy) if policy else installed_policy()).alerts
     due = scheduled(file) if file else []
-    _track(work_dir)
+    use_records(work_dir)
     found = look(conditions(due, rules), rules) if _begun() else []
     _show([each for each in found if each.state != "cleared"], as_json)
 
@@ -113,7 +112,3 @@ def _show(found: list[Alert], as_json: bool) -> None:
         console.print(f"\n[bold]{for_rich(each.name)}[/bold]")
         for line in [*lines, *([each.link] if each.link else [])]:
             typer.echo(f"  {for_terminal(line)}")
-
-
-def _track(work_dir: Path) -> None:
-    os.environ["MLFLOW_TRACKING_URI"] = tracking_uri(work_dir)

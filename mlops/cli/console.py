@@ -1,7 +1,8 @@
-"""What the commands share: the console, and a policy's file."""
+"""What the commands share: the console, a policy's file, and where the MLflow records are."""
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -23,3 +24,10 @@ def make_console(stderr: bool = True) -> Console:
     from rich.console import Console
 
     return Console(stderr=stderr, highlight=False)
+
+
+def use_records(work_dir: Path) -> None:
+    """From here on MLflow's records are those of the work folder, or of the server that the environment names."""
+    from matchmaking.base.settings import tracking_uri
+
+    os.environ["MLFLOW_TRACKING_URI"] = tracking_uri(work_dir)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -12,6 +11,7 @@ import typer
 
 from matchmaking.base.errors import InputError, cannot_write
 from matchmaking.base.escape import for_terminal
+from mlops.cli.console import use_records
 
 if TYPE_CHECKING:
     from matchmaking.reporting.dashboard.records import Records
@@ -42,7 +42,7 @@ def dashboard(
 
     if out and serve:
         raise InputError("--out writes a file and --serve serves the page; give one of them")
-    _track(work_dir)
+    use_records(work_dir)
     if serve:
         _serve(partial(records.read, production), host, port)
         return
@@ -91,9 +91,3 @@ def _serve(read: Callable[[], Records], host: str, port: int) -> None:
         pass
     finally:
         server.server_close()
-
-
-def _track(work_dir: Path) -> None:
-    from matchmaking.base.settings import tracking_uri
-
-    os.environ["MLFLOW_TRACKING_URI"] = tracking_uri(work_dir)

@@ -13,7 +13,8 @@ import typer
 
 from matchmaking.base.errors import InputError, cannot_write
 from matchmaking.base.escape import for_terminal
-from matchmaking.base.settings import tracking_uri
+from matchmaking.base.files import written_whole
+from mlops.cli.console import use_records
 from mlops.cli.run import WorkDir
 
 if TYPE_CHECKING:
@@ -133,25 +134,25 @@ def report(
 
     run_id, found = _read(name, exposures, outcomes, pairs, until, work_dir)
     numbers = _numbers(found)
+    texts = {"experiment.html": experiment_report(found), "experiment.json": json.dumps(numbers, indent=1)}
     try:
         out.mkdir(parents=True, exist_ok=True)
-        (out / "experiment.html").write_text(experiment_report(found), encoding="utf-8")
-        (out / "experiment.json").write_text(json.dumps(numbers, indent=1), encoding="utf-8")
+        for file, text in texts.items():
+            with written_whole(out / file) as temporary:
+                temporary.write_text(text, encoding="utf-8")
     except OSError as error:
         raise cannot_write(out, error) from None
     with tempfile.TemporaryDirectory() as folder:
-        for file in ("experiment.html", "experiment.json"):
-            (Path(folder) / file).write_bytes((out / file).read_bytes())
+        for file, text in texts.items():
+            (Path(folder) / file).write_text(text, encoding="utf-8")
         scalars = {key: numbers[key] for key in ("difference", "low", "high") if numbers.get(key) is not None}
         keep(run_id, Path(folder), scalars, found.verdict.state)
     typer.echo(for_terminal(f"{name}: {found.verdict.state}; {out / 'experiment.html'}"))
 
 
 def _open_records(work_dir: Path) -> None:
-    import os
-
     work_dir.mkdir(parents=True, exist_ok=True)
-    os.environ["MLFLOW_TRACKING_URI"] = tracking_uri(work_dir)
+    use_records(work_dir)
 
 
 def _read(

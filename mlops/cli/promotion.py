@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import sys
 import textwrap
@@ -15,6 +14,7 @@ import typer
 
 from matchmaking.base.errors import InputError
 from matchmaking.base.escape import for_terminal, say
+from mlops.cli.console import use_records
 
 if TYPE_CHECKING:
     from matchmaking.release.audit import History
@@ -40,7 +40,7 @@ def candidates(
 
     from matchmaking.release import registry
 
-    _track(work_dir)
+    use_records(work_dir)
     found = registry.versions(most)
     if as_json:
         typer.echo(json.dumps([asdict(version) for version in found], indent=1))
@@ -64,7 +64,7 @@ def promote(
     """Put a packaged candidate into production, on its evidence, with a backup."""
     from matchmaking.release.check import prepare_promotion
 
-    _track(work_dir)
+    use_records(work_dir)
     _must_be_able_to_ask(yes)
     change = prepare_promotion(version, production, force=force, reason=reason, say=_aside)
     _carry_out(change, yes)
@@ -82,7 +82,7 @@ def rollback(
     """Put back the model that production held before."""
     from matchmaking.release.check import prepare_rollback
 
-    _track(work_dir)
+    use_records(work_dir)
     _must_be_able_to_ask(yes)
     _carry_out(prepare_rollback(production, to=to, reason=reason, say=_aside), yes)
 
@@ -182,12 +182,6 @@ def _list(found: list[Version]) -> None:
         shown = (version.number, tags["package"], tags["dataset_version"][:12], *scores, tags["verdict"], said)
         table.add_row(*(escape(for_terminal(each)) for each in shown))
     Console(highlight=False).print(table)
-
-
-def _track(work_dir: Path) -> None:
-    from matchmaking.base.settings import tracking_uri
-
-    os.environ["MLFLOW_TRACKING_URI"] = tracking_uri(work_dir)
 
 
 def _must_be_able_to_ask(yes: bool) -> None:
