@@ -2,7 +2,7 @@
 
 Altair and vl-convert make it, which take 95 MB between them and some seconds. So it is made once, `python -m
 matchmaking.reporting.dashboard.assets`, by `make setup` and while images are built; then a page needs nothing but that
-file, of 1 MB. Where it isn't there, or is of other charts, it is made for the page.
+file, of 1 MB. Where it isn't there, or is of other charts, the first page makes it, and keeps it for the next ones.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import sys
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from functools import cache
 from importlib import metadata
@@ -46,7 +47,7 @@ class NotThereError(MlopsError):
 
 @cache
 def load() -> Assets:
-    """The built file's, or made now.
+    """The built file's, or made now and kept for the next time, where the package's folder may be written to.
 
     Raises:
         NotThereError: neither can be.
@@ -55,7 +56,10 @@ def load() -> Assets:
         found = Assets(**json.loads(BUILT.read_text(encoding="utf-8")))
         if found.charts == _charts():
             return found
-    return make()
+    made = make()
+    with suppress(OSError):
+        _write(made, BUILT)
+    return made
 
 
 def make() -> Assets:
@@ -90,9 +94,12 @@ def _charts() -> str:
 
 def main() -> None:
     """Writes the built file: where it is looked for, or where the command line says."""
-    out = Path(sys.argv[1]) if len(sys.argv) > 1 else BUILT
+    _write(make(), Path(sys.argv[1]) if len(sys.argv) > 1 else BUILT)
+
+
+def _write(made: Assets, out: Path) -> None:
     with written_whole(out) as temporary:
-        temporary.write_text(json.dumps(asdict(make())), encoding="utf-8")
+        temporary.write_text(json.dumps(asdict(made)), encoding="utf-8")
 
 
 if __name__ == "__main__":

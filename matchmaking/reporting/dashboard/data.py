@@ -72,7 +72,8 @@ def _live(records: Records) -> dict[str, Any] | None:
     starts = pd.Index(windows["start"].unique()).sort_values()
     whole = records.whole.drop_duplicates("start").set_index("start").reindex(starts)
     columns = windows.groupby(["slice", "value_of"], sort=True).ngroups
-    metrics = [name for name in METRICS if name in set(windows["metric"])]
+    present = set(windows["metric"].unique())
+    metrics = [name for name in METRICS if name in present]
     kept = max(MOST_CELLS // max(columns * len(metrics), 1), 1)
     slices = []
     for (column, value), rows in windows.groupby(["slice", "value_of"], sort=True):
@@ -180,7 +181,7 @@ def _candidates(records: Records) -> dict[str, Any]:
             }
             for name in sorted(found, key=lambda name: (name != primary, name))
         },
-        "labels": {name: name_of(name) for name in found},
+        "labels": {name: name_of(name) for name in sorted(found)},
     }
 
 
@@ -222,13 +223,15 @@ def _rounded(value: float | None) -> float | None:
 
 def _numbers(values: pd.Series, digits: int | None) -> list[Any]:
     """Numbers for JSON: exact, or with as many digits after the point."""
-    found = values.astype(float)
+    found = values.to_numpy(dtype=float)
     if digits is not None:
         found = found.round(digits)
-    there = np.isfinite(found.to_numpy())
-    if digits == 0:
-        return [int(value) if yes else None for value, yes in zip(found, there, strict=True)]
-    return [value if yes else None for value, yes in zip(found.tolist(), there, strict=True)]
+    there = np.isfinite(found)
+    numbers = found.tolist()
+    if there.all() and digits != 0:
+        return numbers
+    kind = int if digits == 0 else float
+    return [kind(value) if yes else None for value, yes in zip(numbers, there.tolist(), strict=True)]
 
 
 def _times(values: Any) -> list[int]:

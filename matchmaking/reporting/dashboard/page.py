@@ -77,7 +77,12 @@ def _json(value: Any) -> Any:
     """JSON within a script element: no text in it can end the element."""
     from markupsafe import Markup
 
-    text = json.dumps(_finite(value), ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+    how: dict[str, Any] = {"ensure_ascii": False, "separators": (",", ":"), "allow_nan": False}
+    try:
+        text = json.dumps(value, **how)
+    except ValueError:
+        # seldom, and looking at each of half a million numbers takes longer than writing them
+        text = json.dumps(_finite(value), **how)
     return Markup(text.replace("<", r"\u003c").replace(">", r"\u003e").replace("&", r"\u0026"))
 
 

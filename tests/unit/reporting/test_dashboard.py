@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import http.client
+import math
 import re
 import threading
 from collections.abc import Iterator
@@ -28,7 +29,7 @@ from matchmaking.reporting import report
 from matchmaking.reporting.dashboard import assets, now, records
 from matchmaking.reporting.dashboard.data import page_data
 from matchmaking.reporting.dashboard.gauges import exposition
-from matchmaking.reporting.dashboard.page import dashboard_page
+from matchmaking.reporting.dashboard.page import _json, dashboard_page
 from matchmaking.reporting.dashboard.records import Records, Run
 from matchmaking.reporting.dashboard.reigns import milliseconds, reigns
 from matchmaking.reporting.dashboard.server import make_server
@@ -248,6 +249,31 @@ def test_a_built_file_of_other_charts_is_not_taken(tmp_path: Path, monkeypatch: 
     built.write_text(built.read_text().replace("vegaEmbed", "stale"))
     assert "vegaEmbed" in assets.load().library
     assets.load.cache_clear()
+
+
+def test_what_was_made_for_a_page_is_kept_for_the_next_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = assets.load()
+    asked: list[None] = []
+
+    def make() -> assets.Assets:
+        asked.append(None)
+        return made
+
+    monkeypatch.setattr(assets, "make", make)
+    for folder, times in ((tmp_path, 1), (tmp_path / "that is not there", 2)):
+        monkeypatch.setattr(assets, "BUILT", folder / "assets.json")
+        asked.clear()
+        for _ in range(2):
+            assets.load.cache_clear()
+            assert assets.load() == made
+        assert len(asked) == times
+    assets.load.cache_clear()
+
+
+def test_a_number_that_json_does_not_have_is_null_in_the_page(mlflow: Path) -> None:
+    assert str(_json({"a": [1.5, math.nan], "b": {"c": -math.inf, "d": "<"}})) == (
+        r'{"a":[1.5,null],"b":{"c":null,"d":"\u003c"}}'
+    )
 
 
 # ------------------------------------------------------------------------------------------------ served
