@@ -18,6 +18,10 @@ PRODUCTION_URI = "s3://production"
 CANDIDATES_URI = "s3://candidates"
 PREDICTIONS_URI = "s3://datasets/logs/predictions"
 OUTCOMES_URI = "s3://datasets/logs/outcomes"
+# of an experiment: the gateway's log, and what the backend knows of it
+EXPOSURES_URI = "s3://exposures"
+EXPERIMENT_OUTCOMES_URI = "s3://datasets/logs/experiment/outcomes"
+EXPERIMENT_PAIRS_URI = "s3://datasets/logs/experiment/pairs"
 
 
 @cache

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -107,6 +109,31 @@ def analyse(
         guardrails,
         overlap,
     )
+
+
+def numbers(found: Analysis) -> dict[str, Any]:
+    """The analysis as JSON; without results where they aren't to be read."""
+    said: dict[str, Any] = {
+        "experiment": found.definition.name,
+        "sha256": found.definition.sha256,
+        "verdict": found.verdict.state,
+        "reason": found.verdict.reason,
+        "decided_on_day": None if found.verdict.look is None else found.verdict.look + 1,
+        "day": found.looks,
+        "last_day": found.definition.last_day,
+        "clients_exposed": found.exposed,
+        "checks": [vars(one) for one in found.checks if one.found],
+        "guardrails": [{key: _finite(value) for key, value in vars(one).items()} for one in found.guardrails],
+    }
+    if found.verdict.state != "unreadable" and len(found.table):
+        last = found.table.iloc[-1].to_dict()
+        said |= {str(key): _finite(float(value)) for key, value in last.items() if key != "look"}
+    return said
+
+
+def _finite(value: Any) -> Any:
+    """JSON has no infinity."""
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _matched(seen: pd.DataFrame, outcomes: pd.DataFrame, clients: pd.DataFrame) -> pd.DataFrame:

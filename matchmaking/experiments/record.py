@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 import tempfile
-from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -18,7 +17,10 @@ from matchmaking.base.settings import EXPERIMENT
 from matchmaking.experiments.definition import NAME, Definition
 
 NAME_TAG, SHA256_TAG = "experiment_name", "experiment_sha256"
+# what it said last
+VERDICT_TAG = "experiment_verdict"
 FILE = "definition.json"
+RESULTS = "experiment.json"
 
 
 def read_definition(path: Path) -> Definition:
@@ -97,17 +99,26 @@ def recorded(name: str) -> tuple[str, Definition]:
     return run_id, found
 
 
-def keep(run_id: str, folder: Path, metrics: Mapping[str, float], verdict: str) -> None:
-    """Stores a report with the experiment, in a folder of its own, and today's verdict as a tag.
+def keep(run_id: str, folder: Path, stamp: str = "") -> None:
+    """Stores a report with the experiment, and today's verdict as a tag; a second time changes nothing.
+
+    Args:
+        run_id: the definition's run.
+        folder: with `RESULTS`, and the page; a folder of its own in the artifacts gets them.
+        stamp: UTC, as in 20260131T235959Z; what the artifacts' folder is called by, now for none.
 
     Raises:
         TrackingError: the server or its artifact store can't be reached.
     """
+    said = json.loads((folder / RESULTS).read_text(encoding="utf-8"))
+    stamp = stamp or tracking.now()
+    at = int(datetime.strptime(stamp, "%Y%m%dT%H%M%SZ").replace(tzinfo=UTC).timestamp() * 1000)
     with tracking.told("can't record the report"):
-        tracking.client().log_artifacts(run_id, str(folder), f"report-{tracking.now()}")
-        for name, value in metrics.items():
-            tracking.client().log_metric(run_id, name, value)
-    tracking.tag_run(run_id, {"experiment_verdict": verdict})
+        tracking.client().log_artifacts(run_id, str(folder), f"report-{stamp}")
+        for name in ("difference", "low", "high"):
+            if said.get(name) is not None:
+                tracking.client().log_metric(run_id, name, said[name], timestamp=at, step=said["day"])
+    tracking.tag_run(run_id, {VERDICT_TAG: said["verdict"]})
 
 
 def _runs(name: str) -> list[tuple[str, str]]:

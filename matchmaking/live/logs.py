@@ -45,9 +45,12 @@ def fetch_log(uri: str, target: Path) -> Path:
         InputError: there is no such log.
         StorageError: the store can't be reached, even after retries.
     """
-    names = storage.list_names(uri)
+    # what is on the web is a file: nobody lists it; and what follows its name isn't part of it
+    web = uri.startswith(("https://", "http://"))
+    names = [] if web else storage.list_names(uri)
     if not names:
-        file = target / (uri.rstrip("/").rpartition("/")[2] or "log")
+        plain = uri.partition("?")[0] if web else uri
+        file = target / (plain.rstrip("/").rpartition("/")[2] or "log")
         target.mkdir(parents=True, exist_ok=True)
         storage.download(uri, file)
         return file

@@ -4,16 +4,23 @@ from __future__ import annotations
 
 import base64
 import io
+import json
 import math
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from matchmaking.experiments.analysis import Analysis
+from matchmaking.base.files import written_whole
+from matchmaking.experiments.analysis import Analysis, numbers
+from matchmaking.experiments.record import RESULTS
+from matchmaking.live.parts import Finding
 from matchmaking.reporting.html import page
 from matchmaking.reporting.plots import COLOURS, DPI, GREY, SIZE
 
+PAGE = "experiment.html"
 TONES = {"better": "good", "equivalent": "plain", "go on": "plain", "undecided": "attention"}
 HEADLINES = {
     "better": "The challenger is better.",
@@ -85,6 +92,20 @@ def experiment_report(analysis: Analysis) -> str:
         definition=sorted(definition.as_dict().items()),
         sha256=definition.sha256,
     )
+
+
+def write_report(analysis: Analysis, odd: Sequence[Finding], folder: Path) -> None:
+    """Writes the page and the numbers, `experiment.html` and `experiment.json`, each whole or not at all.
+
+    Args:
+        analysis: what it says.
+        odd: what was odd in the exposure log.
+        folder: where they go.
+    """
+    said = numbers(analysis) | {"log": {one.code: one.count for one in odd}}
+    for file, text in ((PAGE, experiment_report(analysis)), (RESULTS, json.dumps(said, indent=1))):
+        with written_whole(folder / file) as temporary:
+            temporary.write_text(text, encoding="utf-8")
 
 
 def results_of(analysis: Analysis) -> list[tuple[str, str]]:

@@ -3,24 +3,21 @@
 from __future__ import annotations
 
 import json
-import math
 import tempfile
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from matchmaking.base.errors import InputError, cannot_write
 from matchmaking.base.escape import for_terminal
-from matchmaking.base.files import written_whole
 from mlops.cli.console import use_records
 from mlops.cli.run import WorkDir
 
 if TYPE_CHECKING:
-    import pandas as pd
-
     from matchmaking.experiments.analysis import Analysis
+    from matchmaking.live.parts import Finding
 
 
 class Primary(StrEnum):
@@ -32,10 +29,15 @@ class Primary(StrEnum):
 
 Name = Annotated[str, typer.Argument(help="The experiment's name.")]
 Exposures = Annotated[str, typer.Option(help="The exposure log: a folder of parts or a file, local or any URI.")]
-Outcomes = Annotated[Path, typer.Option(help="Parquet or CSV: unit, time, match, and request where it is known.")]
+Outcomes = Annotated[
+    str,
+    typer.Option(
+        help="Parquet, CSV or JSON Lines, a file or a folder, any URI: unit, time, match, request where it is known."
+    ),
+]
 Pairs = Annotated[
-    Path | None,
-    typer.Option(help="Parquet or CSV of requests: request; score (champion's), probability, slice columns, lawyer."),
+    str,
+    typer.Option(help="The same of requests: request; score (champion's), probability, slice columns, lawyer."),
 ]
 Until = Annotated[str, typer.Option(help="As of when, ISO 8601 with an offset; now if left out.")]
 
@@ -57,8 +59,9 @@ def plan(
 ) -> None:
     """Say how many clients an experiment takes, from past pairs of as many days as a client's window has."""
     from matchmaking.experiments import power as planning
+    from matchmaking.experiments.gather import read_table
 
-    pairs = _frame(past, "past")
+    pairs = read_table(past, "past pairs")
     if missing := [column for column in ("unit", "match") if column not in pairs]:
         raise InputError(f"{past}: no column {', '.join(missing)}")
     by_client = pairs.assign(match=pairs["match"].fillna(0)).groupby("unit")
@@ -96,17 +99,18 @@ def status(
     name: Name,
     exposures: Exposures,
     outcomes: Outcomes,
-    pairs: Pairs = None,
+    pairs: Pairs = "",
     until: Until = "",
     work_dir: WorkDir = Path("work"),
     as_json: Annotated[bool, typer.Option("--json", help="Print it as JSON and nothing else.")] = False,
 ) -> None:
     """Show what an experiment says as of its last full day."""
+    from matchmaking.experiments.analysis import numbers
     from matchmaking.reporting.experiment import HEADLINES, results_of
 
-    _, found = _read(name, exposures, outcomes, pairs, until, work_dir)
+    _, found, _ = _read(name, until, work_dir, exposures, outcomes, pairs)
     if as_json:
-        typer.echo(json.dumps(_numbers(found), indent=1))
+        typer.echo(json.dumps(numbers(found), indent=1))
         return
     typer.echo(for_terminal(f"{name}: {HEADLINES[found.verdict.state]} {found.verdict.reason}"))
     if found.verdict.state != "unreadable":
@@ -121,7 +125,7 @@ def report(
     name: Name,
     exposures: Exposures,
     outcomes: Outcomes,
-    pairs: Pairs = None,
+    pairs: Pairs = "",
     until: Until = "",
     out: Annotated[Path, typer.Option(help="Folder for experiment.html and experiment.json.")] = Path(
         "build/experiment"
@@ -130,23 +134,17 @@ def report(
 ) -> None:
     """Write an experiment's report, one HTML page, and keep it with the experiment's MLflow record."""
     from matchmaking.experiments.record import keep
-    from matchmaking.reporting.experiment import experiment_report
+    from matchmaking.reporting.experiment import write_report
 
-    run_id, found = _read(name, exposures, outcomes, pairs, until, work_dir)
-    numbers = _numbers(found)
-    texts = {"experiment.html": experiment_report(found), "experiment.json": json.dumps(numbers, indent=1)}
+    run_id, found, said = _read(name, until, work_dir, exposures, outcomes, pairs)
     try:
         out.mkdir(parents=True, exist_ok=True)
-        for file, text in texts.items():
-            with written_whole(out / file) as temporary:
-                temporary.write_text(text, encoding="utf-8")
+        write_report(found, said, out)
     except OSError as error:
         raise cannot_write(out, error) from None
     with tempfile.TemporaryDirectory() as folder:
-        for file, text in texts.items():
-            (Path(folder) / file).write_text(text, encoding="utf-8")
-        scalars = {key: numbers[key] for key in ("difference", "low", "high") if numbers.get(key) is not None}
-        keep(run_id, Path(folder), scalars, found.verdict.state)
+        write_report(found, said, Path(folder))
+        keep(run_id, Path(folder))
     typer.echo(for_terminal(f"{name}: {found.verdict.state}; {out / 'experiment.html'}"))
 
 
@@ -155,75 +153,17 @@ def _open_records(work_dir: Path) -> None:
     use_records(work_dir)
 
 
-def _read(
-    name: str, exposures: str, outcomes: Path, pairs: Path | None, until: str, work_dir: Path
-) -> tuple[str, Analysis]:
-    import pandas as pd
-
-    from matchmaking.experiments.analysis import analyse
-    from matchmaking.experiments.assignment import assign
-    from matchmaking.experiments.exposures import read_exposures
+def _read(name: str, until: str, work_dir: Path, *uris: str) -> tuple[str, Analysis, list[Finding]]:
+    """The experiment's MLflow run, what it says, and what was odd in its exposure log, which is told."""
+    from matchmaking.experiments import gather
     from matchmaking.experiments.record import recorded
-    from matchmaking.live.logs import fetch_log
 
     _open_records(work_dir)
     run_id, definition = recorded(name)
-    now = pd.Timestamp.now("UTC")
-    if until:
-        try:
-            now = pd.Timestamp(until).tz_convert("UTC")
-        except (ValueError, TypeError):
-            raise InputError(f"--until {until}: no time with an offset, such as 2026-03-01T00:00:00Z") from None
+    now = gather.moment(until)
     with tempfile.TemporaryDirectory() as folder:
-        log = read_exposures(fetch_log(exposures, Path(folder) / "exposures"), name)
-    for one in log.findings:
+        gather.fetch(gather.Sources(*uris), Path(folder))
+        found, odd = gather.read(Path(folder), definition, now)
+    for one in odd:
         typer.echo(for_terminal(f"exposure log: {one.code}, {one.count}: {', '.join(one.examples)}"), err=True)
-    return run_id, analyse(
-        definition,
-        log.frame,
-        _frame(outcomes, "outcomes"),
-        now,
-        _frame(pairs, "pairs") if pairs is not None else None,
-        # who is in an arm at some share is in the same one at 50 %
-        lambda unit: assign(definition.salt, unit, 50.0),
-    )
-
-
-def _frame(path: Path, what: str) -> pd.DataFrame:
-    import pandas as pd
-
-    try:
-        frame = pd.read_parquet(path) if path.suffix == ".parquet" else pd.read_csv(path)
-    except (OSError, ValueError) as error:
-        raise InputError(f"--{what} {path}: can't be read: {str(error).splitlines()[0]}") from None
-    for column in ("unit", "request"):
-        if column in frame:
-            frame[column] = frame[column].astype("string").astype(object)
-    if "time" in frame:
-        frame["time"] = pd.to_datetime(frame["time"], utc=True, format="ISO8601")
-    return frame
-
-
-def _numbers(found: Analysis) -> dict[str, Any]:
-    """The analysis as JSON; without results where they aren't to be read."""
-    said: dict[str, Any] = {
-        "experiment": found.definition.name,
-        "sha256": found.definition.sha256,
-        "verdict": found.verdict.state,
-        "reason": found.verdict.reason,
-        "decided_on_day": None if found.verdict.look is None else found.verdict.look + 1,
-        "day": found.looks,
-        "last_day": found.definition.last_day,
-        "clients_exposed": found.exposed,
-        "checks": [vars(one) for one in found.checks if one.found],
-        "guardrails": [{key: _finite(value) for key, value in vars(one).items()} for one in found.guardrails],
-    }
-    if found.verdict.state != "unreadable" and len(found.table):
-        last = found.table.iloc[-1].to_dict()
-        said |= {str(key): _finite(float(value)) for key, value in last.items() if key != "look"}
-    return said
-
-
-def _finite(value: Any) -> Any:
-    """JSON has no infinity."""
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+    return run_id, found, odd
