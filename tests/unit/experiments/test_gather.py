@@ -79,7 +79,7 @@ def test_logs_are_brought_whole_and_told_apart(tmp_path: Path, monkeypatch: pyte
     assert fetch(Sources(str(log), str(outcomes)), tmp_path / "here") == first
     put(ROWS[:2], outcomes)
     assert fetch(Sources(str(log), str(outcomes)), tmp_path / "here") != first
-    with pytest.raises(InputError, match="pairs: .*none"):
+    with pytest.raises(InputError, match=r"pairs: .*none"):
         fetch(Sources(str(log), "", str(tmp_path / "none")), tmp_path / "there")
     # where a schedule looks there need be nothing yet
     monkeypatch.setattr(gather, "EXPECTED", (str(tmp_path / "none"),))
