@@ -10,7 +10,7 @@ import typer
 
 from matchmaking.base.errors import InputError
 from matchmaking.base.escape import say
-from mlops.cli import experiment_results
+from mlops.cli import experiment_results, experiment_shadow
 
 app = typer.Typer(no_args_is_help=True, help="Shadow and A/B tests: a gateway in front of two services.")
 Folder = Annotated[Path, typer.Option(help="Where the definition, the exposure log and the programs' output go.")]
@@ -80,3 +80,4 @@ def stop(folder: Folder = Path("work/experiment")) -> None:
 
 
 experiment_results.register(app)
+experiment_shadow.register(app)
