@@ -11,6 +11,7 @@ import typer
 
 from matchmaking.base.errors import InputError, cannot_write
 from matchmaking.base.escape import for_terminal
+from matchmaking.base.garbage import without_collections
 from mlops.cli.console import use_records
 
 if TYPE_CHECKING:
@@ -38,12 +39,12 @@ def dashboard(
     work_dir: WorkDir = Path("work"),
 ) -> None:
     """Show how production does and what the runs came to: one page, as a file that needs nothing else, or served."""
-    from matchmaking.reporting.dashboard import records
-
     if out and serve:
         raise InputError("--out writes a file and --serve serves the page; give one of them")
     use_records(work_dir)
     if serve:
+        from matchmaking.reporting.dashboard import records
+
         _serve(partial(records.read, production), host, port)
         return
     typer.echo(for_terminal(write_dashboard(work_dir, production, out)))
@@ -57,11 +58,13 @@ def write_dashboard(work_dir: Path, production: str = "", out: Path | None = Non
         TrackingError: MLflow can't be reached.
     """
     from matchmaking.base.files import written_whole
-    from matchmaking.reporting.dashboard import page, records
 
     path = out or work_dir / "dashboard.html"
-    found = records.read(production, reports=work_dir.resolve() / "runs", beside=path.resolve().parent)
-    html = page.dashboard_page(found)
+    with without_collections():
+        from matchmaking.reporting.dashboard import page, records
+
+        found = records.read(production, reports=work_dir.resolve() / "runs", beside=path.resolve().parent)
+        html = page.dashboard_page(found)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with written_whole(path) as temporary:

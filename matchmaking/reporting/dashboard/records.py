@@ -6,11 +6,9 @@ artifacts of the newest `observe` are the exception.
 
 from __future__ import annotations
 
-import gc
 import math
 import os
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import cached_property
@@ -23,6 +21,7 @@ from matchmaking import tracking
 from matchmaking.base import settings
 from matchmaking.base.errors import MlopsError
 from matchmaking.base.escape import for_terminal, visible
+from matchmaking.base.garbage import without_collections
 from matchmaking.base.redact import redact
 from matchmaking.base.settings import EXPERIMENT
 from matchmaking.live.alert_log import read_alerts
@@ -141,7 +140,7 @@ def _runs(reports: Path | None, beside: Path | None) -> tuple[list[Run], bool]:
     found: list[Any] = []
     token = None
     client = tracking.client()
-    with tracking.told("can't be asked for the runs"), _without_collections():
+    with tracking.told("can't be asked for the runs"), without_collections():
         experiment = client.get_experiment_by_name(EXPERIMENT)
         while experiment:
             page = client.search_runs(
@@ -155,18 +154,6 @@ def _runs(reports: Path | None, beside: Path | None) -> tuple[list[Run], bool]:
                 break
     place = _reports(reports, beside)
     return [_run(run, place) for run in reversed(found[:MOST_RUNS])], bool(token) or len(found) > MOST_RUNS
-
-
-@contextmanager
-def _without_collections() -> Iterator[None]:
-    """Python's garbage collection takes half the time of making a hundred thousand objects, and finds none to free."""
-    was = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if was:
-            gc.enable()
 
 
 def _reports(reports: Path | None, beside: Path | None) -> dict[str, str]:
