@@ -47,15 +47,16 @@ def collect(
     with step("collect", "", {"Logs": logs, "Production model": production_model}) as this:
         from matchmaking.inputs.ingest import fetch_production
         from matchmaking.live.collect import fetch_logs, write_asked
+        from matchmaking.live.series import looked_at
         from matchmaking.release.audit import promoted_models
         from matchmaking.tracking import log_params
 
         run_id, stamp = this.open_run("observe", timestamp, job_id, params)
+        # before anything can fail: which series the run goes on with
+        log_params(run_id, looked_at(period, predictions, outcomes, data, production))
         folder = Path(logs.path)
         this.tell_dataset(fetch_logs(predictions, outcomes, data, folder))
         sha256 = fetch_production(production, Path(production_model.path))
         promoted = promoted_models(production) if sha256 else None
-        asked = write_asked(folder, period, stamp, (predictions, outcomes, data), promoted)
-        # which series the run goes on with
-        log_params(run_id, {"period": asked.period, "source": asked.source})
+        write_asked(folder, period, stamp, (predictions, outcomes, data, production), promoted)
         return (run_id, sha256)

@@ -18,6 +18,7 @@ from matchmaking.base.records import Record
 from matchmaking.base.redact import redact
 from matchmaking.base.settings import OUTCOMES_URI, PREDICTIONS_URI
 from matchmaking.live.logs import fetch_log
+from matchmaking.live.series import Series, looked_at
 
 # what stands in the folder between the steps
 PREDICTIONS, OUTCOMES, LABELLED, ASKED = "predictions", "outcomes", "pairs.csv", "asked.json"
@@ -34,7 +35,14 @@ class Asked(Record):
     predictions: str = Field(default="", description="URIs; no credentials in them")
     outcomes: str = ""
     data: str = ""
+    production: str = ""
     promoted: list[str] | None = Field(default=None, description="sha256 of models; None where nobody knows")
+
+    @property
+    def series(self) -> Series:
+        """Which series the run goes on with."""
+        found = looked_at(self.period, self.predictions, self.outcomes, self.data, self.production)
+        return Series.of({name: text for name, text in found.items() if text})
 
 
 def fetch_logs(predictions: str, outcomes: str, data: str, folder: Path) -> str:
@@ -86,10 +94,10 @@ def write_asked(
         folder: with the logs.
         period: of the windows.
         timestamp: the run's.
-        uris: of predictions, outcomes and data.
+        uris: of predictions, outcomes, data and production.
         promoted: the models that have been production, oldest first; None where nobody knows.
     """
-    predictions, outcomes, data = map(redact, uris)
+    predictions, outcomes, data, production = map(redact, uris)
     asked = Asked(
         period=period,
         source=predictions or data,
@@ -97,6 +105,7 @@ def write_asked(
         predictions=predictions,
         outcomes=outcomes,
         data=data,
+        production=production,
         promoted=None if promoted is None else list(promoted),
     )
     (folder / ASKED).write_text(asked.as_json())

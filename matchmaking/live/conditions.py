@@ -22,7 +22,8 @@ from matchmaking.evidence.metrics import LOWER_IS_BETTER
 from matchmaking.evidence.policy import Alerts, Policy
 from matchmaking.live.alerts import Condition
 from matchmaking.live.delay import Delay
-from matchmaking.live.record import newest_record
+from matchmaking.live.estimate import METRICS
+from matchmaking.live.record import Live, followed_record
 from matchmaking.live.sequential import Rule, fit_loss, watch
 from matchmaking.tracking import client, told
 from matchmaking.tracking.runs import MLFLOW_TAG, PIPELINE_TAG, REASON_TAG
@@ -163,17 +164,38 @@ def follow(number: np.ndarray, match: np.ndarray, probability: np.ndarray, polic
     return Followed(first, looks, found)
 
 
+def watched(live: Live, policy: Alerts, link: str = "") -> list[Condition]:
+    """What a run of `observe` on the installation's series says of performance, for the alerts.
+
+    Beside what its rule has found: of a metric that isn't watched any more, and of a labelled dataset that took the
+    logs' place, nothing is known, and an alert that was raised before is over.
+    """
+    said = [Condition(**one) for one in live.conditions]
+    there = {each.name for each in said}
+    labelled = "pairs" in live.logs
+    gone = [
+        name for name in METRICS if f"performance/{name}" not in there and (labelled or name not in _watched(policy))
+    ]
+    return [
+        *said,
+        *(_performance(name, False, "it isn't watched any more", policy, link, known=False) for name in gone),
+    ]
+
+
 def is_well(now: datetime) -> bool | None:
-    """Whether production's measured performance is well, by the newest run of `observe`; None where nobody knows.
+    """Whether production's measured performance is well, by the newest look at the installation's series of `observe`.
+
+    Returns:
+        None where nobody knows.
 
     Raises:
         TrackingError: MLflow can't be reached.
         RecordError: a newer version wrote its record.
     """
-    found = newest_record()
-    if found is None or now - found.live.now > STALE:
+    found = followed_record(now)
+    if found is None or now - found[1].live.now > STALE:
         return None
-    said = [each for each in found.live.conditions if str(each.get("name", "")).startswith("performance/")]
+    said = [each for each in found[1].live.conditions if str(each.get("name", "")).startswith("performance/")]
     if any(each.get("firing") for each in said):
         return False
     return True if said and all(each.get("firing") is False and each.get("known", True) for each in said) else None

@@ -38,6 +38,7 @@ def observe(
     serving: Serving | None = None,
     promoted: Promoted | None = None,
     source: str = "",
+    outcomes: str = "",
     earlier: pd.DataFrame | None = None,
     slices: Sequence[str] = SLICES,
     minimum: Minimum | None = None,
@@ -53,7 +54,8 @@ def observe(
         now: the time of looking; what is later hasn't happened yet.
         serving: production's model of now, which is asked about the pairs that another one scored.
         promoted: the models that have been production.
-        source: what the logs are called.
+        source: what the prediction log, or the labelled dataset, is called.
+        outcomes: what the outcome log is called.
         earlier: the windows of the run before; None for none.
         slices: columns to break windows down by.
         minimum: below what estimates are withheld.
@@ -77,6 +79,7 @@ def observe(
     live = Live(
         period=period,
         source=source,
+        outcomes=outcomes,
         now=now.to_pydatetime(),
         delay=_delay_record(delay),
         logs=logs.accounts,
@@ -236,7 +239,7 @@ def observe_files(
     promoted = Promoted(known=known is not None, models=known or [], serving=serving.model if serving else "")
     logs = _read(folder, asked, now, serving)
     policy, link = installed_policy().alerts, tracking.links(run_id)[0].removeprefix("MLflow run ")
-    found = record.newest_record(asked.period, asked.source, before=run_id)
+    found = record.newest_record(asked.series, before=run_id)
     earlier = found.windows if found else None
     live, windows = observe(
         logs,
@@ -245,6 +248,7 @@ def observe_files(
         serving=serving,
         promoted=promoted,
         source=asked.source,
+        outcomes=asked.outcomes,
         earlier=earlier,
         watch=lambda delay: performance(logs.frame, now, delay, policy, link),
         seed=seed,

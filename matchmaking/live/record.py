@@ -23,12 +23,10 @@ from matchmaking.base.errors import RefusedError
 from matchmaking.base.files import written_whole
 from matchmaking.base.records import Record, read_record
 from matchmaking.base.settings import EXPERIMENT
+from matchmaking.live.series import FINISHED, Followed, Series, followed
 from matchmaking.live.windows import Period
 
-PIPELINE = "observe"
 WINDOWS, LIVE = "windows.parquet", "live.json"
-# MLflow's parameters that say which series a run continues
-PERIOD, SOURCE = "period", "source"
 TIME, TEXT, NUMBER, COUNT, YES = "datetime64[ns, UTC]", "object", "float64", "int64", "bool"
 # the columns of windows.parquet
 COLUMNS = {
@@ -53,6 +51,7 @@ SERIES = {
     ESTIMATED: ("estimate", "estimate_low", "estimate_high"),
 }
 BATCH = 1_000
+RECORD = "can't be asked for the record of `observe`"
 
 
 class _Part(BaseModel):
@@ -127,6 +126,7 @@ class Live(Record):
 
     period: Period
     source: str = Field(default="", description="the prediction log, or the labelled dataset; no credentials in it")
+    outcomes: str = Field(default="", description="the outcome log; empty for none")
     now: datetime
     delay: DelayRecord = DelayRecord()
     logs: dict[str, dict[str, int]] = Field(default={}, description="records by what became of them, for each log")
@@ -189,12 +189,28 @@ def read_folder(folder: Path) -> tuple[Live, pd.DataFrame]:
     return live, typed(pd.read_parquet(folder / WINDOWS))
 
 
-def newest_record(period: str = "", source: str = "", *, before: str = "") -> Observed | None:
+def followed_record(now: datetime) -> tuple[Followed, Observed] | None:
+    """The installation's series, and the record of the run that looked at it last; None where there is none.
+
+    Args:
+        now: UTC.
+
+    Raises:
+        TrackingError: MLflow cannot be reached, after the retries.
+        RecordError: the record can't be read, or a newer version wrote it.
+    """
+    found = followed(now)
+    if found is None:
+        return None
+    with tracking.told(RECORD):
+        return found, _read(tracking.client().get_run(found.run_id))
+
+
+def newest_record(series: Series | None = None, *, before: str = "") -> Observed | None:
     """The newest finished run of `observe` with what it recorded; None where there is none.
 
     Args:
-        period: only of runs with windows of it; empty for any.
-        source: only of runs on these logs, as `Live.source` names them; empty for any.
+        series: only of runs that it continues; None for any.
         before: the id of a run that is passed over, with those that began after it; empty for none.
 
     Raises:
@@ -202,9 +218,7 @@ def newest_record(period: str = "", source: str = "", *, before: str = "") -> Ob
         RecordError: the record can't be read, or a newer version wrote it.
     """
     client = tracking.client()
-    conditions = [f"tags.pipeline = '{PIPELINE}'", "attributes.status = 'FINISHED'"]
-    conditions += [f"params.{PERIOD} = '{period}'"] if period else []
-    with tracking.told("can't be asked for the record of `observe`"):
+    with tracking.told(RECORD):
         experiment = client.get_experiment_by_name(EXPERIMENT)
         if experiment is None:
             return None
@@ -213,7 +227,7 @@ def newest_record(period: str = "", source: str = "", *, before: str = "") -> Ob
         while True:
             page = client.search_runs(
                 [experiment.experiment_id],
-                " and ".join(conditions),
+                FINISHED,
                 order_by=["attributes.start_time DESC"],
                 max_results=50,
                 page_token=token,
@@ -221,7 +235,7 @@ def newest_record(period: str = "", source: str = "", *, before: str = "") -> Ob
             for run in page:
                 later = until is not None and (run.info.run_id == before or run.info.start_time > until)
                 # not asked of the database: a URI may hold quotation marks
-                if not later and (not source or run.data.params.get(SOURCE) == source):
+                if not later and (series is None or series.continues(Series.of(run.data.params))):
                     return _read(run)
             if not (token := page.token):
                 return None

@@ -83,8 +83,10 @@ def _outcome(summary: dict[str, Any]) -> str:
     if summary.get("verdict") in VERDICTS:
         return VERDICTS[summary["verdict"]]
     if summary.get("live"):
-        firing = summary["live"]["firing"]
-        return live_headline(summary["live"]) + (f" ALERT: {'; '.join(firing)}." if firing else "")
+        firing = "; ".join(summary["live"]["firing"])
+        # nobody is alerted of a series that isn't the installation's
+        said = "ALERT: " if summary["live"].get("followed", True) else "By the alert rule: "
+        return live_headline(summary["live"]) + (f" {said}{firing}." if firing else "")
     drift = drift_of(summary)
     if drift:
         columns = drift.get("drifted_columns") or summary.get("drifted_columns") or []

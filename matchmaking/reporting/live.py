@@ -40,8 +40,14 @@ FINDINGS = {
 }
 
 
-def live_summary(live: Live, windows: pd.DataFrame) -> dict[str, Any]:
-    """The field `live` of summary.json: what fits a page."""
+def live_summary(live: Live, windows: pd.DataFrame, beside: str = "") -> dict[str, Any]:
+    """The field `live` of summary.json: what fits a page.
+
+    Args:
+        live: the run's `live.json`.
+        windows: the run's `windows.parquet`.
+        beside: why alerts and the dashboard don't follow it, see `series.beside`; empty where they do.
+    """
     whole = windows[(windows["slice"] == "") & windows["metric"].isin(SHOWN)]
     recent = []
     for start, rows in list(whole.groupby("start"))[-RECENT:]:
@@ -65,7 +71,9 @@ def live_summary(live: Live, windows: pd.DataFrame) -> dict[str, Any]:
         )
     found = live.as_dict()
     return {
-        **{name: found[name] for name in ("period", "now", "delay", "windows", "carried", "past", "findings", "notes")},
+        **{name: found[name] for name in ("period", "now", "delay", "windows", "carried", "past", "findings")},
+        "followed": not beside,
+        "notes": [*([beside] if beside else []), *found["notes"]],
         "recent": recent,
         "firing": [one["title"] for one in found["conditions"] if one.get("firing")],
     }

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,8 @@ from matchmaking.base.files import written_whole
 from matchmaking.base.redact import redact
 from matchmaking.base.settings import code_version
 from matchmaking.evidence.metrics import SCALARS
-from matchmaking.live.record import LIVE, WINDOWS, log_points, read_folder
+from matchmaking.live.record import LIVE, WINDOWS, Live, log_points, read_folder
+from matchmaking.live.series import beside
 from matchmaking.model import production
 from matchmaking.reporting.live import live_summary
 from matchmaking.reporting.summary import Failure, Models, Sha256s, Summary
@@ -94,10 +95,6 @@ def write_reports(
             ("drift", drift),
         )
     }
-    windows = None
-    if live:
-        record, windows = read_folder(live)
-        found["live"] = live_summary(record, windows)
     training = json.loads((candidate / TRAINING_RECORD).read_text()) if candidate else None
     after = storage.hash_bundle(production_uri, production.FILES) if production_uri else {}
     if after != production_before:
@@ -105,6 +102,12 @@ def write_reports(
             f"{redact(production_uri)} changed while the run went on: its results describe a model that isn't served "
             "any more; run it again"
         )
+    windows, record = None, None
+    if live:
+        record, windows = read_folder(live)
+        # before it is asked whose series this is: a run without a point hardly counts
+        log_points(run_id, windows)
+        found["live"] = live_summary(record, windows, beside(run_id, datetime.now(UTC)))
     result = summarise(
         found,
         training,
@@ -127,7 +130,6 @@ def write_reports(
         drawn += plots.save_live(windows, folder / "plots")
         for name in (LIVE, WINDOWS):
             shutil.copyfile(live / name, folder / name)
-        log_points(run_id, windows)
     for name, content in found.items():
         if content is not None and name != "live":
             (folder / f"{name}.json").write_text(json.dumps(content, indent=1))
@@ -155,7 +157,7 @@ def write_reports(
     write_summary(folder, result)
     summary = result.as_dict()
     _tell(summary, found["decision"])
-    _look(summary, record.conditions if live else [])
+    _look(summary, record)
     if live:
         _show_dashboard(page, production_uri)
     return summary
@@ -285,12 +287,12 @@ def _tell(summary: dict[str, Any], decision: dict[str, Any] | None) -> None:
         notify.send("rejected", f"{summary['run_name']}: the candidate is worse than production", "\n".join(lines))
 
 
-def _look(summary: dict[str, Any], seen: Sequence[Mapping[str, Any]] = ()) -> None:
+def _look(summary: dict[str, Any], live: Live | None = None) -> None:
     """Raises and clears the alerts that a run of evaluate, monitor or observe says something of; never fails the run.
 
     Args:
         summary: the run's.
-        seen: of observe, the conditions that its alert rule has found.
+        live: of observe, what it has found; its alert rule is heard on the installation's series alone.
     """
     if summary["pipeline"] not in ("evaluate", "monitor", "observe"):
         return
@@ -302,8 +304,8 @@ def _look(summary: dict[str, Any], seen: Sequence[Mapping[str, Any]] = ()) -> No
         policy = installed_policy()
         link, name = tracking.links(summary["run_id"])[0].removeprefix("MLflow run "), summary["pipeline"]
         said = [conditions.succeeded(name, policy.alerts, link)]
-        if name == "observe":
-            return [*said, *(conditions.Condition(**one) for one in seen)]
+        if live is not None:
+            return [*said, *(conditions.watched(live, policy.alerts, link) if summary["live"]["followed"] else [])]
         if name == "evaluate":
             return [*said, conditions.degraded(summary, policy, link)]
         return [*said, conditions.drift(summary, policy.alerts, conditions.is_well(datetime.now(UTC)), link)]

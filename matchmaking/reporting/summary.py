@@ -76,7 +76,8 @@ class Summary(Record):
         default=None,
         description="null but for observe; `period`, `now`, `delay`, `windows` (how many), `recent` (the newest, each "
         "with its `metrics`: `value`, `low`, `high`, `estimate` with its own, and whether it counts as `measured`), "
-        "`past` (estimates against what was measured later), `findings`, `notes` and `firing` (by the alert rule)",
+        "`past` (estimates against what was measured later), `findings`, `notes`, `firing` (by the alert rule) and "
+        "`followed` (whether it is the series of alerts and the dashboard)",
     )
     drifted_columns: list[str] | None = Field(default=None, description="the names alone; null but for monitor")
     training: dict[str, Any] | None = Field(

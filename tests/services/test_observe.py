@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from matchmaking.base.settings import EXPERIMENT
 from matchmaking.data import sample
 from matchmaking.live import record
 from matchmaking.live.generate import generate_logs
+from matchmaking.live.series import Series, followed
 from matchmaking.live.traffic import Champion, Plan
 from tests.services.conftest import S3, seaweedfs
 from tests.services.test_tracking import NO_CREDENTIALS, Tracking, server  # noqa: F401
@@ -80,9 +82,9 @@ def test_killed_at_each_step_no_point_is_twice_and_none_missing(
     for name, places in KILLED.items():
         for writes in places:
             assert step(name, tmp_path / "killed", {**given, "job_id": "job-1"}, env, writes) == -signal.SIGKILL
-            assert record.newest_record() is None
+            assert record.newest_record() is None and followed(datetime.now(UTC)) is None
         assert step(name, tmp_path / "killed", {**given, "job_id": "job-1"}, env) == 0
-    found = record.newest_record("week", "s3://data/logs/predictions")
+    found = record.newest_record(Series("week", given["predictions"], given["outcomes"]))
     assert found is not None
     client = tracking.client()
     experiment = client.get_experiment_by_name(EXPERIMENT)
@@ -92,7 +94,17 @@ def test_killed_at_each_step_no_point_is_twice_and_none_missing(
     # an execution that nobody killed says the same
     for name in KILLED:
         assert step(name, tmp_path / "whole", {**given, "job_id": "job-2"}, env) == 0
-    again = record.newest_record("week")
+    # by another day, and on the predictions alone: neither is what alerts and the dashboard follow
+    for number, other in enumerate(({"period": "month"}, {"outcomes": ""}), start=3):
+        for name in KILLED:
+            assert step(name, tmp_path / f"{number}", {**given, **other, "job_id": f"job-{number}"}, env) == 0
+        assert "Not the series that alerts and the dashboard follow" in (
+            tmp_path / f"{number}/results/report.txt"
+        ).read_text().replace("\n", " ")
+    live = record.followed_record(datetime.now(UTC))
+    assert live is not None and live[1].run_id not in (None, found.run_id)
+    assert live[0].series == Series("week", given["predictions"], given["outcomes"]) and len(live[0].others) == 2
+    again = record.newest_record(live[0].series)
     assert again is not None and again.run_id != found.run_id
     pd.testing.assert_frame_equal(again.windows, found.windows)
     check_points(again.run_id, again.windows)

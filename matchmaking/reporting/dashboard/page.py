@@ -64,6 +64,7 @@ def dashboard_page(records: Records, *, served: bool = False) -> str:
         earlier=EARLIER,
         past=[_compared(one) for one in live["past"] if one["windows"]],
         tolerance=live["past"][0]["tolerance"] if live["past"] else 0.02,
+        series=records.followed,
         findings=live["findings"],
         live_notes=live["notes"],
         candidates=_candidates(records, data),

@@ -26,7 +26,8 @@ from matchmaking.base.redact import redact
 from matchmaking.base.settings import EXPERIMENT
 from matchmaking.live.alert_log import read_alerts
 from matchmaking.live.alerts import Alert
-from matchmaking.live.record import Observed, newest_record, typed
+from matchmaking.live.record import Observed, followed_record, typed
+from matchmaking.live.series import Followed
 from matchmaking.release import registry
 from matchmaking.release.audit import History, history
 from matchmaking.tracking.runs import JOB_TAG, KFP_TAG, MLFLOW_TAG, PIPELINE_TAG, REASON_TAG
@@ -73,7 +74,8 @@ class Records:
         now: when it was read; UTC.
         runs: oldest first.
         more_runs: whether there are older ones that were not read.
-        observed: the newest record of `observe`.
+        followed: the installation's series of `observe`, ...
+        observed: ... and its newest record.
         versions: of the model registry, newest first.
         audit: of the production folder, where one was given.
         alerts: that were ever raised, and their state.
@@ -83,6 +85,7 @@ class Records:
     now: datetime
     runs: list[Run] = field(default_factory=list)
     more_runs: bool = False
+    followed: Followed | None = None
     observed: Observed | None = None
     versions: list[registry.Version] = field(default_factory=list)
     audit: History | None = None
@@ -122,17 +125,18 @@ def read(production_uri: str = "", *, reports: Path | None = None, beside: Path 
         return Records(now, audit=audit)
     runs, more = _runs(reports if beside else None, beside)
     notes: list[str] = []
-    observed: Observed | None = None
+    live: tuple[Followed, Observed] | None = None
     alerts: list[Alert] = []
     try:
-        observed = newest_record() if any(run.pipeline == "observe" for run in runs) else None
+        live = followed_record(now) if any(run.pipeline == "observe" for run in runs) else None
     except MlopsError as error:
         notes.append(f"The record of the live performance can't be read: {for_terminal(redact(str(error)))}.")
     try:
         alerts = read_alerts()
     except MlopsError as error:
         notes.append(f"The alerts can't be read: {for_terminal(redact(str(error)))}.")
-    return Records(now, runs, more, observed, registry.versions(50), audit, alerts, notes)
+    followed, observed = live or (None, None)
+    return Records(now, runs, more, followed, observed, registry.versions(50), audit, alerts, notes)
 
 
 def _runs(reports: Path | None, beside: Path | None) -> tuple[list[Run], bool]:

@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 
 from matchmaking.base.escape import visible
 from matchmaking.base.records import SHORT
+from matchmaking.live.series import PIPELINE, Series
 from matchmaking.release.audit import ACTIONS
 from matchmaking.release.complete import BY_RUN
 from matchmaking.reporting.dashboard.records import Records
@@ -90,9 +91,12 @@ def _seen(records: Records) -> list[Reign]:
     """From the model that each run and each window of the logs saw, and the runs that promoted one."""
     known = names(records)
     models = {name: model for model, name in known.items()}
+    followed = records.followed.series if records.followed else None
     moments: list[tuple[int, str, str, str, str]] = []
     for run in records.runs:
-        if model := run.params.get("production_model"):
+        aside = run.pipeline == PIPELINE and followed is not None and not followed.continues(Series.of(run.params))
+        # a look at something else may have been with a model of its own
+        if (model := run.params.get("production_model")) and not aside:
             moments.append((run.start, model, "elsewhere", "", ""))
         if (package := visible(run.tags.get("promoted", ""))) and run.end:
             moments.append((run.end, models.get(package, package), "promote", run.name, run.url))

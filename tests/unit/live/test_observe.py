@@ -236,7 +236,7 @@ def test_the_rule_is_given_the_delay(logs: Logs) -> None:
 
 def test_a_log_that_nobody_has_written_yet(tmp_path: Path, mlflow: str) -> None:
     """A schedule begins before the service writes logs: then there is nothing to tell, and nothing fails."""
-    write_asked(tmp_path, "week", "20250605T120000Z", ("s3://datasets/logs/predictions", "", ""), None)
+    write_asked(tmp_path, "week", "20250605T120000Z", ("s3://datasets/logs/predictions", "", "", ""), None)
     live = observe_files(tmp_path, tmp_path / "none", tmp_path / "out", run_id=mlflow)
     assert live.windows == 0 and len(record.read_folder(tmp_path / "out")[1]) == 0
 
@@ -249,7 +249,7 @@ def test_what_is_odd_is_named_and_nothing_counted_twice(folder: Path, tmp_path: 
     (place / "outcomes/cut.jsonl").write_text(
         '{"version": 1, "pair_id": "nobody", "time": "2025-02-01", "match": 1}\n{"ver'
     )
-    write_asked(place, "month", "20250605T120000Z", ("p", "o", ""), [NEW])
+    write_asked(place, "month", "20250605T120000Z", ("p", "o", "", ""), [NEW])
     live = observe_files(place, tmp_path / "none", tmp_path / "out", run_id=mlflow)
     found = {one.code: one.count for one in live.findings}
     # the old model served for 90 days

@@ -13,6 +13,7 @@ from matchmaking import tracking
 from matchmaking.base.errors import RefusedError
 from matchmaking.live import record
 from matchmaking.live.record import Live
+from matchmaking.live.series import Series
 
 NOW = "2026-03-01T00:00:00Z"
 
@@ -55,7 +56,7 @@ def windows(first: str, weeks: int, rows: int = 100, value: float = 0.5) -> pd.D
 
 def observe(frame: pd.DataFrame, folder: Path, stamp: str, *, finish: bool = True, source: str = "logs") -> str:
     """A run of `observe` as its last step records it; without `finish` it was killed after the points."""
-    params = {"period": "week", "source": source}
+    params = {"period": "week", "source": source, "predictions": source}
     run_id, _ = tracking.start_run("observe", stamp, f"job-{stamp}", params)
     record.write_record(folder, Live(period="week", source=source, now=pd.Timestamp(NOW).to_pydatetime()), frame)
     record.log_points(run_id, frame)
@@ -68,11 +69,13 @@ def test_what_was_recorded_is_read_back(tmp_path: Path, mlflow: None) -> None:
     assert record.newest_record() is None
     frame = windows("2026-01-05", 5)
     run_id = observe(frame, tmp_path / "out", "20260301T000000Z")
-    found = record.newest_record("week", "logs")
+    found = record.newest_record(Series("week", "logs"))
     assert found is not None
     assert (found.run_id, found.name, found.live.period) == (run_id, "observe_20260301T000000Z", "week")
     pd.testing.assert_frame_equal(found.windows, frame)
-    assert record.newest_record("month") is None and record.newest_record("week", "other") is None
+    assert record.newest_record(Series("month", "logs")) is None
+    assert record.newest_record(Series("week", "other")) is None
+    assert record.newest_record(Series("week", "logs", "outcomes")) is None
 
 
 def test_each_point_is_there_once_at_its_windows_end(tmp_path: Path, mlflow: None) -> None:
@@ -92,14 +95,14 @@ def test_each_point_is_there_once_at_its_windows_end(tmp_path: Path, mlflow: Non
 def test_a_run_that_was_killed_is_no_record(tmp_path: Path, mlflow: None) -> None:
     first = observe(windows("2026-01-05", 5), tmp_path / "1", "20260301T000000Z")
     killed = observe(windows("2026-01-05", 6), tmp_path / "2", "20260302T000000Z", finish=False)
-    found = record.newest_record("week")
+    found = record.newest_record(Series("week", "logs"))
     assert found is not None and found.run_id == first
     # again, to its end
     assert observe(windows("2026-01-05", 6), tmp_path / "2", "20260302T000000Z") == killed
-    found = record.newest_record("week")
+    found = record.newest_record(Series("week", "logs"))
     assert found is not None and found.run_id == killed
     assert len(tracking.client().get_metric_history(killed, "live_measured_recall")) == 5
-    before = record.newest_record("week", before=killed)
+    before = record.newest_record(Series("week", "logs"), before=killed)
     assert before is not None and before.run_id == first
 
 

@@ -22,6 +22,7 @@ from matchmaking import tracking
 from matchmaking.live.alert_log import acknowledge, look
 from matchmaking.live.alerts import Condition
 from matchmaking.live.record import Live, Observed, typed
+from matchmaking.live.series import Followed, Series
 from matchmaking.release import registry
 from matchmaking.release.audit import History
 from matchmaking.release.records import Entry, State
@@ -138,6 +139,18 @@ def test_reigns_from_what_runs_saw() -> None:
     assert [each.how for each in found] == ["first seen", "promote", "elsewhere"]
     assert found[1].url == "http://m/promote" and found[2].start == runs[3].start
     assert reigns(Records(NOW)) == []
+
+
+def test_a_look_at_something_else_tells_of_no_reign() -> None:
+    ours = {"period": "week", "source": "/logs", "predictions": "/logs"}
+    tried = {"period": "week", "source": "/a.csv", "data": "/a.csv", "production": "/candidate"}
+    runs = [
+        run("observe", 3, params={**ours, "production_model": OLD}),
+        run("observe", 2, params={**tried, "production_model": NEW}),
+        run("observe", 1, params={**ours, "production_model": OLD}),
+    ]
+    found = reigns(Records(NOW, runs, followed=Followed(Series.of(ours), 2, "1", "observe_1")))
+    assert [each.model for each in found] == [OLD]
 
 
 # ------------------------------------------------------------------------------------------------ what is told
