@@ -130,7 +130,9 @@ def windows(weeks: int = 12, seed: int = 0) -> pd.DataFrame:
 
 def observed(frame: pd.DataFrame) -> str:
     """A run of `observe` with its record; its id."""
-    run_id, _ = tracking.start_run("observe", f"{NOW:%Y%m%dT%H%M%SZ}", "observe-job", {"period": "week"})
+    run_id, _ = tracking.start_run(
+        "observe", f"{NOW:%Y%m%dT%H%M%SZ}", "observe-job", {"period": "week", "source": HOSTILE, "predictions": HOSTILE}
+    )
     live = Live(
         period="week",
         now=NOW,

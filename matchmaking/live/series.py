@@ -7,6 +7,7 @@ runs themselves, so that there is nothing to set, and nothing to forget.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
@@ -28,6 +29,8 @@ FINISHED = f"tags.{PIPELINE_TAG} = '{PIPELINE}' and attributes.status = 'FINISHE
 # of MLflow's metrics that are a window's
 POINTS = "live_"
 PAGE = 200
+# at the end of a dataset's address, where it is a version's (`--data-rev`): here, and in DVC's remote
+_VERSION = re.compile(r"(?<=/)[0-9a-f]{32}(?=\.csv$)|(?<=/files/md5/)[0-9a-f]{2}/[0-9a-f]{30}$")
 ASKED = "can't be asked what `observe` looked at"
 
 
@@ -50,7 +53,7 @@ class Series:
     @classmethod
     def of(cls, params: Mapping[str, str]) -> Series:
         """The series of a run with these MLflow parameters, as `looked_at` gives them."""
-        period, source = params.get(PERIOD, ""), _place(params.get(SOURCE, ""))
+        period, source = params.get(PERIOD, ""), _VERSION.sub("*", _place(params.get(SOURCE, "")))
         if PREDICTIONS in params:
             return cls(period, source, _place(params.get(OUTCOMES, "")))
         if DATA in params:

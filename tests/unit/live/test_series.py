@@ -91,6 +91,14 @@ def test_a_labelled_file_scored_by_another_model_is_another_series() -> None:
     assert str(Series.of(CSV)) == "/a.csv, scored by /model, by week"
 
 
+def test_the_versions_of_a_dataset_are_one_series() -> None:
+    """Else a schedule on a branch of the data would begin anew with each, and follow an old one for a week."""
+    for place in ("/work/data/{}{}.csv", "s3://dvc/files/md5/{}/{}"):
+        first, second = (place.format(n * 2, n * 30) for n in "ab")
+        assert Series.of({**CSV, "source": first}) == Series.of({**CSV, "source": second})
+        assert str(Series.of({**CSV, "source": first})).startswith(place.partition("{")[0] + "*")
+
+
 def test_where_logs_are_joined_with_a_models_folder_or_not_is_the_same_series() -> None:
     assert Series.of(LOGS) == Series.of({**LOGS, "production": "/candidate"})
 
