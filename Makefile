@@ -133,6 +133,7 @@ bench-gateway: setup sample-production ## what an experiment's gateway costs its
 
 bench-experiments: setup ## how often an experiment is wrong over 60 daily looks, and how soon it is right; SRM, guardrails
 	@$(BIN)/python -m benchmarks.experiments
+	@$(BIN)/python -m benchmarks.experiment_days
 
 bench-dashboard: dev ## the dashboard over 2,000 runs and 20 slices: how large, how fast made and drawn
 	@$(BIN)/python -m benchmarks.dashboard

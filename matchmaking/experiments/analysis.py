@@ -12,11 +12,12 @@ import pandas as pd
 
 from matchmaking.base.errors import InputError
 from matchmaking.evidence.metrics import THRESHOLD
+from matchmaking.experiments.daily import judge_days
 from matchmaking.experiments.definition import Definition
 from matchmaking.experiments.guardrails import Guardrail, judge_recall, judge_requests
 from matchmaking.experiments.integrity import Check, check_integrity, lawyer_overlap
 from matchmaking.experiments.sequences import Betting
-from matchmaking.experiments.units import DAY, client_outcomes, client_requests, in_experiment
+from matchmaking.experiments.units import DAY, client_days, client_outcomes, client_requests, in_experiment
 from matchmaking.experiments.verdict import Verdict, bets, fixed_horizon, judge, sequence
 
 
@@ -88,6 +89,7 @@ def analyse(
     clients = client_outcomes(exposures, outcomes, definition, now, scores)
     checks = check_integrity(exposures, outcomes, clients, definition, now, assigned)
     guardrails = judge_requests(client_requests(exposures, definition, now), definition)
+    guardrails += judge_days(client_days(exposures, definition, now), definition)
     overlap = None
     if known is not None:
         seen = in_experiment(exposures, definition, now).merge(known, on="request")

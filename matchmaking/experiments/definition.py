@@ -25,7 +25,10 @@ CHALLENGERS = 0.5
 
 
 class Guardrails(BaseModel):
-    """What stops the experiment by itself, once shown. Half of `alpha` is latency's and errors', half is recall's."""
+    """What stops the experiment by itself, once shown. Half of `alpha` is latency's and errors', half is recall's.
+
+    Of the first half, half goes to the sequences of first days (`guardrails`), half to all days (`daily`).
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
@@ -34,7 +37,9 @@ class Guardrails(BaseModel):
     errors: float = Field(default=0.005, ge=0, lt=1, description="more of a client's requests may fail, as a share")
     recall: float = Field(default=0.05, ge=0, lt=1, description="recall that may be lost in a slice")
     slices: dict[SliceColumn, tuple[str, ...]] = Field(default={}, description="values whose recall is judged")
-    window_days: Days = Field(default=1.0, description="of a client's requests, from its first; each counts once")
+    window_days: Days = Field(
+        default=1.0, description="of the sequences of first days: of a client's requests, from its first"
+    )
 
 
 class Definition(Record):

@@ -27,13 +27,14 @@ class Guardrail:
     """One guardrail.
 
     Attributes:
-        name: `latency`, `errors`, or `recall <column>=<value>`.
+        name: `latency` and `errors`, of first days; `latency by day` and `errors by day`; `recall <column>=<value>`.
         champion: its value: the typical latency in ms (the geometric mean), the share of failed requests, the recall.
         challenger: the same.
         harm: how much worse the challenger is: the ratio less 1, or the difference.
         at_least: what is shown of that, at the level that holds for all guardrails and looks; -inf before it is read.
         tolerated: what is.
         look: the day at whose end harm was shown first, from 0; None where it is not.
+        days: the first and the last day, from 0, that the values are of; None for all.
     """
 
     name: str
@@ -43,6 +44,7 @@ class Guardrail:
     at_least: float
     tolerated: float
     look: int | None
+    days: tuple[int, int] | None = None
 
     @property
     def harmed(self) -> bool:
@@ -97,7 +99,8 @@ def judge_requests(requests: pd.DataFrame, definition: Definition) -> list[Guard
     if not len(requests):
         return []
     rules = definition.guardrails
-    alpha = rules.alpha / 4
+    # the other half of what latency and errors have is that of `daily.judge_days`
+    alpha = rules.alpha / 8
     challenger = requests["challenger"].to_numpy(dtype=bool)
     look = requests["look"].to_numpy(dtype=int)
     old, new, gap, low = harm_bound(

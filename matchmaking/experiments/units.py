@@ -117,11 +117,7 @@ def client_requests(exposures: pd.DataFrame, definition: Definition, now: pd.Tim
     clients = seen.groupby("unit", sort=False).agg(first=("time", "first"), variant=("variant", "first"))
     clients = clients[clients["first"] + window <= now]
     rows = seen[seen["time"] <= seen["unit"].map(clients["first"]) + window]
-    failed = rows["status"].isna() | (rows["status"] >= 500) | (rows["status"] < 100)
-    answered = ~failed & rows["latency_ms"].notna()
-    # a latency of 0 ms is one below the log's resolution
-    logs = np.log(rows["latency_ms"].clip(lower=0.1)).where(answered, 0.0)
-    sums = pd.DataFrame({"errors": failed, "answered": answered, "log_latency": logs}).groupby(rows["unit"]).sum()
+    sums = _went(rows).groupby(rows["unit"]).sum()
     found = pd.DataFrame(
         {
             "challenger": clients["variant"] == VARIANTS[1],
@@ -133,3 +129,29 @@ def client_requests(exposures: pd.DataFrame, definition: Definition, now: pd.Tim
     ).join(sums)
     found = found.rename_axis("unit").reset_index()
     return found.sort_values(["look", "first"], kind="stable", ignore_index=True).drop(columns="first")
+
+
+def client_days(exposures: pd.DataFrame, definition: Definition, now: pd.Timestamp) -> pd.DataFrame:
+    """Each client's requests of each day since the start, for the guardrails of all days.
+
+    Returns:
+        A row a client and day, in order of the days and, in each, of the clients' first requests: `unit`, `challenger`
+        (by its first exposure of all), `day` (from 0), `requests`, `errors`, `answered` and `log_latency`, as in
+        `client_requests`.
+    """
+    seen = in_experiment(exposures, definition, now)
+    variant = seen.groupby("unit", sort=False)["variant"].first()
+    found = _went(seen).assign(requests=1).groupby([seen["day"], seen["unit"]], sort=False).sum().reset_index()
+    found["challenger"] = (found["unit"].map(variant) == VARIANTS[1]).to_numpy()
+    # a request at the very end of the last full day
+    last = int((now - pd.Timestamp(definition.start)) // DAY) - 1
+    return found[found["day"] <= last].reset_index(drop=True)
+
+
+def _went(rows: pd.DataFrame) -> pd.DataFrame:
+    """Whether each request failed, whether it was answered, and the logarithm of what that took."""
+    failed = rows["status"].isna() | (rows["status"] >= 500) | (rows["status"] < 100)
+    answered = ~failed & rows["latency_ms"].notna()
+    # a latency of 0 ms is one below the log's resolution
+    logs = np.log(rows["latency_ms"].clip(lower=0.1)).where(answered, 0.0)
+    return pd.DataFrame({"errors": failed, "answered": answered, "log_latency": logs})

@@ -52,6 +52,8 @@ def test_logs_to_verdict_and_page() -> None:
     assert [one.name for one in found.guardrails] == [
         "latency",
         "errors",
+        "latency by day",
+        "errors by day",
         "recall case_type=Tax",
         "recall case_type=Fraud",
     ]
