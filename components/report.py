@@ -22,6 +22,7 @@ def report(
     drift: Input[Artifact] = None,
     drift_report: Input[HTML] = None,
     live: Input[Artifact] = None,
+    experiment: Input[Artifact] = None,
 ) -> str:
     """Packages and registers a candidate that improves, writes the reports and the summary, and closes the MLflow run.
 
@@ -40,6 +41,7 @@ def report(
         drift: JSON.
         drift_report: Evidently's report.
         live: a folder: the windows of `observe`.
+        experiment: a folder: what an experiment says, and its page.
 
     Returns:
         The package's URI; empty where there is none.
@@ -48,7 +50,7 @@ def report(
 
     from matchmaking.tracking.step import collect, step, tell_summary
 
-    inputs = [data_report, candidate, evaluation, decision, drift, live]
+    inputs = [data_report, candidate, evaluation, decision, drift, live, experiment]
     outputs = {"Results": results, "Report": report, "Summary": summary}
     with step("report", run_id, outputs, inputs):
         from matchmaking.release.registry import publish_candidate
@@ -90,6 +92,7 @@ def report(
             drift=path(drift),
             drift_page=path(drift_report),
             live=path(live),
+            experiment=path(experiment),
             page=Path(report.path),
             short=Path(summary.path),
         )

@@ -10,6 +10,7 @@ class Pipeline(StrEnum):
     evaluate = "evaluate"
     monitor = "monitor"
     observe = "observe"
+    experiment = "experiment"
     promote = "promote"
 
 

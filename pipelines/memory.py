@@ -48,17 +48,22 @@ NEEDS = {
     "score": Need(fixed=790, per_row=0.21),
     "drift": Need(fixed=470, per_row=0.08),
     "observe": Need(fixed=770, per_row=2.2),
+    # a row is a line of the exposure log
+    "experiment": Need(fixed=215, per_row=1.3),
 }
 STEPS = {
     "retrain": ("validate", "split", "train", "evaluate", "compare"),
     "evaluate": ("validate", "split", "evaluate"),
     "monitor": ("validate", "score", "drift"),
     "observe": ("observe",),
+    "experiment": ("experiment",),
 }
 # bytes of a row of generated pairs as a CSV, plain and gzip; rows of more bytes take no more memory
 ROW_BYTES, ROW_BYTES_GZIP = 81.0, 24.0
 # of a record of a generated prediction log, by the ending of its part
 LOG_ROW_BYTES = {".parquet": 40.0, ".jsonl": 480.0, ".ndjson": 480.0, ".jsonl.gz": 50.0, ".ndjson.gz": 50.0}
+# of a line of an exposure log; the gateway's parts, of a minute each, are compressed less well
+EXPOSURE_BYTES = {".jsonl.gz": 30.0, ".jsonl": 400.0}
 # KFP's launcher is in the same container
 LAUNCHER_MB = 60
 # on top: other data, other machines, and what the kernel counts with the process
@@ -106,7 +111,7 @@ def choose(pipeline: str, uris: Iterable[str]) -> tuple[str, str]:
     rows = 0.0
     for uri in uris:
         try:
-            size = _rows(uri)
+            size = _rows(uri, EXPOSURE_BYTES if pipeline == "experiment" else LOG_ROW_BYTES)
         except MlopsError as error:
             room = rows_within(pipeline, DEFAULT)
             return DEFAULT, f"enough for {room:,} rows; how many there are isn't known here: {error}"
@@ -143,17 +148,17 @@ def killed(task: str, limit: str, arguments: Mapping[str, Any]) -> str:
     return f"{said}; with `--memory {more}` (`memory: {more}` in schedules.yaml, `memory` in the UI) it gets more"
 
 
-def _rows(uri: str) -> float:
-    """How many rows a file has, or a log in parts, by its size."""
+def _rows(uri: str, row_bytes: Mapping[str, float]) -> float:
+    """How many rows a file has, or a log in parts, by its size; of parts by what a row of theirs takes."""
     from matchmaking.storage import list_names, size
 
     if uri.endswith((".csv", ".csv.gz")):
         return size(uri) / (ROW_BYTES_GZIP if uri.endswith(".gz") else ROW_BYTES)
     names = list_names(uri)
     places = [f"{uri.rstrip('/')}/{name}" for name in names] or [uri]
-    return sum(size(place) / _row_bytes(place) for place in places)
+    return sum(size(place) / _row_bytes(place, row_bytes) for place in places)
 
 
-def _row_bytes(place: str) -> float:
-    known = (end for end in LOG_ROW_BYTES if place.endswith(end))
-    return LOG_ROW_BYTES.get(next(known, ""), ROW_BYTES_GZIP if place.endswith(".gz") else ROW_BYTES)
+def _row_bytes(place: str, row_bytes: Mapping[str, float]) -> float:
+    known = (end for end in row_bytes if place.endswith(end))
+    return row_bytes.get(next(known, ""), ROW_BYTES_GZIP if place.endswith(".gz") else ROW_BYTES)

@@ -47,7 +47,7 @@ TRACKING_SETTINGS = ("MLFLOW_TRACKING_URI",)
 LINK_SETTINGS = ("MLOPS_KFP_URL", "MLOPS_MLFLOW_URL")
 STORAGE_SETTINGS = ("AWS_ENDPOINT_URL", "AWS_DEFAULT_REGION")
 # the pipelines whose runs say something of a state; a retraining is an event
-LOOKING = ("evaluate", "monitor", "observe")
+LOOKING = ("evaluate", "monitor", "observe", "experiment")
 POLICY_SETTINGS = ("MLOPS_POLICY",)
 RESTART_SETTINGS = ("MLOPS_RESTART_COMMAND", "MLOPS_RESTART_TIMEOUT")
 
@@ -99,6 +99,8 @@ PODS = {
     "drift": Pod("Look for drift", pure=True, cpu="500m"),
     "collect": Pod("Fetch logs and production", storage=True, links=True),
     "observe": Pod("Measure and estimate each window", cpu="500m", cpu_limit="2", policy=True, seconds=7200),
+    "gather": Pod("Fetch definition and logs", storage=True, links=True),
+    "experiment": Pod("Read the experiment", pure=True, cpu="500m", seconds=7200),
     "report": Pod("Write the report", storage=True, policy=True),
     "check": Pod("Check the package's evidence", storage=True, links=True),
     "promote": Pod("Put it into production", storage=True, links=True),

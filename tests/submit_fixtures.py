@@ -14,6 +14,7 @@ TASKS = {
     "evaluate": ["ingest", "validate", "split", "evaluate", "report"],
     "monitor": ["ingest", "ingest-2", "validate", "validate-2", "score", "drift", "report"],
     "observe": ["collect", "observe", "report"],
+    "experiment": ["gather", "experiment", "report"],
     "promote": ["check", "promote"],
 }
 METRICS = {

@@ -137,8 +137,9 @@ VARIABLES = {
         "the default policy",
     ),
     "MLOPS_NOTIFY_URLS": (
-        "apprise URLs, separated by white space, that hear of alerts, improved candidates, promotions, rollbacks, "
-        "rejected candidates and failed runs; `pager=URL` has a tag, and hears the alerts alone that the policy sends "
+        "apprise URLs, separated by white space, that hear of alerts, improved candidates, promotions, "
+        "rollbacks, rejected candidates, verdicts of experiments and failed runs; `pager=URL` has a tag, and hears the "
+        "alerts alone that the policy sends "
         "there",
         "nobody",
     ),

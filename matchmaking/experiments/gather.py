@@ -14,15 +14,18 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import pandas as pd
+from pydantic import Field
 
 from matchmaking.base.errors import InputError
 from matchmaking.base.files import file_md5
+from matchmaking.base.records import Record
 from matchmaking.base.redact import redact
 from matchmaking.base.settings import EXPERIMENT_OUTCOMES_URI, EXPERIMENT_PAIRS_URI
 from matchmaking.experiments.analysis import Analysis, analyse
 from matchmaking.experiments.assignment import assign
 from matchmaking.experiments.definition import Definition
 from matchmaking.experiments.exposures import read_exposures
+from matchmaking.experiments.record import recorded, under_way
 from matchmaking.live.logs import fetch_log
 from matchmaking.live.parts import LINES, PARQUET, Finding
 
@@ -30,6 +33,7 @@ ENDINGS = (*PARQUET, ".csv", ".csv.gz", *LINES)
 # where nothing needs to be yet
 EXPECTED = (EXPERIMENT_OUTCOMES_URI, EXPERIMENT_PAIRS_URI)
 # text, whatever it looks like: 007 isn't 7
+ASKED = "asked.json"
 TEXTS = ("unit", "request", "lawyer")
 NUMBERS = ("score", "probability")
 
@@ -47,6 +51,41 @@ class Sources:
     exposures: str
     outcomes: str = ""
     pairs: str = ""
+
+
+class Asked(Record):
+    """What a run of the pipeline is about, for its steps."""
+
+    name: str = Field(default="", description="the experiment's; empty where none is under way")
+    now: str
+    definition: Definition | None = None
+
+
+def gather(name: str, sources: Sources, until: str, stamp: str, folder: Path) -> tuple[Asked, str]:
+    """Brings an experiment's definition and its logs here, as the pipeline's first step does.
+
+    Args:
+        name: the experiment's; empty for the one that is under way.
+        sources: where its logs are.
+        until: as of when; empty for the run's own time.
+        stamp: the run's, UTC.
+        folder: becomes the folder: the logs, and `ASKED`.
+
+    Returns:
+        What was asked, and the md5 of the logs.
+
+    Raises:
+        InputError: there is no such experiment, or no such log.
+        RefusedError: its definition isn't the one that was recorded.
+        StorageError, TrackingError: a server can't be reached.
+    """
+    now = moment(until or pd.Timestamp(stamp).isoformat(), "until")
+    found = recorded(name) if name else under_way(now)
+    version = fetch(sources if found else Sources(""), folder)
+    definition = found[1] if found else None
+    asked = Asked(name=definition.name if definition else "", now=now.isoformat(), definition=definition)
+    (folder / ASKED).write_text(asked.as_json(), encoding="utf-8")
+    return asked, version
 
 
 def fetch(sources: Sources, folder: Path) -> str:

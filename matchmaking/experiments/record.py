@@ -7,7 +7,9 @@ import re
 import tempfile
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
+import pandas as pd
 import yaml
 
 from matchmaking import tracking
@@ -19,6 +21,8 @@ from matchmaking.experiments.definition import NAME, Definition
 NAME_TAG, SHA256_TAG = "experiment_name", "experiment_sha256"
 # what it said last
 VERDICT_TAG = "experiment_verdict"
+# and of which verdict the pipeline has told people
+TOLD_TAG = "experiment_told"
 FILE = "definition.json"
 RESULTS = "experiment.json"
 
@@ -65,7 +69,8 @@ def record(definition: Definition) -> str:
             f"{definition.name} starts at {definition.start:%Y-%m-%dT%H:%M:%SZ}, which is over: a definition is fixed "
             "before the first exposure; give a later start"
         )
-    run_id, _ = tracking.start_run("experiment", tracking.now(), definition.sha256, {"experiment": definition.name})
+    # not called after the pipeline that reads it: its runs are looked for by that
+    run_id, _ = tracking.start_run("definition", tracking.now(), definition.sha256, {"experiment": definition.name})
     with tempfile.TemporaryDirectory() as folder:
         (Path(folder) / FILE).write_text(definition.canonical, encoding="utf-8")
         tracking.finish_run(
@@ -77,6 +82,27 @@ def record(definition: Definition) -> str:
             artifacts=Path(folder),
         )
     return run_id
+
+
+def under_way(now: pd.Timestamp) -> tuple[str, Definition] | None:
+    """The experiment that is under way: of those that have begun and haven't ended, the one that began last.
+
+    One has ended when its verdict says so and people have been told; it is read by its name from then on.
+
+    Args:
+        now: UTC.
+
+    Raises:
+        RefusedError: a definition isn't the one whose sha256 was recorded.
+        TrackingError: the server can't be reached.
+    """
+    found = []
+    for run in _search(f"tags.{NAME_TAG} LIKE '%'"):
+        verdict = run.data.tags.get(VERDICT_TAG, "go on")
+        if verdict == "go on" or run.data.tags.get(TOLD_TAG) != verdict:
+            found.append(recorded(run.data.tags[NAME_TAG]))
+    begun = [one for one in found if pd.Timestamp(one[1].start) <= now]
+    return max(begun, key=lambda one: one[1].start, default=None)
 
 
 def recorded(name: str) -> tuple[str, Definition]:
@@ -125,11 +151,20 @@ def _runs(name: str) -> list[tuple[str, str]]:
     """The runs of an experiment's name, the first one first, each with the definition's sha256."""
     if not re.fullmatch(NAME, name):
         return []
+    found = _search(f"tags.{NAME_TAG} = '{name}'")
+    return [(str(run.info.run_id), str(run.data.tags.get(SHA256_TAG, ""))) for run in found]
+
+
+def _search(condition: str) -> list[Any]:
+    """The runs that hold definitions, the first one first."""
+    order = ["attributes.start_time", "attributes.run_id"]
+    found: list[Any] = []
+    token = None
     with tracking.told("can't look for the experiment"):
         home = tracking.client().get_experiment_by_name(EXPERIMENT)
-        if home is None:
-            return []
-        found = tracking.client().search_runs(
-            [home.experiment_id], f"tags.{NAME_TAG} = '{name}'", order_by=["attributes.start_time", "attributes.run_id"]
-        )
-    return [(str(run.info.run_id), str(run.data.tags.get(SHA256_TAG, ""))) for run in found]
+        while home is not None:
+            page = tracking.client().search_runs([home.experiment_id], condition, order_by=order, page_token=token)
+            found += page
+            if not (token := page.token):
+                break
+    return found

@@ -87,6 +87,8 @@ def _outcome(summary: dict[str, Any]) -> str:
         # nobody is alerted of a series that isn't the installation's
         said = "ALERT: " if summary["live"].get("followed", True) else "By the alert rule: "
         return live_headline(summary["live"]) + (f" {said}{firing}." if firing else "")
+    if summary.get("experiment"):
+        return experiment_headline(summary["experiment"])
     drift = drift_of(summary)
     if drift:
         columns = drift.get("drifted_columns") or summary.get("drifted_columns") or []
@@ -110,6 +112,13 @@ def _outcome(summary: dict[str, Any]) -> str:
             f"on {model.get('rows', 0):,} held-out pairs, {model.get('positives', 0):,} of them matches."
         )
     return f"The {pipeline} run ended: {summary.get('status') or 'no status was recorded'}."
+
+
+def experiment_headline(said: dict[str, Any]) -> str:
+    """What an experiment says, in `summary["experiment"]`, in a sentence or two."""
+    if not said.get("experiment"):
+        return str(said["headline"])
+    return f"{said['experiment']}: {said['headline']} {said['reason'][:1].upper()}{said['reason'][1:].rstrip('.')}."
 
 
 def metric_rows(summary: dict[str, Any], evaluation: dict[str, Any] | None = None) -> list[MetricRow]:
@@ -214,6 +223,9 @@ def warnings(summary: dict[str, Any]) -> list[str]:
     found = [f"the data: {warning}" for warning in (summary.get("data") or {}).get("warnings") or []]
     found += [f"the split: {note}" for note in (summary.get("split") or {}).get("notes") or []]
     found += (summary.get("live") or {}).get("notes") or []
+    experiment = summary.get("experiment") or {}
+    found += [f"{one['code']}: {one['said']}" for one in experiment.get("checks") or [] if not one["stops"]]
+    found += [f"the exposure log: {code}, {count:,}" for code, count in (experiment.get("log") or {}).items()]
     found += [note for note in drift_of(summary).get("notes") or [] if "not measured" in note or "too few" in note]
     return [warning for warning in found if warning not in (summary.get("reasons") or [])]
 

@@ -14,7 +14,9 @@ import numpy as np
 import pandas as pd
 
 from matchmaking.base.files import written_whole
+from matchmaking.base.records import read_record
 from matchmaking.experiments.analysis import Analysis, numbers
+from matchmaking.experiments.gather import ASKED, Asked, read
 from matchmaking.experiments.record import RESULTS
 from matchmaking.live.parts import Finding
 from matchmaking.reporting.html import page
@@ -31,6 +33,8 @@ HEADLINES = {
     "harmful": "Stop: the challenger does harm.",
     "unreadable": "Stop: the arms can't be compared, so the results aren't shown.",
 }
+
+NONE = "No experiment is under way; `mlops experiment start` records one."
 
 
 def draw_sequence(analysis: Analysis) -> bytes:
@@ -94,6 +98,29 @@ def experiment_report(analysis: Analysis) -> str:
     )
 
 
+def experiment_files(folder: Path, out: Path) -> str:
+    """Reads what the pipeline's first step has gathered, and writes what it says.
+
+    Args:
+        folder: what `gather` left.
+        out: becomes the folder: `experiment.json`, and the page where there is an experiment.
+
+    Returns:
+        The verdict; empty where no experiment is under way.
+
+    Raises:
+        InputError: a log can't be read, or the experiment hasn't begun.
+    """
+    asked = read_record(Asked, (folder / ASKED).read_bytes(), ASKED)
+    out.mkdir(parents=True, exist_ok=True)
+    if asked.definition is None:
+        (out / RESULTS).write_text(json.dumps({"experiment": None, "verdict": None, "headline": NONE}))
+        return ""
+    found, odd = read(folder, asked.definition, pd.Timestamp(asked.now))
+    write_report(found, odd, out)
+    return found.verdict.state
+
+
 def write_report(analysis: Analysis, odd: Sequence[Finding], folder: Path) -> None:
     """Writes the page and the numbers, `experiment.html` and `experiment.json`, each whole or not at all.
 
@@ -102,7 +129,11 @@ def write_report(analysis: Analysis, odd: Sequence[Finding], folder: Path) -> No
         odd: what was odd in the exposure log.
         folder: where they go.
     """
-    said = numbers(analysis) | {"log": {one.code: one.count for one in odd}}
+    said = numbers(analysis) | {
+        "headline": HEADLINES[analysis.verdict.state],
+        "results": results_of(analysis) if analysis.verdict.state != "unreadable" else [],
+        "log": {one.code: one.count for one in odd},
+    }
     for file, text in ((PAGE, experiment_report(analysis)), (RESULTS, json.dumps(said, indent=1))):
         with written_whole(folder / file) as temporary:
             temporary.write_text(text, encoding="utf-8")

@@ -59,6 +59,8 @@ def markdown_report(summary: dict[str, Any]) -> str:
             cells = [day(window), f"{window['rows']:,}", state(window), value, f"~ {estimate}" if estimate else "-"]
             lines.append(_row([*map(for_markdown, cells)]))
         lines += ["", *(f"- {for_markdown(line)}" for line in data_lines(summary))]
+    for label, value in (summary.get("experiment") or {}).get("results") or []:
+        lines.append(f"- {for_markdown(label)}: {for_markdown(value)}")
     lines += ["", *(f"- {label}: {for_markdown(value)}" for label, value in provenance_of(summary))]
     return "\n".join(lines) + "\n"
 

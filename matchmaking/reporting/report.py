@@ -14,11 +14,14 @@ from matchmaking.base.errors import MlopsError
 from matchmaking.base.files import written_whole
 from matchmaking.base.redact import redact
 from matchmaking.base.settings import code_version
-from matchmaking.evidence.metrics import SCALARS
+from matchmaking.experiments.announce import keep_reading, tell_verdict
+from matchmaking.experiments.record import RESULTS
 from matchmaking.live.record import LIVE, WINDOWS, Live, log_points, read_folder
 from matchmaking.live.series import beside
 from matchmaking.model import production
+from matchmaking.reporting.experiment import PAGE
 from matchmaking.reporting.live import live_summary
+from matchmaking.reporting.run_metrics import run_params, run_scalars
 from matchmaking.reporting.summary import Failure, Models, Sha256s, Summary
 
 SUMMARY = "summary.json"
@@ -36,7 +39,7 @@ def write_reports(
     run_id: str,
     pipeline: str,
     timestamp: str,
-    seed: int,
+    seed: int | None,
     production_uri: str,
     production_before: dict[str, str],
     dataset_version: str,
@@ -51,6 +54,7 @@ def write_reports(
     page: Path,
     short: Path,
     live: Path | None = None,
+    experiment: Path | None = None,
 ) -> dict[str, Any]:
     """Writes everything a run leaves behind into one folder, and records it in MLflow.
 
@@ -68,6 +72,7 @@ def write_reports(
         drift_page: Evidently's report.
         page, short: files for the HTML and the Markdown that KFP shows.
         live: the folder with the windows of `observe`.
+        experiment: the folder with what an experiment says, and its page.
 
     Returns:
         The summary.
@@ -95,6 +100,8 @@ def write_reports(
             ("drift", drift),
         )
     }
+    reading = json.loads((experiment / RESULTS).read_text()) if experiment else {}
+    found["experiment"] = reading or None
     training = json.loads((candidate / TRAINING_RECORD).read_text()) if candidate else None
     after = storage.hash_bundle(production_uri, production.FILES) if production_uri else {}
     if after != production_before:
@@ -133,15 +140,19 @@ def write_reports(
     for name, content in found.items():
         if content is not None and name != "live":
             (folder / f"{name}.json").write_text(json.dumps(content, indent=1))
-    html = as_html.html_report(summary, found["evaluation"], _explained(found["decision"]), drawn)
+    if experiment and reading["experiment"]:
+        html = (experiment / PAGE).read_text()
+    else:
+        html = as_html.html_report(summary, found["evaluation"], _explained(found["decision"]), drawn)
     (folder / "report.html").write_text(html)
     (folder / "report.txt").write_text(as_text.text_report(summary, found["evaluation"]))
     page.write_text(html)
     short.write_text(as_markdown.markdown_report(summary))
+    definition = keep_reading(experiment, timestamp) if experiment and reading["experiment"] else ""
     tracking.finish_run(
         run_id,
-        params=_params(summary, found["decision"]),
-        metrics=_scalars(summary, found["decision"]),
+        params=run_params(summary, found["decision"]),
+        metrics=run_scalars(summary, found["decision"]),
         history=history,
         tags={
             "verdict": summary["verdict"] or "",
@@ -157,6 +168,8 @@ def write_reports(
     write_summary(folder, result)
     summary = result.as_dict()
     _tell(summary, found["decision"])
+    if definition:
+        tell_verdict(definition, reading, tracking.links(run_id))
     _look(summary, record)
     if live:
         _show_dashboard(page, production_uri)
@@ -198,6 +211,7 @@ def summarise(found: Mapping[str, Any], training: Mapping[str, Any] | None, **ru
         reasons=decision.get("reasons", []),
         drift=drift or None,
         live=found.get("live"),
+        experiment=found.get("experiment"),
         drifted_columns=drift.get("drifted_columns"),
         training={key: training[key] for key in ("recipe", "operating_point", "logit_shift")} if training else None,
         **run,
@@ -288,13 +302,13 @@ def _tell(summary: dict[str, Any], decision: dict[str, Any] | None) -> None:
 
 
 def _look(summary: dict[str, Any], live: Live | None = None) -> None:
-    """Raises and clears the alerts that a run of evaluate, monitor or observe says something of; never fails the run.
+    """Raises and clears the alerts that a run says something of, of a pipeline that looks; never fails the run.
 
     Args:
         summary: the run's.
         live: of observe, what it has found; its alert rule is heard on the installation's series alone.
     """
-    if summary["pipeline"] not in ("evaluate", "monitor", "observe"):
+    if summary["pipeline"] not in ("evaluate", "monitor", "observe", "experiment"):
         return
     from matchmaking import tracking
     from matchmaking.evidence.policy import installed_policy
@@ -306,6 +320,8 @@ def _look(summary: dict[str, Any], live: Live | None = None) -> None:
         said = [conditions.succeeded(name, policy.alerts, link)]
         if live is not None:
             return [*said, *(conditions.watched(live, policy.alerts, link) if summary["live"]["followed"] else [])]
+        if name == "experiment":
+            return said
         if name == "evaluate":
             return [*said, conditions.degraded(summary, policy, link)]
         return [*said, conditions.drift(summary, policy.alerts, conditions.is_well(datetime.now(UTC)), link)]
@@ -324,69 +340,3 @@ def _explained(decision: dict[str, Any] | None) -> str | None:
 def _flat(metrics: dict[str, Any] | None) -> dict[str, Any] | None:
     """The metrics without the breakdown by slice, which is in evaluation.json."""
     return {key: value for key, value in metrics.items() if key != "slices"} if metrics else None
-
-
-def _params(summary: dict[str, Any], decision: dict[str, Any] | None = None) -> dict[str, Any]:
-    recipe = (summary["training"] or {}).get("recipe", {})
-    return {
-        "dataset_version": summary["dataset_version"],
-        "code_version": summary["code_version"],
-        # which model served while the run went on: a page over runs tells production's reigns by it
-        "production_model": (summary["production_sha256"]["before"] or {}).get(production.MODEL),
-        "primary_metric": ((decision or {}).get("primary") or {}).get("metric"),
-        # as they were run, not as they were asked for
-        **{name: recipe.get(name) for name in ("epochs", "batch_size", "learning_rate")},
-        "logit_shift": (summary["training"] or {}).get("logit_shift"),
-        "self_comparison": (summary["drift"] or {}).get("self_comparison"),
-    }
-
-
-def _scalars(summary: dict[str, Any], decision: dict[str, Any] | None = None) -> dict[str, float]:
-    """The numbers of a run as MLflow's metrics, so that many runs can be drawn without opening the artifacts of one.
-
-    Beside the models' metrics: of the data `rows`, `match_rate`, `unseen_categories` and `unseen_share` (of the rows of
-    the worst column); `seconds_<step>`; of a comparison `difference_<metric>` with `_low`, `_high` and `_margin`
-    (positive is better; the margin is what it must gain, of the primary metric, or may lose at most); of drift
-    `drift_<column>`, `drift_threshold_<column>` and `drifted_<column>` (0 or 1).
-    """
-    scalars = {
-        f"{model}_{metric}": summary["metrics"][model][metric]
-        for model in ("production", "candidate")
-        if summary["metrics"][model]
-        for metric in SCALARS
-        if summary["metrics"][model][metric] is not None
-    }
-    if data := summary["data"]:
-        unseen = [counts.values() for counts in (data.get("unseen") or {}).values()]
-        scalars["rows"] = float(data["rows"])
-        scalars["match_rate"] = data["positives"] / data["rows"] if data["rows"] else 0.0
-        scalars["unseen_categories"] = float(sum(map(len, unseen)))
-        scalars["unseen_share"] = max(map(sum, unseen), default=0) / max(data["rows"], 1)
-    for step in summary["steps"]:
-        scalars[f"seconds_{step['step']}"] = step["wall_seconds"]
-    for test in _overall_tests(decision or {}):
-        name = f"difference_{test['metric']}"
-        scalars[name] = test["improvement"]
-        scalars[f"{name}_low"], scalars[f"{name}_high"] = test["ci"]
-        scalars[f"{name}_margin"] = test["margin"]
-    if drift := summary["drift"]:
-        scalars["share_drifted"] = drift["share_drifted"]
-        scalars["drifted"] = float(drift["drifted"])
-        for column in drift.get("columns") or []:
-            scalars[f"drifted_{column['column']}"] = float(column["drifted"])
-            for key, name in (("statistic", "drift_"), ("threshold", "drift_threshold_")):
-                if column[key] is not None:
-                    scalars[f"{name}{column['column']}"] = column[key]
-    return scalars
-
-
-def _overall_tests(decision: dict[str, Any]) -> list[dict[str, Any]]:
-    """The tests of a decision on all held-out rows: the primary metric's and each guardrail's; none of a bootstrap."""
-    primary = decision.get("primary") or {}
-    if "improvement" not in primary:
-        return []
-    overall = [test for test in decision["guardrails"] if test["name"] in decision["policy"]["guardrails"]["margins"]]
-    return [
-        *({**test, "metric": test["name"]} for test in overall if test["name"] != primary["metric"]),
-        {**primary, "margin": primary["min_effect"]},
-    ]

@@ -37,7 +37,7 @@ class Failure(BaseModel):
 class Summary(Record):
     """`summary.json`: what came of a run, whole or failed; the descriptions are those of docs/reference.md."""
 
-    pipeline: str = Field(description="retrain, evaluate, monitor or observe")
+    pipeline: str = Field(description="retrain, evaluate, monitor, observe or experiment")
     run_name: str = Field(description="`<pipeline>_<UTC time>`: the name of its MLflow run")
     run_id: str | None = Field(default=None, description="the MLflow run's; null where none was opened")
     status: Literal["succeeded", "failed"] = Field(
@@ -78,6 +78,11 @@ class Summary(Record):
         "with its `metrics`: `value`, `low`, `high`, `estimate` with its own, and whether it counts as `measured`), "
         "`past` (estimates against what was measured later), `findings`, `notes`, `firing` (by the alert rule) and "
         "`followed` (whether it is the series of alerts and the dashboard)",
+    )
+    experiment: dict[str, Any] | None = Field(
+        default=None,
+        description="null but for experiment; `experiment` (its name; null where none is under way), `headline`, and "
+        "else what `mlops experiment status --json` prints, `results` in words and `log` (what was odd, with counts)",
     )
     drifted_columns: list[str] | None = Field(default=None, description="the names alone; null but for monitor")
     training: dict[str, Any] | None = Field(

@@ -50,6 +50,8 @@ def terminal_notes(summary: dict[str, Any]) -> Table | None:
     notes = Table.grid(padding=(0, 1))
     for reason in summary.get("reasons") or []:
         notes.add_row("  -", for_rich(reason))
+    for label, value in (summary.get("experiment") or {}).get("results") or []:
+        notes.add_row("  -", for_rich(f"{label}: {value}"))
     for warning in warnings(summary):
         notes.add_row("  -", f"[yellow]Warning:[/] {for_rich(warning)}")
     return notes if notes.row_count else None

@@ -98,6 +98,11 @@ def _text_lines(summary: dict[str, Any], evaluation: dict[str, Any] | None) -> I
         for text in (*past_lines(live), *live["notes"], UNSEEN):
             yield from _wrap(text, "- ")
 
+    if results := (summary.get("experiment") or {}).get("results"):
+        yield from _section("The experiment")
+        for label, value in results:
+            yield from _wrap(f"{label}: {value}")
+
     if data := data_lines(summary):
         yield from _section("Data")
         for line in data:

@@ -74,13 +74,13 @@ class Begun:
     Attributes:
         pipeline: its name.
         timestamp: UTC, as in 20260131T235959Z.
-        seed: the run's.
+        seed: the run's; None where nothing is drawn by chance.
         dataset_version: md5 of the dataset.
     """
 
     pipeline: str
     timestamp: str
-    seed: int
+    seed: int | None
     dataset_version: str
 
 
@@ -94,7 +94,8 @@ def begun(run_id: str) -> Begun:
         data = client().get_run(run_id).data
     tags, params = data.tags, data.params
     # KFP's numbers are doubles, and one of them may be written as such
-    return Begun(tags[PIPELINE_TAG], params["timestamp"], int(float(params["seed"])), tags[DATASET_TAG])
+    seed = int(float(params["seed"])) if "seed" in params else None
+    return Begun(tags[PIPELINE_TAG], params["timestamp"], seed, tags[DATASET_TAG])
 
 
 def _revision() -> dict[str, str]:

@@ -8,10 +8,11 @@ from matchmaking.base.errors import InputError
 
 # the others are for all pipelines
 PIPELINES_OF = {
+    "production": ("retrain", "evaluate", "monitor", "observe", "promote"),
     "data": ("retrain", "evaluate", "monitor", "observe"),
     "data_rev": ("retrain", "evaluate", "monitor", "observe"),
     "seed": ("retrain", "evaluate", "monitor", "observe"),
-    "memory": ("retrain", "evaluate", "monitor", "observe"),
+    "memory": ("retrain", "evaluate", "monitor", "observe", "experiment"),
     "split": ("retrain", "evaluate"),
     "production_data": ("retrain", "evaluate"),
     "candidates": ("retrain",),
@@ -22,7 +23,11 @@ PIPELINES_OF = {
     "fail_on_degraded": ("evaluate",),
     "current": ("monitor",),
     "predictions": ("observe",),
-    "outcomes": ("observe",),
+    "outcomes": ("observe", "experiment"),
+    "exposures": ("experiment",),
+    "pairs": ("experiment",),
+    "experiment_name": ("experiment",),
+    "until": ("experiment",),
     "period": ("observe",),
     "fail_on_drift": ("monitor",),
     "version": ("promote",),

@@ -36,6 +36,7 @@ class Local(StrEnum):
     evaluate = "evaluate"
     monitor = "monitor"
     observe = "observe"
+    experiment = "experiment"
     all = "all"
 
 
@@ -58,8 +59,16 @@ def run(
     ] = "",
     current: Annotated[str, typer.Option(help="monitor: the data of now, to compare with --data.")] = "",
     predictions: Annotated[str, typer.Option(help="observe: the prediction log, a file or a folder of parts.")] = "",
-    outcomes: Annotated[str, typer.Option(help="observe: the outcome log.")] = "",
+    outcomes: Annotated[str, typer.Option(help="observe, experiment: the outcome log.")] = "",
     period: Annotated[Window, typer.Option(help="observe: the length of a window.")] = Window.week,
+    exposures: Annotated[str, typer.Option(help="experiment: the gateway's log, a file or a folder of parts.")] = "",
+    pairs: Annotated[str, typer.Option(help="experiment: what is known of the requests.")] = "",
+    experiment_name: Annotated[
+        str, typer.Option(help="experiment: which one.", show_default="the one that is under way")
+    ] = "",
+    until: Annotated[
+        str, typer.Option(help="experiment: as of when, ISO 8601 with an offset.", show_default="now")
+    ] = "",
     runner: Annotated[Runner, typer.Option(help="Where the steps execute.")] = Runner.subprocess,
     work_dir: WorkDir = Path("work"),
     candidates: Annotated[
@@ -86,6 +95,9 @@ def run(
     if pipeline is Local.observe and predictions:
         if data or data_rev:
             raise InputError("observe takes either the logs (--predictions, --outcomes) or a labelled dataset (--data)")
+    elif pipeline is Local.experiment:
+        if not exposures:
+            raise InputError("--exposures is missing: experiment reads the gateway's log")
     elif bool(data) == bool(data_rev):
         raise InputError("give the dataset either as --data FILE or as --data-rev REVISION")
     if out and pipeline is Local.all:
@@ -115,6 +127,14 @@ def run(
             "period": period.value,
             # as a series goes on where its logs are the same, wherever one stands
             **{name: _absolute(uri) if uri else "" for name, uri in logs.items()},
+        },
+        "experiment": {
+            **{
+                name: _absolute(uri) if uri else ""
+                for name, uri in {"exposures": exposures, "outcomes": outcomes, "pairs": pairs}.items()
+            },
+            "experiment_name": experiment_name,
+            "until": until,
         },
     }
     names = [pipeline.value]

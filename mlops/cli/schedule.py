@@ -13,13 +13,27 @@ from matchmaking.base.escape import for_rich, for_terminal
 from matchmaking.base.settings import (
     CANDIDATES_URI,
     DATA_URI,
+    EXPERIMENT_OUTCOMES_URI,
+    EXPERIMENT_PAIRS_URI,
+    EXPOSURES_URI,
     OUTCOMES_URI,
     PREDICTIONS_URI,
     PRODUCTION_URI,
 )
 from mlops.cli.console import make_console
 from mlops.cli.options import given
-from mlops.cli.parameters import Candidates, Current, Data, Host, Outcomes, Predictions, Production, open_server
+from mlops.cli.parameters import (
+    Candidates,
+    Current,
+    Data,
+    Exposures,
+    Host,
+    Outcomes,
+    Pairs,
+    Predictions,
+    Production,
+    open_server,
+)
 from mlops.cli.submit import chosen_data
 
 app = typer.Typer(no_args_is_help=True, help="Recurring runs on Kubeflow Pipelines, instead of CronJobs.")
@@ -37,6 +51,8 @@ def apply(
     current: Current = "",
     predictions: Predictions = PREDICTIONS_URI,
     outcomes: Outcomes = OUTCOMES_URI,
+    exposures: Exposures = EXPOSURES_URI,
+    pairs: Pairs = EXPERIMENT_PAIRS_URI,
     host: Host = "",
 ) -> None:
     """Make the recurring runs be those of the file; run again, it changes what differs."""
@@ -50,6 +66,7 @@ def apply(
         "evaluate": {"data": data, "production": production},
         "monitor": {"data": data, "production": production, "current": current},
         "observe": {"production": production, "predictions": predictions, "outcomes": outcomes},
+        "experiment": {"exposures": exposures, "outcomes": EXPERIMENT_OUTCOMES_URI, "pairs": pairs},
         "promote": {"production": production},
     }
     for name, found in schedule.read_arguments(file).items():

@@ -17,6 +17,9 @@ from matchmaking.base.settings import (
     CANDIDATES_URI,
     DATA_URI,
     EXPERIMENT,
+    EXPERIMENT_OUTCOMES_URI,
+    EXPERIMENT_PAIRS_URI,
+    EXPOSURES_URI,
     MAX_SEED,
     OUTCOMES_URI,
     PREDICTIONS_URI,
@@ -34,8 +37,9 @@ from mlops.cli.parameters import (
     Candidates,
     Current,
     Data,
+    Exposures,
     Host,
-    Outcomes,
+    Pairs,
     Predictions,
     Production,
     open_server,
@@ -64,7 +68,21 @@ def submit(
     production: Production = PRODUCTION_URI,
     current: Current = "",
     predictions: Predictions = PREDICTIONS_URI,
-    outcomes: Outcomes = OUTCOMES_URI,
+    outcomes: Annotated[
+        str,
+        typer.Option(
+            help="observe: the outcome log, as the cluster sees it. experiment: the outcomes, by default at "
+            f"`{EXPERIMENT_OUTCOMES_URI}`."
+        ),
+    ] = OUTCOMES_URI,
+    exposures: Exposures = EXPOSURES_URI,
+    pairs: Pairs = EXPERIMENT_PAIRS_URI,
+    experiment_name: Annotated[
+        str, typer.Option(help="experiment: which one.", show_default="the one that is under way")
+    ] = "",
+    until: Annotated[
+        str, typer.Option(help="experiment: as of when, ISO 8601 with an offset.", show_default="now")
+    ] = "",
     period: Annotated[Window, typer.Option(help="observe: the length of a window.")] = Window.week,
     candidates: Candidates = CANDIDATES_URI,
     seed: Annotated[int, typer.Option(min=0, max=MAX_SEED, help="Of everything that is drawn by chance.")] = 0,
@@ -125,10 +143,19 @@ def submit(
         "evaluate": {"split": split.value, "production_data": production_data},
         "monitor": {"current": current},
         "observe": _logs(context, predictions, outcomes, data) | {"period": period.value},
+        "experiment": {
+            "exposures": exposures,
+            "outcomes": outcomes if "outcomes" in given(context) else EXPERIMENT_OUTCOMES_URI,
+            "pairs": pairs,
+            "experiment_name": experiment_name,
+            "until": until,
+        },
         "promote": {"version": version, "force": force, "reason": reason},
     }
-    common: dict[str, Any] = {"data": data, "seed": seed} if pipeline != "promote" else {}
-    passed = {**common, "production": production, **own[pipeline]}
+    common: dict[str, Any] = {"data": data, "seed": seed, "production": production}
+    if pipeline in ("promote", "experiment"):
+        common = {"production": production} if pipeline == "promote" else {}
+    passed = {**common, **own[pipeline]}
     if arguments:
         from mlops.kubeflow.arguments import laid_over, read_arguments
 

@@ -69,7 +69,7 @@ def run_pipeline(
     """Runs one pipeline and leaves its results in `<work_dir>/runs/<pipeline>_<timestamp>/`.
 
     Args:
-        name: "retrain", "evaluate", "monitor" or "observe".
+        name: of the pipeline; all but "promote".
         arguments: the pipeline's, but for the timestamp.
         work_dir: where runs, MLflow's SQLite file and its artifacts go.
         runner: one of `RUNNERS`.
@@ -267,11 +267,18 @@ def _spawned(full_command: list[str], env: dict[str, str]) -> int:
 
 def _pipeline(name: str) -> Any:
     from pipelines.evaluate import evaluate
+    from pipelines.experiment import experiment
     from pipelines.monitor import monitor
     from pipelines.observe import observe
     from pipelines.retrain import retrain
 
-    return {"retrain": retrain, "evaluate": evaluate, "monitor": monitor, "observe": observe}[name]
+    return {
+        "retrain": retrain,
+        "evaluate": evaluate,
+        "monitor": monitor,
+        "observe": observe,
+        "experiment": experiment,
+    }[name]
 
 
 def _images(name: str) -> set[str]:
@@ -304,6 +311,7 @@ def _failed(name: str, timestamp: str, folder: Path, arguments: dict[str, Any], 
     _take_reports(steps, folder)
     outputs = {key: steps.outputs.get(place, folder / "none") for key, place in OUTPUTS.items()}
     outputs["training"] = steps.outputs.get("train/candidate", folder) / TRAINING_RECORD
+    outputs["experiment"] = steps.outputs.get("experiment/result", folder) / "experiment.json"
     packaged = steps.outputs.get("report/packaged")
     error = Failure(step=failure["step"], message=failure["message"], exit_code=int(failure["exit_code"]))
     known = {
@@ -315,7 +323,7 @@ def _failed(name: str, timestamp: str, folder: Path, arguments: dict[str, Any], 
         "candidate_uri": (packaged.read_text() if packaged else "") or None,
         "production_before": steps.values.get("production_sha256"),
     }
-    after = _production(arguments["production"])
+    after = _production(arguments.get("production", ""))
     summary = write_failed(folder, outputs, known=known, failure=error, production_after=after, steps=steps.costs)
     return Outcome(summary.as_dict(), folder, error.exit_code)
 

@@ -85,6 +85,7 @@ KIND = {
     "score": "model",
     "drift": "drift",
     "observe": "model",
+    "experiment": "report",
     "report": "report",
 }
 # the kinds that the steps of each pipeline need, in the order in which they do; the last step's comes later, when one
@@ -94,6 +95,8 @@ WANTED = {
     "evaluate": ("base", "model"),
     "monitor": ("base", "model", "drift"),
     "observe": ("base", "model"),
+    # whose second step draws, too
+    "experiment": ("base", "report"),
 }
 LATER = "report"
 # bytes of a request's length

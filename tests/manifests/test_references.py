@@ -209,7 +209,7 @@ def test_cronjobs_follow_the_schedule_file(objects: list[Object]) -> None:
         if each["kind"] == "CronJob" and each["metadata"]["namespace"] == PLATFORM
     }
     assert {name: spec["schedule"] for name, spec in crons.items()} == times
-    assert set(times) == {"retrain", "evaluate", "monitor", "observe"}
+    assert set(times) == {"retrain", "evaluate", "monitor", "observe", "experiment"}
     options = {f"--{name.replace('_', '-')}" for name in inspect.signature(submit.submit).parameters}
     for name, spec in crons.items():
         assert spec["timeZone"] == "Etc/UTC"

@@ -47,7 +47,7 @@ ELSEWHERE = {
     "KUBERNETES_SERVICE_HOST",  # Kubernetes sets it
 }
 LOOKS = {"observe", "report"}
-READS_STORAGE = {"collect", "ingest", "report", "check", "promote"}
+READS_STORAGE = {"collect", "ingest", "report", "check", "promote", "gather"}
 UNITS = {"Mi": 1, "Gi": 1024}
 # peak MB at 12,000 rows and at 1.2 million, by `make bench`, of steps that hardly grow with the data
 FLAT = {
@@ -109,7 +109,7 @@ def test_who_is_told_where_people_open_the_uis(steps: Any) -> None:
     """Who opens the run records it there, for the others, and a promotion tells of itself without asking."""
     told = {(of, name) for (of, name), step in steps.items() if "MLOPS_MLFLOW_URL" in environment(step)}
     ingests = {("retrain", "ingest"), ("evaluate", "ingest"), ("monitor", "ingest"), ("monitor", "ingest-2")}
-    ingests.add(("observe", "collect"))
+    ingests |= {("observe", "collect"), ("experiment", "gather")}
     assert told == {*ingests, ("promote", "check"), ("promote", "promote"), ("retrain", "promote")}
 
 
@@ -246,7 +246,7 @@ def test_each_pod_is_shut_in_and_ends(steps: Any) -> None:
 
 def test_what_reads_or_writes_the_world_is_never_cached(steps: Any) -> None:
     cached = {step["component"] for step in steps.values() if step["task"]["cachingOptions"].get("enableCache")}
-    assert cached == {"validate", "split", "train", "evaluate", "compare", "score", "drift"}
+    assert cached == {"validate", "split", "train", "evaluate", "compare", "score", "drift", "experiment"}
     # a hit is the same run's work, since the run is among the inputs
     for step in steps.values():
         if step["component"] in cached:

@@ -16,16 +16,17 @@ from pipelines.compile import compile_pipeline
 from tests.workflow_size import CARRIERS, workflow_bytes
 
 # with those that a promotion by policy adds
-PODS = {"retrain": 18, "evaluate": 11, "monitor": 15, "observe": 7, "promote": 5}
+PODS = {"retrain": 18, "evaluate": 11, "monitor": 15, "observe": 7, "experiment": 7, "promote": 5}
 CRITICAL = {
     "retrain": ["ingest", "validate", "split", "train", "evaluate", "compare", "report", "promote"],
     "evaluate": ["ingest", "validate", "split", "evaluate", "report"],
     "monitor": ["ingest", "ingest-2", "validate-2", "score", "drift", "report"],
     "observe": ["collect", "observe", "report"],
+    "experiment": ["gather", "experiment", "report"],
     "promote": ["check", "promote"],
 }
 # kB at the end of a run, see workflow_size.py; Argo compresses from 1 MiB on, etcd refuses 1.5 MiB
-KILOBYTES = {"retrain": 450, "evaluate": 282, "monitor": 372, "observe": 180, "promote": 129}
+KILOBYTES = {"retrain": 450, "evaluate": 282, "monitor": 372, "observe": 180, "experiment": 170, "promote": 129}
 COSTS = ";".join(["validate current:12.35:10.12:1206"] * 8)
 
 

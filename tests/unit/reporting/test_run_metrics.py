@@ -12,7 +12,8 @@ from matchmaking.data.drift import detect_drift
 from matchmaking.data.sample import generate
 from matchmaking.evidence.compare import decide
 from matchmaking.evidence.metrics import evaluate
-from matchmaking.reporting.report import _params, _scalars, summarise
+from matchmaking.reporting.report import summarise
+from matchmaking.reporting.run_metrics import run_params, run_scalars
 from tests.decision_fixtures import POLICY, simulate
 
 SHA = "5d5e" * 16
@@ -26,7 +27,7 @@ DATA = {
 
 
 def scalars(pipeline: str = "retrain", **found: Any) -> dict[str, float]:
-    return _scalars(of(pipeline, **found), found.get("decision"))
+    return run_scalars(of(pipeline, **found), found.get("decision"))
 
 
 def of(pipeline: str, **found: Any) -> dict[str, Any]:
@@ -50,7 +51,7 @@ def test_the_data_and_the_time_of_each_step():
         "unseen_share": 0.04,
         "seconds_train": 14.25,
     }
-    assert _params(of("evaluate"))["production_model"] == SHA
+    assert run_params(of("evaluate"))["production_model"] == SHA
 
 
 def test_each_overall_difference_with_its_interval_and_its_margin():
@@ -58,7 +59,7 @@ def test_each_overall_difference_with_its_interval_and_its_margin():
     decision = decide(scores, POLICY)
     found = scalars(decision=decision)
     primary = decision["primary"]
-    assert _params(of("retrain"), decision)["primary_metric"] == "average_precision"
+    assert run_params(of("retrain"), decision)["primary_metric"] == "average_precision"
     assert found["difference_average_precision"] == primary["improvement"] > 0
     assert [found[f"difference_average_precision_{end}"] for end in ("low", "high")] == list(primary["ci"])
     assert found["difference_average_precision_margin"] == POLICY.primary.min_effect

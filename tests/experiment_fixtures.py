@@ -1,0 +1,68 @@
+"""An experiment as a gateway and a backend leave it: a definition that may be recorded now, its log, its outcomes."""
+
+from __future__ import annotations
+
+import json
+import sys
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from matchmaking.experiments.assignment import assign
+from tests.unit.experiments.test_definition import GIVEN
+
+START = datetime.now(UTC).replace(microsecond=0) + timedelta(hours=1)
+DEFINITION: dict[str, Any] = {
+    **GIVEN,
+    **{"start": START.isoformat(), "window_days": 2, "label_delay_days": 3, "planned_clients": 3_000},
+}
+EARLY = (START + timedelta(days=6, hours=7)).isoformat()
+# the day on which everything of the log is in
+UNTIL = (START + timedelta(days=25, hours=7)).isoformat()
+
+
+def write_logs(folder: Path, gain: float) -> list[object]:
+    """A log of 3,000 clients in two parts, their outcomes, and the options that name them."""
+    rng = np.random.default_rng(0)
+    lines, outcomes = [], []
+    for number in range(3_000):
+        unit, day = f"client-{number}", 15 * number / 3_000
+        arm = assign("embeddings-1", unit, 50)
+        assert arm is not None
+        line = {
+            "version": 1,
+            "time": (START + timedelta(days=day)).isoformat(timespec="milliseconds"),
+            "experiment": "embeddings-1",
+            "mode": "ab",
+            "unit": unit,
+            "variant": arm,
+            "model": ("a" if arm == "champion" else "b") * 64,
+            "request": f"{number:032x}",
+            "status": "200",
+            "latency_ms": 40.0 + rng.random(),
+            "answered_by": arm,
+        }
+        lines.append(json.dumps(line))
+        match = rng.random() < 0.2 + gain * (arm == "challenger")
+        outcomes.append((unit, START + timedelta(days=day + 1), int(match), line["request"]))
+    parts = folder / "exposures" / "2026-01-05"
+    parts.mkdir(parents=True)
+    (parts / "0000-a.jsonl").write_text("\n".join(lines[:1_500]) + "\n")
+    (parts / "0001-b.jsonl").write_text("\n".join(lines[1_500:]) + "\n")
+    pd.DataFrame(outcomes, columns=["unit", "time", "match", "request"]).to_csv(folder / "outcomes.csv", index=False)
+    return ["--exposures", folder / "exposures", "--outcomes", folder / "outcomes.csv", "--until", UNTIL]
+
+
+def main(folder: Path) -> None:
+    """All three, to try it by hand; `options` has those of `mlops run experiment`."""
+    folder.mkdir(parents=True)
+    (folder / "experiment.json").write_text(json.dumps(DEFINITION, indent=1))
+    (folder / "options").write_text(" ".join(map(str, write_logs(folder, 0.12))) + "\n")
+    print((folder / "options").read_text(), end="")
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

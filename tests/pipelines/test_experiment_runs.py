@@ -1,0 +1,108 @@
+"""`mlops run experiment`, as a user runs it: from the recorded definition to the verdict that is told once."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from matchmaking import tracking
+from tests.experiment_fixtures import DEFINITION, EARLY, UNTIL, write_logs
+from tests.webhook import Hook
+
+Mlops = Callable[..., subprocess.CompletedProcess[str]]
+
+
+@pytest.fixture
+def work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """Where it is recorded, and where this process looks."""
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
+    tracking.client.cache_clear()
+    yield tmp_path
+    tracking.client.cache_clear()
+
+
+def summaries(work: Path) -> list[dict[str, Any]]:
+    return [json.loads(path.read_text()) for path in sorted(work.glob("runs/*/summary.json"))]
+
+
+def definition_run() -> Any:
+    (found,) = tracking.client().search_runs(["1"], "tags.experiment_name = 'embeddings-1'")
+    return found
+
+
+def test_from_the_definition_to_the_verdict(mlops: Mlops, work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (work / "experiment.json").write_text(json.dumps(DEFINITION))
+    *logs, _, _ = write_logs(work, 0.12)
+    with closing(Hook()) as hook:
+        monkeypatch.setenv("MLOPS_NOTIFY_URLS", hook.url)
+
+        def run(*more: object) -> subprocess.CompletedProcess[str]:
+            return mlops("run", "experiment", *logs, "--work-dir", work, *more)
+
+        assert mlops("experiment", "start", work / "experiment.json", "--work-dir", work).returncode == 0
+        # before it has begun there is nothing to read, which is no failure of a daily run
+        done = run()
+        assert done.returncode == 0 and "No experiment is under way" in done.stdout, done.stderr
+        # early on nothing is decided
+        done = run("--until", EARLY)
+        assert done.returncode == 0 and "embeddings-1: Nothing is decided yet: go on." in done.stdout, done.stderr
+        assert definition_run().data.tags["experiment_verdict"] == "go on" and hook.titles() == []
+        done = run("--until", UNTIL)
+        assert done.returncode == 0 and "embeddings-1: The challenger is better." in done.stdout, done.stderr
+        # told once, and it is no longer the one under way
+        assert [title.partition(":")[0] for title in hook.titles()] == ["[experiment] embeddings-1"]
+        done = run("--until", UNTIL)
+        assert done.returncode == 0 and "No experiment is under way" in done.stdout, done.stderr
+        # by its name it is read again, and says the same without telling anybody
+        done = run("--until", UNTIL, "--experiment-name", "embeddings-1")
+        assert done.returncode == 0 and "The challenger is better." in done.stdout, done.stderr
+        assert len(hook.titles()) == 1
+    read = [summary["experiment"] for summary in summaries(work)]
+    assert [said["verdict"] for said in read] == [None, "go on", "better", None, "better"]
+    assert read[2] == read[4] and dict(read[2]["results"])["clients exposed"] == "3,000"
+    last = summaries(work)[-1]
+    page = (work / "runs" / last["run_name"] / "report.html").read_text()
+    assert "The challenger is better." in page and "data:image/png" in page
+    assert [step["step"] for step in last["steps"]] == ["gather", "experiment", "report"]
+    # kept with the definition, and the runs are the pipeline's
+    kept = definition_run()
+    assert kept.data.tags["experiment_verdict"] == "better" and kept.info.status == "FINISHED"
+    assert kept.data.metrics["difference"] == pytest.approx(read[2]["difference"])
+    reports = [one.path for one in tracking.client().list_artifacts(kept.info.run_id) if one.is_dir]
+    assert len(reports) == 3
+    inside = {Path(one.path).name for one in tracking.client().list_artifacts(kept.info.run_id, reports[-1])}
+    assert inside == {"experiment.html", "experiment.json"}
+    runs = tracking.client().search_runs(["1"], "tags.pipeline = 'experiment'")
+    assert len(runs) == 5 and {run.info.status for run in runs} == {"FINISHED"}
+
+
+def test_what_goes_wrong_is_one_reason(mlops: Mlops, work: Path) -> None:
+    (work / "experiment.json").write_text(json.dumps(DEFINITION))
+    exposures, log, *_ = write_logs(work, 0.0)
+    assert mlops("experiment", "start", work / "experiment.json", "--work-dir", work).returncode == 0
+
+    def fails(*given: object) -> str:
+        done = mlops("run", "experiment", *given, "--work-dir", work)
+        assert done.returncode == 2, done.stdout + done.stderr
+        return done.stderr
+
+    assert "--exposures is missing" in fails()
+    assert "--data is for" in fails(exposures, log, "--data", "d")
+    none = fails(exposures, log, "--experiment-name", "other")
+    assert "in step gather: no experiment 'other' is recorded" in none
+    broken = work / "broken.csv"
+    broken.write_text("unit,time,match\nclient-1,2026-03-01T00:00:00Z,perhaps\n")
+    said = fails(exposures, log, "--outcomes", broken, "--until", UNTIL)
+    assert "in step experiment: outcomes broken.csv" in said and "perhaps" in said
+    assert "exposures: " in fails(exposures, work / "nowhere", "--until", UNTIL)
+    # the run says why, and the experiment is what it was
+    assert summaries(work)[-1]["error"]["step"] == "gather"
+    failed = tracking.client().search_runs(["1"], "tags.pipeline = 'experiment'")
+    assert len(failed) == 3 and {run.info.status for run in failed} == {"FAILED"}
+    assert "experiment_verdict" not in definition_run().data.tags
