@@ -210,6 +210,21 @@ def test_texts_of_the_records_are_texts(page: Tab) -> None:
     assert HOSTILE not in page.evaluate("document.documentElement.outerHTML")
 
 
+def test_on_paper_the_choices_are_said_and_what_is_folded_is_open(page: Tab) -> None:
+    page.call("Emulation.setEmulatedMedia", media="print")
+    drawn = "[...document.querySelectorAll('select')].every((each) => each.offsetHeight > 0)"
+    plain = "[...document.querySelectorAll('select')].every((each) => getComputedStyle(each).appearance === 'none')"
+    assert page.evaluate(drawn) and page.evaluate(plain)
+    page.call("Emulation.setEmulatedMedia", media="")
+    unfolded = "[...document.querySelectorAll('details')].map((each) => each.open)"
+    before = page.evaluate(unfolded)
+    assert False in before
+    page.evaluate("void dispatchEvent(new Event('beforeprint'))")
+    assert set(page.evaluate(unfolded)) == {True}
+    page.evaluate("void dispatchEvent(new Event('afterprint'))")
+    assert page.evaluate(unfolded) == before
+
+
 def test_it_can_be_printed(page: Tab, tmp_path: Path) -> None:
     page.pdf(tmp_path / "page.pdf")
     assert (tmp_path / "page.pdf").read_bytes().startswith(b"%PDF") and (tmp_path / "page.pdf").stat().st_size > 20_000

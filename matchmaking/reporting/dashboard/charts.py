@@ -278,15 +278,19 @@ def _runs() -> Any:
     import altair as alt
 
     colour, shape = _scales(STATES)
+    unwell = "datum.status === 'FAILED' || datum.status === 'KILLED'"
     drawn = (
         _source("points")
-        .mark_point(filled=True, size=70, opacity=0.9)
+        .mark_point(filled=True, opacity=0.9, strokeWidth=1)
         .encode(
             x=_time(),
             y=alt.Y("pipeline:N").title(None).sort(None),
             # not by the width: a legend that grows later is cut off above rows of a fixed height
             color=alt.Color("status:N").scale(colour).legend(columns=2),
             shape=alt.Shape("status:N").scale(shape),
+            # among circles that touch each other another shape is seen by its edge, without colour too
+            stroke=alt.condition(unwell, alt.value("white"), alt.value("transparent")),
+            size=alt.condition(unwell, alt.value(130), alt.value(70)),
             href="url:N",
             tooltip=_tooltip(("run", "run"), ("status", "state"), ("took", "took"), ("reason", "reason")),
         )

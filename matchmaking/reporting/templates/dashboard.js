@@ -313,6 +313,15 @@
     clearTimeout(waiting);
     waiting = setTimeout(() => (ready = redraw(ALL)), 150);
   });
+  // a paper can't be clicked: what is folded is printed
+  let folded = [];
+  window.addEventListener("beforeprint", () => {
+    folded = [...document.querySelectorAll("details:not([open])")];
+    for (const each of folded) each.open = true;
+  });
+  window.addEventListener("afterprint", () => {
+    for (const each of folded) each.open = false;
+  });
   ready = redraw(ALL).then(() => {
     document.documentElement.dataset.drawn = String(Math.round(performance.now()));
   });
