@@ -13,6 +13,7 @@ from scipy.stats import ttest_ind
 from matchmaking.experiments.daily import judge_days, windows
 from matchmaking.experiments.definition import Definition
 from matchmaking.experiments.guardrails import FIRST, Guardrail, harm_bound, judge_requests
+from matchmaking.experiments.sequences import betting_sequence
 from matchmaking.experiments.units import client_days
 from tests.unit.experiments.test_definition import GIVEN
 from tests.unit.experiments.test_units import DEFINED as FEW_DAYS
@@ -99,6 +100,24 @@ def test_a_days_bound_is_that_of_welchs_test() -> None:
     assert found.at_least == pytest.approx(np.expm1(low))
     assert found.days == (0, 0)
     assert found.harm == pytest.approx(np.expm1(value[arm].mean() - value[~arm].mean()))
+
+
+def test_a_days_evidence_is_that_of_betting_over_the_number_of_tests() -> None:
+    alpha, tests = 0.05 / 8, len(windows(DEFINED.last_day))
+    seen = []
+    for failing in np.linspace(0.05, 0.35, 13):
+        days = days_of(3, lambda day, age: True, failing=float(failing), new_until=4).query("age == 0").assign(day=0)
+        share = (days["errors"] / days["requests"]).to_numpy()
+        bets = betting_sequence(
+            share, days["challenger"].to_numpy(), 0.5, [len(share)], alpha / tests,
+            planned=len(share), null=DEFINED.guardrails.errors, grid=3,
+        )  # fmt: skip
+        evidence = bets.above[0]
+        assert judge_days(days, DEFINED)[1].harmed == (evidence >= np.log(tests / alpha))
+        seen.append(evidence)
+    # what would do for one test doesn't do for one of many; and enough does
+    assert any(-np.log(alpha) <= one < np.log(tests / alpha) for one in seen)
+    assert max(seen) > np.log(tests / alpha)
 
 
 @pytest.mark.parametrize(
