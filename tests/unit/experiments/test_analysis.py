@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from matchmaking import tracking
 from matchmaking.base.errors import InputError, RefusedError
 from matchmaking.experiments.analysis import analyse
 from matchmaking.experiments.definition import Definition
-from matchmaking.experiments.record import SHA256_TAG, keep, read_definition, record, recorded
+from matchmaking.experiments.record import RESULTS, SHA256_TAG, keep, read_definition, record, recorded
 from matchmaking.reporting.experiment import experiment_report
 from tests.unit.experiments.test_definition import GIVEN
 from tests.unit.experiments.test_integrity import DEFINED, assigned, logs
@@ -126,7 +127,9 @@ def test_a_definition_is_recorded_once_and_before_its_start(tmp_path: Path) -> N
             recorded(name)
     (tmp_path / "page").mkdir()
     (tmp_path / "page" / "experiment.html").write_text("a page")
-    keep(run_id, tmp_path / "page", {"difference": 0.01}, "go on")
+    said = {"difference": 0.01, "low": None, "verdict": "go on", "day": 3}
+    (tmp_path / "page" / RESULTS).write_text(json.dumps(said))
+    keep(run_id, tmp_path / "page")
     run = tracking.client().get_run(run_id)
     assert (run.data.tags["experiment_verdict"], run.data.metrics["difference"]) == ("go on", 0.01)
     # what was recorded is compared with its sha256
