@@ -1,4 +1,6 @@
-"""Runs one step of `observe` as a pod would, and kills it at a chosen place: `python -m tests.observe_driver STEP ...`.
+"""Runs one step of `observe` or `experiment` as a pod would, and kills it at a chosen place.
+
+`python -m tests.observe_driver STEP FOLDER GIVEN [WRITES]`.
 
 The step is the component's own function; its artifacts are folders below FOLDER, as between the attempts of a step.
 """
@@ -15,7 +17,7 @@ from typing import Any
 from components.run import function
 
 # what changes MLflow's records
-WRITES = ("create_run", "log_batch", "log_artifacts", "set_tag", "set_terminated")
+WRITES = ("create_run", "log_batch", "log_artifacts", "log_metric", "set_tag", "set_terminated")
 
 
 class Artifact:
@@ -35,6 +37,7 @@ def kill_after(writes: int) -> None:
     from mlflow import MlflowClient
 
     from matchmaking.live import record
+    from matchmaking.reporting import experiment
 
     record.BATCH = 100
     left = [writes]
@@ -54,7 +57,8 @@ def kill_after(writes: int) -> None:
     for name in WRITES:
         counted(name)
     if writes == 0:
-        record.write_record = lambda *args: os.kill(os.getpid(), signal.SIGKILL)  # type: ignore[assignment]
+        for room, name in ((record, "write_record"), (experiment, "write_report")):
+            setattr(room, name, lambda *args: os.kill(os.getpid(), signal.SIGKILL))
 
 
 def main(step: str, folder: Path, given: dict[str, Any], writes: int | None) -> None:
@@ -63,7 +67,7 @@ def main(step: str, folder: Path, given: dict[str, Any], writes: int | None) -> 
         kill_after(writes)
     kept = folder / "values.json"
     values = json.loads(kept.read_text()) if kept.exists() else {}
-    names = ("logs", "production_model", "live", "results", "report", "summary")
+    names = ("logs", "production_model", "live", "result", "results", "report", "summary")
     artifacts = {name: Artifact(folder / name) for name in names}
     run = function(step)
     if step == "collect":
@@ -74,6 +78,16 @@ def main(step: str, folder: Path, given: dict[str, Any], writes: int | None) -> 
         made = [artifacts["live"]]
         inputs = {name: artifacts[name] for name in ("logs", "production_model", "live")}
         run(run_id=values["run_id"], seed=0, **inputs)
+    elif step == "gather":
+        made = [artifacts["logs"]]
+        kept.write_text(json.dumps({"run_id": run(**given, logs=made[0])[0], "production_sha256": {}}))
+    elif step == "experiment":
+        made = [artifacts["result"]]
+        run(run_id=values["run_id"], logs=artifacts["logs"], result=made[0])
+    elif "exposures" in given:
+        made = []
+        outputs = {name: artifacts[name] for name in ("results", "report", "summary")}
+        run(**values, production="", experiment=artifacts["result"], **outputs)
     else:
         made = []
         outputs = {name: artifacts[name] for name in ("live", "results", "report", "summary")}

@@ -14,11 +14,15 @@ from typing import Any
 
 import pytest
 
+from matchmaking import tracking
 from matchmaking.data.sample import generate_file
+from matchmaking.experiments.definition import Definition
+from matchmaking.experiments.record import record
 from matchmaking.tracking.step import costs_of
 from mlops.local import run
 from mlops.local.run import run_pipeline
 from tests.compiled_steps import as_compiled
+from tests.experiment_fixtures import DEFINITION, UNTIL, write_logs
 
 
 def stored(value: Any) -> Any:
@@ -57,6 +61,20 @@ def seen(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
     return given
 
 
+def steps_as_compiled(name: str, monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
+    """Makes steps run as they are compiled; the commands of those that ran."""
+    run_step = run._run_step
+    commands: list[list[str]] = []
+
+    def run_compiled(watcher: Any, scratch: str, nursery: None, full_command: list[str], env_vars: Any = None) -> int:
+        commands.append(as_compiled(name, full_command))
+        here = [sys.executable, *commands[-1][1:]]
+        return run_step(watcher, scratch, nursery, here, env_vars)
+
+    monkeypatch.setattr(run, "_run_step", run_compiled)
+    return commands
+
+
 @pytest.mark.parametrize(
     ("name", "arguments"),
     [
@@ -74,15 +92,7 @@ def test_every_step_takes_them(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    run_step = run._run_step
-    commands: list[list[str]] = []
-
-    def run_compiled(watcher: Any, scratch: str, nursery: None, full_command: list[str], env_vars: Any = None) -> int:
-        commands.append(as_compiled(name, full_command))
-        here = [sys.executable, *commands[-1][1:]]
-        return run_step(watcher, scratch, nursery, here, env_vars)
-
-    monkeypatch.setattr(run, "_run_step", run_compiled)
+    commands = steps_as_compiled(name, monkeypatch)
     # a run sets it for its steps
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path / 'work' / 'mlflow.db'}")
     generate_file(tmp_path / "pairs.csv", 2_400, seed=1)
@@ -101,3 +111,22 @@ def test_every_step_takes_them(
     assert seen
     assert all(artifact["type"] == {"instanceSchema": ""} for artifact in seen)
     assert any(costs_of(artifact["metadata"]) for artifact in seen)
+
+
+def test_an_experiment_takes_them(seen: list[dict[str, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    commands = steps_as_compiled("experiment", monkeypatch)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path / 'work' / 'mlflow.db'}")
+    (tmp_path / "work").mkdir()
+    tracking.client.cache_clear()
+    record(Definition.model_validate(DEFINITION))
+    write_logs(tmp_path, 0.12)
+    given = {"exposures": str(tmp_path / "exposures"), "outcomes": str(tmp_path / "outcomes.csv"), "until": UNTIL}
+    outcome = run_pipeline("experiment", given, tmp_path / "work")
+    assert outcome.exit_code == 0, (outcome.folder / "run.log").read_text()
+    assert [command[:5] for command in commands] == [
+        ["python3", "-P", "-m", "components.run", step] for step in ("gather", "experiment", "report")
+    ]
+    assert outcome.summary["experiment"]["verdict"] == "better"
+    assert [step["step"] for step in outcome.summary["steps"]] == ["gather", "experiment", "report"]
+    assert seen and all(artifact["type"] == {"instanceSchema": ""} for artifact in seen)
+    tracking.client.cache_clear()
