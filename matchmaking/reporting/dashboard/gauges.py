@@ -16,7 +16,7 @@ def exposition(records: Records, seconds: float) -> bytes:
 
     Args:
         records: what is known.
-        seconds: what it took to read them and to make the page.
+        seconds: what it took to read them.
     """
     from prometheus_client import CollectorRegistry, Gauge, generate_latest
 
@@ -25,8 +25,8 @@ def exposition(records: Records, seconds: float) -> bytes:
     def gauge(name: str, says: str, labels: tuple[str, ...] = ()) -> Gauge:
         return Gauge(f"matchmaking_{name}", says, labels, registry=registry)
 
-    gauge("dashboard_made_timestamp_seconds", "When the page was made.").set(records.now.timestamp())
-    gauge("dashboard_make_seconds", "What making it took.").set(seconds)
+    gauge("dashboard_made_timestamp_seconds", "When the records were read.").set(records.now.timestamp())
+    gauge("dashboard_read_seconds", "What reading them took.").set(seconds)
     runs = gauge("runs", "Runs that MLflow has, by pipeline and state.", ("pipeline", "status"))
     for (pipeline, status), count in Counter((run.pipeline, run.status) for run in records.runs).items():
         runs.labels(pipeline, status).set(count)

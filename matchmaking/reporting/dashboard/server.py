@@ -1,6 +1,7 @@
 """The dashboard, served: the page at /, /healthz, and /metrics for Prometheus; reads, and nothing else.
 
-It keeps nothing but the page it made last, for `FRESH` seconds, so that many who look don't ask MLflow as often.
+It keeps nothing but what it read last and the page of that, for `FRESH` seconds, so that many who look don't ask MLflow
+as often.
 """
 
 from __future__ import annotations
@@ -26,35 +27,52 @@ HOSTS = frozenset({"localhost", "127.0.0.1", "::1", "dashboard", "dashboard.lega
 PATIENCE = 30
 
 
-@dataclass(frozen=True)
+@dataclass
 class Made:
-    """What was made at one time: the page, packed, and the gauges."""
+    """What was read at one time, and what is made of it: the gauges, and once somebody has asked the page, packed."""
 
     at: float
-    page: bytes
+    records: Records
     gauges: bytes
+    page: bytes = b""
 
 
 class Maker:
-    """Makes the page when somebody asks and the last one is old; one at a time."""
+    """Reads when somebody asks and what was read last is old; one at a time."""
 
     def __init__(self, read: Callable[[], Records]) -> None:
         self._read, self._lock = read, threading.Lock()
         self._last: Made | None = None
 
-    def now(self) -> Made:
-        """The page of now.
+    def gauges(self) -> bytes:
+        """The gauges of now.
 
         Raises:
             MlopsError: MLflow or production can't be reached.
         """
         with self._lock:
-            if self._last is None or time.monotonic() - self._last.at > FRESH:
-                began = time.monotonic()
-                records = self._read()
-                page = gzip.compress(dashboard_page(records, served=True).encode(), compresslevel=5)
-                self._last = Made(time.monotonic(), page, exposition(records, time.monotonic() - began))
-            return self._last
+            return self._now().gauges
+
+    def page(self) -> bytes:
+        """The page of now, packed.
+
+        Raises:
+            MlopsError: MLflow or production can't be reached.
+        """
+        with self._lock:
+            made = self._now()
+            if not made.page:
+                made.page = gzip.compress(dashboard_page(made.records, served=True).encode(), compresslevel=5)
+            return made.page
+
+    def _now(self) -> Made:
+        if self._last is None or time.monotonic() - self._last.at > FRESH:
+            # two of them aren't held at once
+            self._last = None
+            began = time.monotonic()
+            records = self._read()
+            self._last = Made(time.monotonic(), records, exposition(records, time.monotonic() - began))
+        return self._last
 
 
 def make_server(read: Callable[[], Records], host: str, port: int) -> ThreadingHTTPServer:
@@ -81,13 +99,13 @@ def make_server(read: Callable[[], Records], host: str, port: int) -> ThreadingH
                 if path == "/healthz":
                     self._answer(200, "text/plain; charset=utf-8", b"ok\n")
                 elif path == "/metrics":
-                    self._answer(200, TYPE, maker.now().gauges)
+                    self._answer(200, TYPE, maker.gauges())
                 elif path != "/":
                     self._answer(404, "text/plain; charset=utf-8", b"not found\n")
                 elif not self._known():
                     self._answer(403, "text/plain; charset=utf-8", b"this dashboard isn't served under that name\n")
                 else:
-                    self._page(maker.now().page)
+                    self._page(maker.page())
             except MlopsError as error:
                 self._cannot(503, redact(str(error)))
             except (ConnectionError, TimeoutError):
