@@ -12,11 +12,11 @@ from matchmaking.base.settings import image
 def check(
     job_id: str,
     timestamp: str,
-    params: dict,
     version: str,
     production: str,
     force: bool,
     reason: str,
+    win: str,
     change: Output[Markdown],
 ) -> NamedTuple("Outputs", [("run_id", str), ("package", str), ("production_sha256", dict)]):  # type: ignore[valid-type]
     """Checks sha256s, contract and decision of a candidate against what production holds now.
@@ -24,11 +24,11 @@ def check(
     Args:
         job_id: identifies this execution, so that a retried step finds the MLflow run it opened.
         timestamp: UTC, as in 20260131T235959Z; empty for now.
-        params: what the run was asked to do.
         version: of the model registry, or the package's name or URI; empty for the challenger.
         production: URI of the production folder.
         force: pass over what the evidence forbids.
         reason: why; needed with force.
+        win: an experiment that found the candidate better, in the place of a verdict `hold`; empty for none.
         change: what would change.
 
     Returns:
@@ -45,8 +45,8 @@ def check(
         from matchmaking.release.check import explain, prepare_promotion
         from matchmaking.tracking import log_params
 
-        run_id, _ = this.open_run("promote", timestamp, job_id, params)
-        log_params(run_id, {"version": version, "reason": reason})
-        prepared = prepare_promotion(version, production, force=force, reason=reason)
+        run_id, _ = this.open_run("promote", timestamp, job_id, {"force": force})
+        log_params(run_id, {"version": version, "reason": reason, "experiment": win})
+        prepared = prepare_promotion(version, production, force=force, reason=reason, experiment=win)
         Path(change.path).write_text("\n".join(f"- {for_markdown(line)}" for line in explain(prepared)))
         return (run_id, prepared.package_uri, prepared.before.sha256)

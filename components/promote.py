@@ -15,6 +15,7 @@ def promote(
     audit_entry: Output[Artifact],
     force: bool = False,
     reason: str = "",
+    win: str = "",
 ):
     """Backs up production, replaces its model file whole, reads it back, and records who did what and why.
 
@@ -26,6 +27,7 @@ def promote(
         audit_entry: JSON.
         force: pass over what the evidence forbids.
         reason: why; needed with force.
+        win: an experiment that found the candidate better, in the place of a verdict `hold`; empty for none.
     """
     import json
     from pathlib import Path
@@ -42,6 +44,7 @@ def promote(
             expected_before=production_sha256,
             force=force,
             reason=reason,
+            experiment=win,
             entry_path=Path(audit_entry.path),
         )
         tell_summary({"pipeline": "promote", "run_id": run_id, "entry": json.loads(Path(audit_entry.path).read_text())})

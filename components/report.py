@@ -24,7 +24,7 @@ def report(
     live: Input[Artifact] = None,
     experiment: Input[Artifact] = None,
 ) -> str:
-    """Packages and registers a candidate that improves, writes the reports and the summary, and closes the MLflow run.
+    """Packages and registers a candidate that isn't rejected, writes reports and summary, and closes the MLflow run.
 
     Args:
         run_id: the MLflow run, which knows what it is called after, its seed and its dataset.

@@ -33,12 +33,12 @@ def variant(bundle: Path, target: Path, note: str) -> Path:
     return target
 
 
-def package(bundle: Path, served: Path | None, candidates: Path, name: str) -> str:
-    """Packages a bundle with good evidence; gives the package's URI."""
+def package(bundle: Path, served: Path | None, candidates: Path, name: str, verdict: str = "") -> str:
+    """Packages a bundle, with good evidence if no other verdict is given; gives the package's URI."""
     metrics = dict.fromkeys(SCALARS, 0.9)
     compared = production.hashes(served) if served else {}
     contract = {"passed": True, "checks": [], "sha256": production.hashes(bundle), "compared_with": compared}
-    verdict = "promote" if compared else "bootstrap"
+    verdict = verdict or ("promote" if compared else "bootstrap")
     primary = {"metric": "average_precision", "production": 0.8 if compared else None, "candidate": 0.9}
     decision = {"verdict": verdict, "reasons": ["it is better"], "primary": primary, "rows": 1000}
     return package_candidate(

@@ -25,6 +25,8 @@ VERDICT_TAG = "experiment_verdict"
 TOLD_TAG = "experiment_told"
 FILE = "definition.json"
 RESULTS = "experiment.json"
+# how the folders of its reports are called among its artifacts, followed by the time
+REPORTS = "report-"
 
 
 def read_definition(path: Path) -> Definition:
@@ -140,7 +142,7 @@ def keep(run_id: str, folder: Path, stamp: str = "") -> None:
     stamp = stamp or tracking.now()
     at = int(datetime.strptime(stamp, "%Y%m%dT%H%M%SZ").replace(tzinfo=UTC).timestamp() * 1000)
     with tracking.told("can't record the report"):
-        tracking.client().log_artifacts(run_id, str(folder), f"report-{stamp}")
+        tracking.client().log_artifacts(run_id, str(folder), f"{REPORTS}{stamp}")
         for name in ("difference", "low", "high"):
             if said.get(name) is not None:
                 tracking.client().log_metric(run_id, name, said[name], timestamp=at, step=said["day"])

@@ -12,10 +12,11 @@ from matchmaking.base import escape, settings
 from matchmaking.base.errors import InputError, RefusedError
 from matchmaking.base.records import SHORT
 from matchmaking.base.redact import redact
+from matchmaking.experiments.win import Win, find_win
 from matchmaking.model import production
 from matchmaking.release import registry
 from matchmaking.release.audit import ACTIONS, ORDER, Say, current_state, read_audit
-from matchmaking.release.package import PACKAGED, Package, fetch_package
+from matchmaking.release.package import PROMOTABLE, Package, fetch_package
 from matchmaking.release.records import State
 from matchmaking.release.recovery import backup_name, catch_up, recover
 from matchmaking.release.store import open_store
@@ -36,6 +37,7 @@ class Change:
         facts: lines for the person who decides.
         why: the verdict's reasons, or what the person gave.
         overridden: the objections that `--force` passes over.
+        experiment: of a promotion, the won experiment that it rests on.
         nothing: production holds `after` already.
     """
 
@@ -48,6 +50,7 @@ class Change:
     facts: list[str] = field(default_factory=list)
     why: str = ""
     overridden: list[str] = field(default_factory=list)
+    experiment: Win | None = None
 
     @property
     def nothing(self) -> bool:
@@ -70,6 +73,7 @@ def prepare_promotion(
     *,
     force: bool = False,
     reason: str = "",
+    experiment: str = "",
     say: Say = escape.say,
 ) -> Change:
     """Checks everything about a promotion; writes nothing to production but what an earlier one left to finish.
@@ -79,11 +83,13 @@ def prepare_promotion(
         production_uri: the folder.
         force: pass over what the evidence forbids.
         reason: why; needed with `force`.
+        experiment: name of a won experiment, which takes the place of a verdict `hold`; empty for none.
         say: is told what recovery did.
 
     Raises:
-        InputError: no such version, package or folder; or `force` without a reason.
-        RefusedError: the evidence forbids it.
+        InputError: no such version, package, folder or experiment; or `force` without a reason.
+        RefusedError: the evidence forbids it, or the experiment is none for this change, which no force passes over.
+        TrackingError: the experiment can't be read.
     """
     if force and not reason.strip():
         raise InputError("--force needs --reason: it is kept in the audit trail")
@@ -102,7 +108,8 @@ def prepare_promotion(
         tagged = {name: known.tags.get(tag) for name, tag in registry.SHA256_TAGS.items()}
         if tagged != after.sha256:
             raise RefusedError(f"{redact(package.uri)} isn't what was registered as version {known.number} (sha256)")
-    why = reason.strip() or "; ".join(package.decision.reasons)
+    held = "held offline: " if experiment and package.decision.verdict == "hold" else ""
+    why = reason.strip() or held + "; ".join(package.decision.reasons)
     change = Change("promote", production_uri, before, after, contents, package.uri, _facts(package), why)
     if change.nothing:
         catch_up(store, say)
@@ -116,12 +123,17 @@ def prepare_promotion(
             f"{after.version} is not promoted, not by force either: production could not serve it "
             f"({'; '.join(package.contract.failed)})"
         )
-    objections = list(_objections(package, before))
+    won = None
+    if experiment:
+        if not registry.available():
+            raise InputError(f"--experiment {experiment}: no MLflow records here; MLFLOW_TRACKING_URI says where it is")
+        won = find_win(experiment, after.model or "", before.model or "")
+    objections = list(_objections(package, before, won))
     if objections and not force:
         raise RefusedError(
             f"{after.version} is not promoted: {'; '.join(objections)}  (--force --reason TEXT does it all the same)"
         )
-    return replace(change, overridden=objections)
+    return replace(change, overridden=objections, experiment=won)
 
 
 def prepare_rollback(production_uri: str, *, to: str = "", reason: str = "", say: Say = escape.say) -> Change:
@@ -174,16 +186,18 @@ def explain(change: Change) -> list[str]:
         f"to: {change.after}",
         *change.facts,
         *([f"why: {redact(change.why)}"] if change.why else []),
+        *([f"on evidence of {change.experiment}"] if change.experiment else []),
         *(f"FORCED, against: {objection}" for objection in change.overridden),
         f"files to write: {', '.join(change.files)}" + ("; a backup first" if change.before.model else ""),
     ]
 
 
-def _objections(package: Package, before: State) -> Iterator[str]:
-    """What the evidence says against a promotion."""
+def _objections(package: Package, before: State, won: Win | None) -> Iterator[str]:
+    """What the evidence says against a promotion; of that a won experiment answers `hold` alone, never shown harm."""
     decision = package.decision
-    if decision.verdict not in PACKAGED:
-        yield f"its verdict is {decision.verdict} ({'; '.join(decision.reasons)})"
+    if decision.verdict not in PROMOTABLE and not (won and decision.verdict == "hold"):
+        only = "; an experiment takes the place of `hold` alone" if won else ""
+        yield f"its verdict is {decision.verdict} ({'; '.join(decision.reasons)}){only}"
     compared = package.manifest.compared_with
     if compared != before.sha256:
         was = compared.get(production.MODEL, "")[:SHORT] or "no model"

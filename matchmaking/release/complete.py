@@ -54,6 +54,7 @@ def complete_change(store: Store, journal: Journal, say: Say) -> tuple[Entry, st
                 why=restart_error,
                 backup=None,
                 overridden=[],
+                experiment=None,
             )
             store.append(AUDIT, failed.as_json())
         journal = journal.model_copy(update={"restarted": True})
@@ -112,6 +113,8 @@ def _restart(say: Say) -> str | None:
 
 def _tell(entry: Entry, restart_error: str | None) -> None:
     body = [f"{entry.before} -> {entry.after}", f"by {entry.who}: {entry.why}"]
+    if entry.experiment:
+        body.append(f"on evidence of {entry.experiment}")
     if entry.overridden:
         body.append(f"FORCED, against: {'; '.join(entry.overridden)}")
     if restart_error:

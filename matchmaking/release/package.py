@@ -25,7 +25,9 @@ from matchmaking.storage.operations import MANIFEST
 DECISION = "decision.json"
 CONTRACT = "contract.json"
 CONTENTS = (*production.FILES, DECISION, CONTRACT, MANIFEST)
-PACKAGED = frozenset({"promote", "bootstrap"})
+PROMOTABLE = frozenset({"promote", "bootstrap"})
+# what is held can still win an experiment, which takes its files; what is rejected goes no further
+PACKAGED = PROMOTABLE | {"hold"}
 LIBRARIES = ("keras", "tensorflow", "tensorflow-cpu", "scikit-learn", "numpy", "pandas")
 
 
@@ -48,7 +50,7 @@ class Package:
     @property
     def eligible(self) -> bool:
         """Whether its evidence allows a promotion."""
-        return self.decision.verdict in PACKAGED and self.contract.passed
+        return self.decision.verdict in PROMOTABLE and self.contract.passed
 
 
 def promotable(decision: Mapping[str, Any]) -> str:
@@ -57,7 +59,7 @@ def promotable(decision: Mapping[str, Any]) -> str:
     Args:
         decision: what `decision.decide` gave.
     """
-    if decision["verdict"] not in PACKAGED:
+    if decision["verdict"] not in PROMOTABLE:
         return "no"
     return "automatic" if decision["automatic"] else "by hand"
 
@@ -71,7 +73,7 @@ def package_candidate(
     timestamp: str,
     dataset_version: str,
 ) -> str:
-    """Publishes a candidate that improves as `<candidates_uri>/v<timestamp>`.
+    """Publishes a candidate that isn't rejected as `<candidates_uri>/v<timestamp>`.
 
     Args:
         candidate_dir: the candidate's bundle with its training record.

@@ -52,6 +52,7 @@ def apply(change: Change, *, who: str = "", say: Say = escape.say) -> Entry:
         who=who or acting_user(),
         why=change.why,
         overridden=change.overridden,
+        experiment=change.experiment,
         before=change.before,
         after=change.after,
         backup=f"{BACKUPS}/{stamp}-{change.before.model[:SHORT]}" if change.before.model else None,
@@ -97,6 +98,7 @@ def promote_in_run(
     force: bool,
     reason: str,
     entry_path: Path,
+    experiment: str = "",
 ) -> None:
     """A promotion as a pipeline's step: prepares and makes it, and closes the MLflow run.
 
@@ -108,13 +110,14 @@ def promote_in_run(
         force: pass over what the evidence forbids.
         reason: why; needed with `force`.
         entry_path: JSON file to write: the audit entry; `{}` where there was nothing to do.
+        experiment: see `prepare_promotion`.
 
     Raises:
         MlopsError: see `prepare_promotion` and `apply`; or all is done, and MLflow cannot be told.
     """
     from matchmaking import tracking
 
-    change = prepare_promotion(version, production_uri, force=force, reason=reason)
+    change = prepare_promotion(version, production_uri, force=force, reason=reason, experiment=experiment)
     for line in explain(change):
         escape.say(line)
     entry_path.write_text("{}")

@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from matchmaking.base.records import SHORT, Files, Record, Sha256
+from matchmaking.experiments.win import Win
 
 Action = Literal["promote", "rollback", "abandoned", "restart failed"]
 # a name below the backups and no way out of there: what a journal names is deleted when its change is undone
@@ -49,6 +50,7 @@ class Entry(Record):
         who: a user and a host, or a pipeline run.
         why: the verdict's reasons, or what the person gave.
         overridden: the objections that `--force` passed over.
+        experiment: the won experiment that the promotion rests on; None for none.
         before, after: what production held and holds; `from` and `to` in JSON.
         backup: the folder with what was replaced, in the production folder; None where nothing was.
         production: where, without credentials.
@@ -61,6 +63,7 @@ class Entry(Record):
     who: str = ""
     why: str = ""
     overridden: list[str] = []
+    experiment: Win | None = None
     before: State = Field(validation_alias="from", serialization_alias="from")
     after: State = Field(validation_alias="to", serialization_alias="to")
     backup: Backup | None = None

@@ -70,7 +70,7 @@ def publish_candidate(
     timestamp: str,
     dataset_version: str,
 ) -> str:
-    """Publishes a candidate that improves and registers it; one that doesn't is left alone.
+    """Publishes a candidate that isn't rejected and registers it; another is left alone.
 
     A step that is tried again finds what it has published and registered, and leaves it as it is.
 

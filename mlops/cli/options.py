@@ -33,6 +33,7 @@ PIPELINES_OF = {
     "version": ("promote",),
     "force": ("promote",),
     "reason": ("promote",),
+    "win": ("promote",),
 }
 
 

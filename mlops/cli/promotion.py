@@ -56,6 +56,9 @@ def promote(
         str,
         typer.Argument(help="Number in the model registry, or a package's name or folder; the challenger if left out."),
     ] = "",
+    experiment: Annotated[
+        str, typer.Option(help="An experiment that found it better, which takes the place of an offline `hold`.")
+    ] = "",
     force: Annotated[bool, typer.Option("--force", help="Promote against the evidence; needs --reason.")] = False,
     reason: Annotated[str, typer.Option(help="Why; kept in the audit trail.")] = "",
     yes: Yes = False,
@@ -66,7 +69,7 @@ def promote(
 
     use_records(work_dir)
     _must_be_able_to_ask(yes)
-    change = prepare_promotion(version, production, force=force, reason=reason, say=_aside)
+    change = prepare_promotion(version, production, force=force, reason=reason, experiment=experiment, say=_aside)
     _carry_out(change, yes)
 
 
@@ -149,7 +152,8 @@ def _show(found: History) -> None:
         typer.echo(for_terminal(f"{entry.time}  {what} by {entry.who}"))
         typer.echo(f"    from    {for_terminal(entry.before)}")
         typer.echo(f"    to      {for_terminal(entry.after)}")
-        for label, text in (("why", entry.why), ("backup", entry.backup)):
+        won = str(entry.experiment) if entry.experiment else ""
+        for label, text in (("why", entry.why), ("won", won), ("backup", entry.backup)):
             if text:
                 _wrapped(label, text)
         for objection in entry.overridden:

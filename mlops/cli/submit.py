@@ -106,6 +106,10 @@ def submit(
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="promote: against the evidence; needs --reason.")] = False,
     reason: Annotated[str, typer.Option(help="promote: why; kept in the audit trail.")] = "",
+    win: Annotated[
+        str,
+        typer.Option(help="promote: an A/B experiment that found it better, in an offline `hold`'s place."),
+    ] = "",
     host: Host = "",
     wait: Annotated[bool, typer.Option("--wait/--no-wait", help="Follow the run, and fail if it fails.")] = True,
     timeout: Annotated[float | None, typer.Option(min=1, help="Seconds to wait; the run goes on.")] = None,
@@ -150,7 +154,7 @@ def submit(
             "experiment_name": experiment_name,
             "until": until,
         },
-        "promote": {"version": version, "force": force, "reason": reason},
+        "promote": {"version": version, "force": force, "reason": reason, "win": win},
     }
     common: dict[str, Any] = {"data": data, "seed": seed, "production": production}
     if pipeline in ("promote", "experiment"):
@@ -328,8 +332,9 @@ def _promoted(entry: dict[str, Any]) -> str:
 
     if not entry:
         return "production held it already; nothing was changed."
+    won = f", which won experiment {entry['experiment']['experiment']}" if entry.get("experiment") else ""
     backup = f"; backup {entry['backup']}" if entry["backup"] else ""
-    return f"production holds {State(**entry['to'])}{backup}."
+    return f"production holds {State(**entry['to'])}{won}{backup}."
 
 
 def _memory(pipeline: str, arguments: Mapping[str, Any], console: Console) -> str:

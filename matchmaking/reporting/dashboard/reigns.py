@@ -75,9 +75,10 @@ def _audited(records: Records) -> list[Reign]:
             found.append(Reign(before, known.get(before, before[:SHORT]), start, None, "elsewhere"))
         run = by_id.get(entry.who.removeprefix(BY_RUN)) if entry.who.startswith(BY_RUN) else None
         model = entry.after.model or ""
+        won = f"on evidence of experiment {visible(entry.experiment.experiment)}; " if entry.experiment else ""
         name = known.get(model) or entry.after.version or model[:SHORT] or "no model"
         found.append(
-            Reign(model, visible(name), time, None, entry.action, entry.who, entry.why, run.url if run else "")
+            Reign(model, visible(name), time, None, entry.action, entry.who, won + entry.why, run.url if run else "")
         )
     current = records.audit.current.model
     if records.audit.foreign and current and found:

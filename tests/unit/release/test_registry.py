@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import json
-import os
-import socket
 import subprocess
 import sys
 import time
-import urllib.request
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
@@ -27,38 +24,6 @@ from matchmaking.tracking import connection
 from tests.promotion_fixtures import change_evidence, package, variant
 
 
-@pytest.fixture(params=["sqlite", "server"], scope="module")
-def tracking_uri(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    folder = tmp_path_factory.mktemp("mlflow")
-    if request.param == "sqlite":
-        yield f"sqlite:///{folder}/mlflow.db"
-        return
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    command = [sys.executable, "-m", "mlflow", "server", "--port", str(port), "--workers", "1"]
-    command += [
-        "--backend-store-uri",
-        f"sqlite:///{folder}/server.db",
-        "--artifacts-destination",
-        str(folder / "artifacts"),
-    ]
-    with (folder / "log").open("w") as log:
-        server = subprocess.Popen(command, stdout=log, stderr=log, cwd=folder, start_new_session=True)
-    try:
-        for _ in range(240):
-            try:
-                urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=1)
-                break
-            except OSError:
-                assert server.poll() is None, (folder / "log").read_text()
-                time.sleep(0.25)
-        yield f"http://127.0.0.1:{port}"
-    finally:
-        os.killpg(server.pid, 15)
-        server.wait(30)
-
-
 @pytest.fixture(autouse=True)
 def connected(tracking_uri: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", tracking_uri)
@@ -72,8 +37,8 @@ def connected(tracking_uri: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[No
     tracking.client.cache_clear()
 
 
-def make(incumbent: Path, folder: Path, name: str) -> Package:
-    uri = package(variant(incumbent, folder / f"bundle {name}", name), incumbent, folder / "candidates", name)
+def make(incumbent: Path, folder: Path, name: str, verdict: str = "") -> Package:
+    uri = package(variant(incumbent, folder / f"bundle {name}", name), incumbent, folder / "candidates", name, verdict)
     (folder / f"copy {name}").mkdir()
     return fetch_package(uri, folder / f"copy {name}")
 
@@ -133,6 +98,15 @@ def test_what_is_not_eligible_is_no_challenger(incumbent: Path, tmp_path: Path) 
         registry.find("")
 
 
+def test_what_is_held_is_packaged_and_registered_but_waits_for_nothing(incumbent: Path, tmp_path: Path) -> None:
+    """So that it can be put to the test; `mlops promote` refuses it by itself."""
+    made = make(incumbent, tmp_path, "v20260101T000000Z", "hold")
+    number = registry.register(made, run("held"))
+    assert not made.eligible and made.manifest.verdict == "hold"
+    assert alias("challenger") is None
+    assert registry.find(number).tags["verdict"] == "hold"
+
+
 def test_publishing_again_gives_the_same_package_and_version(incumbent: Path, tmp_path: Path) -> None:
     """As a step that was killed behind it does."""
     made = make(incumbent, tmp_path, "v20260101T000000Z")
@@ -146,7 +120,7 @@ def test_publishing_again_gives_the_same_package_and_version(incumbent: Path, tm
     for verdict, timestamp, uri in (
         ("promote", "20260101T000000Z", made.uri),
         ("promote", "20260101T000000Z", made.uri),
-        ("hold", "20260102T000000Z", ""),
+        ("reject", "20260102T000000Z", ""),
     ):
         decision.write_text(json.dumps({**decided, "verdict": verdict}))
         assert registry.publish_candidate(bundle, evaluation, decision, timestamp=timestamp, **known) == uri
