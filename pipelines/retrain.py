@@ -1,4 +1,4 @@
-"""retrain (weekly): train a candidate, decide on evidence whether it is better, package it if it is."""
+"""retrain (weekly): train a candidate, decide on evidence whether it is better, package it unless it is rejected."""
 
 from kfp import dsl
 

@@ -137,8 +137,23 @@ def test_promote_takes_its_own_service_account(kfp: FakeKfp, here: Here) -> None
         "version": "3",
         "force": True,
         "reason": "so",
+        "win": "",
     }
     assert "production holds v20260101T000000Z" in done.stdout
+    won = {"experiment": "ranking-1", "sha256": "cd" * 32}
+    kfp.plans["promote"].entry = {"to": state, "from": state, "backup": ".mlops/backups/b1", "experiment": won}
+    # a run of Kubeflow Pipelines is in an experiment too, which is another thing
+    done = here("submit", "promote", "--win", "ranking-1", "--experiment", "mine", "--host", kfp.url)
+    assert done.returncode == 0, done.stderr
+    last = list(kfp.runs.values())[-1]
+    assert last.runtime_config["parameters"] == {
+        "production": "s3://production",
+        "version": "",
+        "force": False,
+        "reason": "",
+        "win": "ranking-1",
+    }
+    assert "which won experiment ranking-1; backup" in " ".join(done.stdout.split())
 
 
 def test_mistakes_are_told_before_anything_is_asked(kfp: FakeKfp, here: Here) -> None:
@@ -149,6 +164,7 @@ def test_mistakes_are_told_before_anything_is_asked(kfp: FakeKfp, here: Here) ->
         ["retrain", "--policy", "none.yaml"],
         ["retrain", "--data-rev", "HEAD", "--data", "s3://datasets/other.csv"],
         ["promote", "--data-rev", "HEAD"],
+        ["retrain", "--win", "ranking-1"],
         ["evaluate", "--algorithm", "dense"],
         ["monitor", "--split", "hash"],
     ):
