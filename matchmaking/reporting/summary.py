@@ -89,7 +89,7 @@ class Summary(Record):
         default=None,
         description="null but for retrain; `recipe`, `operating_point` (0..1), `logit_shift` (in the output bias)",
     )
-    candidate_uri: str | None = Field(default=None, description="where the package is; null for none, or a rejected one")
+    candidate_uri: str | None = Field(default=None, description="where the package is; null for none or a rejected one")
     production_sha256: Sha256s = Field(default=Sha256s(), description="`before` and `after`: sha256 by file name")
     promotion: dict[str, Any] | None = Field(
         default=None,
