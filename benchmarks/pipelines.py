@@ -72,7 +72,8 @@ def main(
         console.print("first run, not counted (it creates MLflow's database)")
         measure("evaluate", sets[0][2], sets[0][3], base / "work")
         for label, count, path, served in sets:
-            console.print(f"{label}: {path.stat().st_size / count:.1f} bytes a row; {ROW_BYTES:g} are reckoned with")
+            reckoned = ROW_BYTES[".csv"]
+            console.print(f"{label}: {path.stat().st_size / count:.1f} bytes a row; {reckoned:g} are reckoned with")
             for name in pipeline or ["retrain", "evaluate", "monitor"]:
                 console.print(f"{name} on {label} ...")
                 results.append({"data": label, "rows": count, **measure(name, path, served, base / "work")})

@@ -27,7 +27,7 @@ def collect(
     Args:
         predictions: URI of the prediction log; empty where `data` is given.
         outcomes: URI of the outcome log; empty for none.
-        data: URI of a labelled dataset (CSV), in place of both.
+        data: URI of a labelled dataset, in place of both.
         production: URI of the production folder, whose audit trail tells which models were promoted; empty for none.
         period: of the windows.
         job_id: identifies this execution, so that a retried step finds the run it opened.

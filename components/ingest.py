@@ -28,9 +28,9 @@ def ingest(
     """Brings the dataset and the production model here, as a pipeline's first step into an MLflow run that it opens.
 
     Args:
-        data: URI of a CSV file.
+        data: URI of a dataset: a CSV or Parquet file, or a folder or pattern of parts.
         production: URI of the production folder; empty for none.
-        raw: the file as it is.
+        raw: the file, or a folder of the parts, as they are.
         production_model: a copy of the three production files, with `production_data` where it counts; empty for none.
         pipeline: the name of the pipeline whose run is opened; empty where `run_id` is open already.
         job_id: identifies this execution, so that a retried step finds the run it opened.
@@ -44,7 +44,7 @@ def ingest(
     Returns:
         run_id: the MLflow run.
         timestamp: the run's.
-        dataset_version: md5 of the file.
+        dataset_version: md5 of the file, or of its parts (see `data.parts`).
         production_sha256: by file name.
     """
     from pathlib import Path
@@ -53,10 +53,11 @@ def ingest(
 
     outputs = {"Dataset as it came": raw, "Production model": production_model}
     with step("ingest" if not instead else "ingest current", run_id, outputs) as this:
-        from matchmaking.inputs.ingest import fetch_data, fetch_production, fetch_training_data
+        from matchmaking.data.parts import fetch_dataset
+        from matchmaking.inputs.ingest import fetch_production, fetch_training_data
 
         opened = this.open_run(pipeline, timestamp, job_id, params) if pipeline else (run_id, timestamp)
-        version = fetch_data(data or instead, Path(raw.path))
+        version = fetch_dataset(data or instead, Path(raw.path))
         if pipeline:
             this.tell_dataset(version)
         folder = Path(production_model.path)

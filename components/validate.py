@@ -21,7 +21,7 @@ def validate(
 
     Args:
         run_id: the MLflow run.
-        raw: CSV file.
+        raw: a CSV or Parquet file, or a folder of parts.
         production_model: the production bundle, which knows its categories.
         source: what to call the dataset in messages.
         pairs: the dataset as parquet.

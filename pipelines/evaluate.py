@@ -24,12 +24,11 @@ def evaluate(
     """Measures production on the held-out pairs.
 
     Args:
-        data: URI of the dataset (CSV).
+        data: URI of the dataset: CSV or Parquet, a file or parts.
         production: URI of the production folder.
         seed: recorded with the run; nothing here is drawn by chance.
         split: how the held-out pairs are chosen: "auto" (none that trained production), "hash" or "stratified".
-        production_data: URI of the dataset that production was trained on, if its model doesn't know (CSV); empty for
-            `data`.
+        production_data: URI of the dataset that production was trained on, if its model doesn't know; empty for `data`.
         timestamp: UTC; empty for now.
         memory: request and limit of each step that holds the data, as in "6Gi"; see docs/cluster.md.
     """

@@ -9,7 +9,7 @@ it.) Steps that hold no rows have what `pipelines.pods` says.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from math import ceil
 from typing import Any
@@ -58,12 +58,14 @@ STEPS = {
     "observe": ("observe",),
     "experiment": ("experiment",),
 }
-# bytes of a row of generated pairs as a CSV, plain and gzip; rows of more bytes take no more memory
-ROW_BYTES, ROW_BYTES_GZIP = 81.0, 24.0
+# bytes of a row of generated pairs by the ending of the file; rows of more bytes take no more memory
+ROW_BYTES = {".csv": 81.0, ".csv.gz": 24.0, ".parquet": 13.0}
 # of a record of a generated prediction log, by the ending of its part
 LOG_ROW_BYTES = {".parquet": 40.0, ".jsonl": 480.0, ".ndjson": 480.0, ".jsonl.gz": 50.0, ".ndjson.gz": 50.0}
 # of a line of an exposure log; the gateway's parts, of a minute each, are compressed less well
 EXPOSURE_BYTES = {".jsonl.gz": 30.0, ".jsonl": 400.0}
+# by the parameter that names a log
+LOG_BYTES = {"predictions": LOG_ROW_BYTES, "exposures": EXPOSURE_BYTES}
 # KFP's launcher is in the same container
 LAUNCHER_MB = 60
 # on top: other data, other machines, and what the kernel counts with the process
@@ -100,18 +102,18 @@ def rows_within(pipeline: str, memory: str) -> int:
     return max(0, int(min((megabytes - NEEDS[step].fixed) / NEEDS[step].per_row for step in STEPS[pipeline]) * 1000))
 
 
-def choose(pipeline: str, uris: Iterable[str]) -> tuple[str, str]:
+def choose(pipeline: str, uris: Mapping[str, str]) -> tuple[str, str]:
     """The memory for a run on these files, and why, in a line.
 
     Args:
         pipeline: whose run.
-        uris: of the datasets, as the cluster sees them. They are only asked for their size; where that isn't known
-            from here (another network, no credentials), it is the default.
+        uris: of the datasets and the log, as the cluster sees them, by the pipeline's parameter. They are only asked
+            for their size; where that isn't known from here (another network, no credentials), it is the default.
     """
     rows = 0.0
-    for uri in uris:
+    for name, uri in uris.items():
         try:
-            size = _rows(uri, EXPOSURE_BYTES if pipeline == "experiment" else LOG_ROW_BYTES)
+            size = _rows_of_log(uri, LOG_BYTES[name]) if name in LOG_BYTES else _rows(uri)
         except MlopsError as error:
             room = rows_within(pipeline, DEFAULT)
             return DEFAULT, f"enough for {room:,} rows; how many there are isn't known here: {error}"
@@ -148,17 +150,22 @@ def killed(task: str, limit: str, arguments: Mapping[str, Any]) -> str:
     return f"{said}; with `--memory {more}` (`memory: {more}` in schedules.yaml, `memory` in the UI) it gets more"
 
 
-def _rows(uri: str, row_bytes: Mapping[str, float]) -> float:
-    """How many rows a file has, or a log in parts, by its size; of parts by what a row of theirs takes."""
-    from matchmaking.storage import list_names, size
+def _rows(uri: str) -> float:
+    """How many rows a dataset has, by the size of its file or parts."""
+    from matchmaking.data.parts import dataset_sizes
 
-    if uri.endswith((".csv", ".csv.gz")):
-        return size(uri) / (ROW_BYTES_GZIP if uri.endswith(".gz") else ROW_BYTES)
-    names = list_names(uri)
-    places = [f"{uri.rstrip('/')}/{name}" for name in names] or [uri]
-    return sum(size(place) / _row_bytes(place, row_bytes) for place in places)
+    return sum(size / _row_bytes(name, ROW_BYTES) for name, size in dataset_sizes(uri).items())
 
 
-def _row_bytes(place: str, row_bytes: Mapping[str, float]) -> float:
-    known = (end for end in row_bytes if place.endswith(end))
-    return row_bytes.get(next(known, ""), ROW_BYTES_GZIP if place.endswith(".gz") else ROW_BYTES)
+def _rows_of_log(uri: str, row_bytes: Mapping[str, float]) -> float:
+    """How many records a log has, by the size of its parts and by what a record takes."""
+    from matchmaking.storage import list_sizes, size
+
+    sizes = list_sizes(uri) or {uri: size(uri)}
+    return sum(size / _row_bytes(name, row_bytes) for name, size in sizes.items())
+
+
+def _row_bytes(name: str, known: Mapping[str, float]) -> float:
+    """Bytes of a row, by the ending of a file's name; of one without, as of a CSV."""
+    ends = (end for end in known if name.lower().endswith(end))
+    return known.get(next(ends, ""), ROW_BYTES[".csv"])

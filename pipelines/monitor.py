@@ -23,9 +23,9 @@ def monitor(
     """Compares current data with the reference.
 
     Args:
-        data: URI of the reference dataset (CSV).
+        data: URI of the reference dataset: CSV or Parquet, a file or parts.
         production: URI of the production folder, whose scores are compared too; empty for none.
-        current: URI of the current dataset (CSV), whose `match` column may be absent; empty to compare a sample of the
+        current: URI of the current dataset, whose `match` column may be absent; empty to compare a sample of the
             reference with the rest of it.
         seed: of that sample.
         timestamp: UTC; empty for now.

@@ -27,7 +27,7 @@ def observe(  # type: ignore[no-untyped-def]
             audit trail tells which models were promoted; empty for none.
         predictions: URI of the prediction log, a file or a folder of parts (Parquet or JSON Lines).
         outcomes: URI of the outcome log; empty where there is none yet.
-        data: in place of both logs, URI of a labelled dataset (CSV), which may have a column `time`.
+        data: in place of both logs, URI of a labelled dataset, which may have a column `time`.
         period: of the windows: "day", "week" or "month".
         seed: of everything that is drawn by chance.
         timestamp: UTC, the time of looking; empty for now.

@@ -36,7 +36,7 @@ def retrain(
     """Trains a candidate and decides on evidence whether it is better.
 
     Args:
-        data: URI of the dataset (CSV).
+        data: URI of the dataset: CSV or Parquet, a file or parts.
         production: URI of the production folder; empty to bootstrap a first model.
         candidates: URI of the folder where packages go.
         seed: of the training and of the bootstrap.
@@ -45,8 +45,7 @@ def retrain(
         batch_size: rows a step; 0: the algorithm's own.
         learning_rate: the optimiser's first; 0: the algorithm's own.
         split: how the held-out pairs are chosen: "auto" (none that trained production), "hash" or "stratified".
-        production_data: URI of the dataset that production was trained on, if its model doesn't know (CSV); empty for
-            `data`.
+        production_data: URI of the dataset that production was trained on, if its model doesn't know; empty for `data`.
         policy: the promotion policy as YAML; empty for the default one.
         timestamp: UTC; empty for now.
         memory: request and limit of each step that holds the data, as in "6Gi"; see docs/cluster.md.

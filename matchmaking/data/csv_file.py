@@ -40,10 +40,8 @@ def look_at(path: Path, name: str) -> tuple[Compression, bool, int]:
     Returns:
         The compression, whether there is white space before the header, and how many blank lines that is.
     """
-    if path.is_dir():
-        raise InputError(f"{name} is a folder; give a CSV file")
     if not path.exists():
-        raise InputError(f"{name} doesn't exist; give the path of a CSV file")
+        raise InputError(f"{name} doesn't exist; give the path of a CSV or Parquet file")
     with path.open("rb") as file:
         start = file.read(512)
     if not start:
@@ -62,7 +60,7 @@ def look_at(path: Path, name: str) -> tuple[Compression, bool, int]:
     if start.lstrip(b"\xef\xbb\xbf \t\r\n").lower().startswith((b"<!doctype html", b"<html", b"<?xml", b"<head")):
         raise InputError(f"{name} is an HTML or XML page, not a CSV file; was an error page saved in its place?")
     if b"\x00" in start:
-        raise InputError(f"{name} is a binary file or not UTF-8 text; give a CSV file in UTF-8")
+        raise InputError(f"{name} is a binary file or not UTF-8 text; give a CSV file in UTF-8, or a Parquet file")
     before = start.removeprefix(b"\xef\xbb\xbf")
     lead = before[: len(before) - len(before.lstrip())]
     return compression, bool(lead), lead.replace(b"\r\n", b"\n").count(b"\n")

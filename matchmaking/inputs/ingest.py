@@ -5,20 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 from matchmaking import storage
-from matchmaking.base.files import file_md5
 from matchmaking.base.redact import redact
+from matchmaking.data.parts import fetch_dataset
 from matchmaking.inputs.split import ASSUMED
 from matchmaking.model import lineage, production
-
-
-def fetch_data(uri: str, target: Path) -> str:
-    """Copies a dataset here and gives its version: the md5 of its bytes, as DVC computes it.
-
-    Raises:
-        InputError: there is no such file.
-    """
-    storage.download(uri, target)
-    return file_md5(target)
 
 
 def fetch_production(uri: str, target: Path) -> dict[str, str]:
@@ -45,7 +35,7 @@ def fetch_training_data(uri: str, production_dir: Path) -> None:
     """Brings the dataset here that production was trained on, beside its model, where that doesn't know by itself.
 
     Raises:
-        InputError: there is no such file.
+        InputError: there is none.
     """
     if production.present(production_dir) and lineage.read_lineage(production_dir / production.MODEL) is None:
-        storage.download(uri, production_dir / ASSUMED)
+        fetch_dataset(uri, production_dir / ASSUMED)

@@ -21,8 +21,8 @@ import numpy as np
 import pandas as pd
 
 from matchmaking.base.errors import InputError
-from matchmaking.base.files import file_md5
 from matchmaking.data.batches import batches, pick
+from matchmaking.data.parts import version_of
 from matchmaking.data.read import open_pairs
 from matchmaking.data.schema import TARGET
 from matchmaking.inputs import SPLITS
@@ -44,7 +44,7 @@ SPLIT_SEED = 42
 # of the pairs that a lineage lists; with fewer, that is said
 MOST_FOUND = 0.5
 # beside the copy of a production model that has no lineage: the dataset that it is said to be trained on
-ASSUMED = "trained_on.csv"
+ASSUMED = "trained_on"
 
 
 @dataclass(frozen=True)
@@ -179,7 +179,7 @@ def _production_lineage(production_dir: Path) -> tuple[Lineage | None, bool]:
     if not path.exists():
         return None, True
     parts, _ = open_pairs(path, target=True, source="what production is said to be trained on (--production-data)")
-    return stratified_lineage(*_known_by(parts), file_md5(path)), True
+    return stratified_lineage(*_known_by(parts), version_of(path)), True
 
 
 def _known_by(parts: Iterable[pd.DataFrame]) -> tuple[Keys, np.ndarray]:

@@ -15,7 +15,7 @@ def validate_file(raw: Path, production_dir: Path, target: Path, *, source: str,
     """Checks a dataset and stores it as parquet.
 
     Args:
-        raw: the CSV file.
+        raw: the dataset as it came: a file, or a folder of parts.
         production_dir: the production bundle, whose encoder says which categories are known; may be empty.
         target: the parquet file to write.
         source: what to call the dataset in messages.

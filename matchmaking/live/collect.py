@@ -11,17 +11,19 @@ from pathlib import Path
 import pandas as pd
 from pydantic import Field
 
-from matchmaking import storage
 from matchmaking.base.errors import InputError
+from matchmaking.base.escape import visible
 from matchmaking.base.files import file_md5
 from matchmaking.base.records import Record
 from matchmaking.base.redact import redact
 from matchmaking.base.settings import OUTCOMES_URI, PREDICTIONS_URI
+from matchmaking.data.parquet_rows import is_parquet
+from matchmaking.data.parts import fetch_dataset, parts_of
 from matchmaking.live.logs import fetch_log
 from matchmaking.live.series import Series, looked_at
 
 # what stands in the folder between the steps
-PREDICTIONS, OUTCOMES, LABELLED, ASKED = "predictions", "outcomes", "pairs.csv", "asked.json"
+PREDICTIONS, OUTCOMES, LABELLED, ASKED = "predictions", "outcomes", "pairs", "asked.json"
 # of a labelled dataset the column with the time at which each pair was shown, where it has one
 TIME_COLUMN = "time"
 
@@ -51,11 +53,11 @@ def fetch_logs(predictions: str, outcomes: str, data: str, folder: Path) -> str:
     Args:
         predictions: URI of the prediction log, a file or a folder; empty where `data` is given.
         outcomes: URI of the outcome log; empty where there is none yet.
-        data: URI of a labelled dataset (CSV), in place of both.
+        data: URI of a labelled dataset, in place of both.
         folder: becomes the folder.
 
     Returns:
-        The md5 of the dataset's bytes; of logs, of their parts' names and md5s.
+        The version of the dataset (see `data.parts`); of logs, of their parts' names and md5s.
 
     Raises:
         InputError: neither or both are given, or there is no such file; where logs go by default there may be none yet.
@@ -67,8 +69,7 @@ def fetch_logs(predictions: str, outcomes: str, data: str, folder: Path) -> str:
         raise InputError("outcomes say nothing without the predictions: give both logs")
     folder.mkdir(parents=True, exist_ok=True)
     if data:
-        storage.download(data, folder / LABELLED)
-        return file_md5(folder / LABELLED)
+        return fetch_dataset(data, folder / LABELLED)
     for uri, name in ((predictions, PREDICTIONS), (outcomes, OUTCOMES)):
         if not uri:
             continue
@@ -113,11 +114,38 @@ def write_asked(
 
 
 def read_times(path: Path) -> pd.Series | None:
-    """The texts of a labelled dataset's `time` column, in the order of its rows; None where it has none.
+    """A labelled dataset's `time` column, in the order of its rows: texts, or timestamps; None where it has none.
 
     Args:
-        path: a CSV file that `data.read.read_pairs` takes.
+        path: a dataset that `data.read.read_pairs` takes.
+
+    Raises:
+        InputError: it can't be read, or some of the parts have it and others don't.
     """
+    files = [path / name for name in parts_of(path)] if path.is_dir() else [path]
+    found = [_times_in_parquet(file) if is_parquet(file) else _times_in_csv(file) for file in files]
+    times = [one for one in found if one is not None]
+    if times and len(times) < len(files):
+        without = next(file.name for file, one in zip(files, found, strict=True) if one is None)
+        raise InputError(f"{visible(without)} has no column '{TIME_COLUMN}', as other parts have")
+    return pd.concat(times, ignore_index=True) if times else None
+
+
+def _times_in_parquet(path: Path) -> pd.Series | None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        with pq.ParquetFile(path) as file:
+            spelt = [name for name in file.schema_arrow.names if name.strip() == TIME_COLUMN]
+            if not spelt:
+                return None
+            return file.read(columns=spelt[:1]).column(spelt[0]).to_pandas().rename(TIME_COLUMN)
+    except (pa.ArrowException, OSError, ValueError, IndexError) as error:
+        raise InputError(f"the column '{TIME_COLUMN}' can't be read: {str(error).partition(chr(10))[0]}") from error
+
+
+def _times_in_csv(path: Path) -> pd.Series | None:
     with path.open("rb") as opened:
         compression = "gzip" if opened.read(2) == b"\x1f\x8b" else None
     options = {"encoding": "utf-8-sig", "dtype": str, "skipinitialspace": True, "compression": compression}

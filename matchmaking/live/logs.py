@@ -15,7 +15,6 @@ import pandas as pd
 
 from matchmaking import storage
 from matchmaking.base.errors import InputError
-from matchmaking.base.redact import redact
 from matchmaking.data.schema import FEATURES, TARGET
 from matchmaking.live.parts import COLUMNS, Finding, finding, read_parts, utc
 
@@ -54,12 +53,7 @@ def fetch_log(uri: str, target: Path) -> Path:
         target.mkdir(parents=True, exist_ok=True)
         storage.download(uri, file)
         return file
-    for name in names:
-        place = target / name
-        if not place.resolve().is_relative_to(target.resolve()):
-            raise InputError(f"{redact(uri)}: the part '{name}' leads out of the folder; rename it")
-        place.parent.mkdir(parents=True, exist_ok=True)
-        storage.download(f"{uri.rstrip('/')}/{name}", place)
+    storage.download_folder(uri, names, target)
     return target
 
 

@@ -4,13 +4,18 @@ What can be done there stands in `operations`; a backend is a file, which others
 """
 
 from matchmaking.storage.backend import ConflictError, StorageError
+from matchmaking.storage.globs import matching
 from matchmaking.storage.local import local_path
 from matchmaking.storage.operations import (
     delete,
     download,
     download_bundle,
+    download_folder,
+    download_if_there,
     hash_bundle,
+    is_folder,
     list_names,
+    list_sizes,
     publish,
     read_bytes,
     replace_bytes,
@@ -23,9 +28,14 @@ __all__ = [
     "delete",
     "download",
     "download_bundle",
+    "download_folder",
+    "download_if_there",
     "hash_bundle",
+    "is_folder",
     "list_names",
+    "list_sizes",
     "local_path",
+    "matching",
     "publish",
     "read_bytes",
     "replace_bytes",

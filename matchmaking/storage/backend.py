@@ -102,8 +102,8 @@ class Store:
         """The object's bytes."""
         self._cannot()
 
-    def names(self) -> list[str]:
-        """What is in the folder."""
+    def sizes(self) -> dict[str, int]:
+        """What is in the folder, and how many bytes each has."""
         self._cannot()
 
     def is_folder(self) -> bool:
@@ -129,7 +129,7 @@ class Bucket(Store):
         self.prefix = f"{self.key.rstrip('/')}/" if self.key else ""
 
     def is_folder(self) -> bool:
-        return bool(self.names()) or not self.key
+        return bool(self.sizes()) or not self.key
 
     def _no_bucket(self) -> InputError:
         return InputError(f"{redact(self.uri)}: there is no bucket {self.bucket}")

@@ -68,13 +68,13 @@ class GS(Bucket):
             raise Missing
         return int(found.size)
 
-    def names(self) -> list[str]:
+    def sizes(self) -> dict[str, int]:
         try:
             with self._errors():
-                keys = [found.name for found in self.blobs.list_blobs(prefix=self.prefix, **self.options)]
+                blobs = list(self.blobs.list_blobs(prefix=self.prefix, **self.options))
         except Missing:
             raise self._no_bucket() from None
-        return [key.removeprefix(self.prefix) for key in keys]
+        return {found.name.removeprefix(self.prefix): int(found.size or 0) for found in blobs}
 
     def remove(self) -> None:
         with self._errors():

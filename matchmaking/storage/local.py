@@ -70,9 +70,10 @@ class Local(Store):
             raise Missing
         return self.path.stat().st_size
 
-    def names(self) -> list[str]:
-        found = (path.relative_to(self.path) for path in self.path.rglob("*") if path.is_file())
-        return [path.as_posix() for path in found if not any(part.startswith(".") for part in path.parts)]
+    def sizes(self) -> dict[str, int]:
+        found = ((path, path.relative_to(self.path)) for path in self.path.rglob("*") if path.is_file())
+        shown = ((path, name) for path, name in found if not any(part.startswith(".") for part in name.parts))
+        return {name.as_posix(): path.stat().st_size for path, name in shown}
 
     def is_folder(self) -> bool:
         return self.path.is_dir()

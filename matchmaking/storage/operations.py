@@ -14,7 +14,7 @@ import tempfile
 import threading
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from concurrent.futures import Future
 from contextlib import suppress
 from pathlib import Path
@@ -56,9 +56,32 @@ def download(uri: str, target: Path) -> None:
     try:
         _fetch(uri, target)
     except Missing:
-        if _is_folder(uri):
-            raise InputError(f"{redact(uri)} is a folder; give a CSV file") from None
-        raise InputError(f"{redact(uri)} doesn't exist; give the path of a CSV file") from None
+        if is_folder(uri):
+            raise InputError(f"{redact(uri)} is a folder; give a file") from None
+        raise InputError(f"{redact(uri)} doesn't exist; give the path of a file") from None
+
+
+def download_if_there(uri: str, target: Path) -> bool:
+    """`download`; False where there is no such file."""
+    try:
+        _fetch(uri, target)
+    except Missing:
+        return False
+    return True
+
+
+def download_folder(uri: str, names: Iterable[str], target: Path) -> None:
+    """Brings these files of a folder here, as `list_sizes` names them; each is whole or absent.
+
+    Raises:
+        InputError: one of them isn't there (any more), may not be read, or would be written outside of the folder.
+        StorageError: the store can't be reached, even after retries.
+    """
+    for name in names:
+        place = target / name
+        if not place.resolve().is_relative_to(target.resolve()):
+            raise InputError(f"{redact(uri)}: the part '{name}' leads out of the folder; rename it")
+        download(_join(uri, name), place)
 
 
 def download_bundle(uri: str, names: tuple[str, ...], target: Path) -> bool:
@@ -70,14 +93,14 @@ def download_bundle(uri: str, names: tuple[str, ...], target: Path) -> bool:
         InputError: there is no such folder, or only some of the files are in it.
         StorageError: the store can't be reached, even after retries.
     """
-    missing = [name for name in names if not _fetched(_join(uri, name), target / name)]
+    missing = [name for name in names if not download_if_there(_join(uri, name), target / name)]
     if not missing:
         return True
     if len(missing) < len(names):
         raise InputError(
             f"{redact(uri)}: {', '.join(missing)} is missing; a production folder holds {', '.join(names)}"
         )
-    if _is_folder(uri):
+    if is_folder(uri):
         return False
     raise InputError(
         f"{redact(uri)}: no such folder; a production folder holds {', '.join(names)}, or is empty (or left out) "
@@ -94,7 +117,7 @@ def hash_bundle(uri: str, names: tuple[str, ...]) -> dict[str, str]:
     """
     with tempfile.TemporaryDirectory() as folder:
         copies = {name: Path(folder, name) for name in names}
-        return {name: file_sha256(copy) for name, copy in copies.items() if _fetched(_join(uri, name), copy)}
+        return {name: file_sha256(copy) for name, copy in copies.items() if download_if_there(_join(uri, name), copy)}
 
 
 def publish(folder: Path, uri: str) -> str:
@@ -196,7 +219,17 @@ def list_names(uri: str) -> list[str]:
         InputError: no right to list, or a place that can't be listed.
         StorageError: the store can't be reached, even after retries.
     """
-    return sorted(_patiently(uri, "listed", lambda store: store.names()))
+    return [*list_sizes(uri)]
+
+
+def list_sizes(uri: str) -> dict[str, int]:
+    """The names of `list_names`, and how many bytes each file has; errors as there."""
+    return dict(sorted(_patiently(uri, "listed", lambda store: store.sizes()).items()))
+
+
+def is_folder(uri: str) -> bool:
+    """Whether there is such a folder: in a bucket, whether anything is in it."""
+    return _patiently(uri, "listed", lambda store: store.is_folder())
 
 
 def delete(uri: str) -> None:
@@ -285,15 +318,6 @@ def _fetch(uri: str, target: Path) -> str:
         raise StorageError(f"{target} can't be written: {error.strerror or error}") from error
 
 
-def _fetched(uri: str, target: Path) -> bool:
-    """Brings a file here; whether there is one."""
-    try:
-        _fetch(uri, target)
-    except Missing:
-        return False
-    return True
-
-
 def _write(uri: str, source: Callable[[], io.BufferedIOBase], expected: str | None, writer: str) -> str:
     """Writes an object if its token is the expected one; gives the new one.
 
@@ -346,7 +370,7 @@ def _create_or_find(path: Path, uri: str, writer: str) -> None:
         _write(uri, lambda: path.open("rb"), None, writer)
     except Lost:
         with tempfile.TemporaryDirectory() as folder:
-            if _fetched(uri, copy := Path(folder, "copy")) and file_sha256(copy) == file_sha256(path):
+            if download_if_there(uri, copy := Path(folder, "copy")) and file_sha256(copy) == file_sha256(path):
                 return
         raise InputError(
             f"{redact(uri)} is there already, from another upload that isn't finished; remove it, or publish elsewhere"
@@ -359,10 +383,6 @@ def _remove_own(uri: str, writer: str) -> None:
     found = store.stat()
     if found and found[1] == writer:
         store.remove()
-
-
-def _is_folder(uri: str) -> bool:
-    return _patiently(uri, "listed", lambda store: store.is_folder())
 
 
 def _join(uri: str, name: str) -> str:

@@ -85,11 +85,11 @@ class S3(Bucket):
         with self._errors():
             return int(self.client.head_object(Bucket=self.bucket, Key=self.key)["ContentLength"])
 
-    def names(self) -> list[str]:
+    def sizes(self) -> dict[str, int]:
         with self._errors():
             pages = self.client.get_paginator("list_objects_v2").paginate(Bucket=self.bucket, Prefix=self.prefix)
-            keys = [found["Key"] for page in pages for found in page.get("Contents", [])]
-        return [key.removeprefix(self.prefix) for key in keys]
+            objects = [found for page in pages for found in page.get("Contents", [])]
+        return {found["Key"].removeprefix(self.prefix): int(found["Size"]) for found in objects}
 
     def remove(self) -> None:
         with self._errors():

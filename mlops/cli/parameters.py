@@ -15,7 +15,9 @@ if TYPE_CHECKING:
 # what names data whose size counts
 DATA_ARGUMENTS = ("data", "current", "production_data", "predictions", "exposures")
 Host = Annotated[str, typer.Option(help="Kubeflow Pipelines.", show_default="MLOPS_KFP_HOST, or http://localhost:8080")]
-Data = Annotated[str, typer.Option(help="The dataset, as the cluster sees it.")]
+Data = Annotated[
+    str, typer.Option(help="The dataset, as the cluster sees it: a file, a folder of parts, or a pattern.")
+]
 Production = Annotated[str, typer.Option(help="The production model's place, as the cluster sees it.")]
 Candidates = Annotated[str, typer.Option(help="retrain: where packages go.")]
 Predictions = Annotated[str, typer.Option(help="observe: the prediction log, as the cluster sees it.")]

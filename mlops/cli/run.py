@@ -49,7 +49,9 @@ def run(
         Local,
         typer.Argument(help="Which pipeline; 'all' runs them one after the other, observe where there are logs."),
     ],
-    data: Annotated[str, typer.Option(help="The dataset: a CSV file, plain or gzip.")] = "",
+    data: Annotated[
+        str, typer.Option(help="The dataset: CSV (plain or gzip) or Parquet; a file, a folder of parts, or a pattern.")
+    ] = "",
     data_rev: Annotated[str, typer.Option(help="In its place: a git revision of the versioned data.")] = "",
     production: Annotated[
         str,
@@ -205,7 +207,13 @@ def summary(
 
 
 def bootstrap(
-    data: Annotated[str, typer.Option(help="The dataset: a CSV file, plain or gzip.", show_default=False)],
+    data: Annotated[
+        str,
+        typer.Option(
+            help="The dataset: CSV (plain or gzip) or Parquet; a file, a folder of parts, or a pattern.",
+            show_default=False,
+        ),
+    ],
     production: Annotated[Path, typer.Option(help="Folder for the model; made, or empty.", show_default=False)],
     algorithm: Annotated[Algorithm, typer.Option(help="What to train.")] = Algorithm.interactions,
     seed: Annotated[int, typer.Option(min=0, max=MAX_SEED, help="Of everything that is drawn by chance.")] = 0,

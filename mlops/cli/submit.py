@@ -343,7 +343,7 @@ def _memory(pipeline: str, arguments: Mapping[str, Any], console: Console) -> st
 
     chosen = arguments.get("memory")
     if not chosen:
-        uris = [arguments[name] for name in DATA_ARGUMENTS if arguments.get(name)]
+        uris = {name: str(arguments[name]) for name in DATA_ARGUMENTS if arguments.get(name)}
         chosen, why = choose(pipeline, uris)
         console.print(f"[dim]memory {chosen}: {for_rich(why)}[/dim]", soft_wrap=True)
     check_fits(str(chosen), os.environ.get("MLOPS_NODE_MEMORY", ""))

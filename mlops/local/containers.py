@@ -82,6 +82,8 @@ def docker_runner(arguments: Mapping[str, Any]) -> tuple[dict[str, Any], DockerR
             absolute[name] = str(path)
             if name in WRITTEN:
                 path.mkdir(parents=True, exist_ok=True)
+            elif not path.exists() and (found := storage.matching(str(path))):
+                path = Path(found[0])
             # one that isn't there is the step's to tell
             if path.exists():
                 mounts[path] = name in WRITTEN

@@ -89,7 +89,7 @@ def test_memory_goes_by_the_size_of_the_data(kfp: FakeKfp, here: Here, tmp_path:
     small, large = tmp_path / "small.csv", tmp_path / "large.csv"
     for path, rows in ((small, 12_000), (large, 3_000_000)):
         with path.open("wb") as file:
-            file.truncate(int(rows * memory.ROW_BYTES))
+            file.truncate(int(rows * memory.ROW_BYTES[".csv"]))
     assert asked("evaluate", "--data", str(small)) == memory.of_rows("evaluate", 12_000)
     assert asked("evaluate", "--data", str(large)) == memory.of_rows("evaluate", 3_000_000)
     assert asked("monitor", "--data", str(small), "--current", str(large)) == memory.of_rows("monitor", 3_000_000)

@@ -56,7 +56,7 @@ def test_memory_is_asked_for_by_the_size_of_a_log(tmp_path: Path) -> None:
         path = tmp_path / "log" / f"{part}.parquet"
         path.parent.mkdir(exist_ok=True)
         path.write_bytes(b"0" * 40_000_000)
-    chosen, why = memory.choose("observe", [str(tmp_path / "log")])
+    chosen, why = memory.choose("observe", {"predictions": str(tmp_path / "log")})
     assert chosen == memory.of_rows("observe", 2_000_000) and "2,000,000 rows" in why
-    single, _ = memory.choose("observe", [str(tmp_path / "log" / "2026-01.parquet")])
+    single, _ = memory.choose("observe", {"predictions": str(tmp_path / "log" / "2026-01.parquet")})
     assert single == memory.of_rows("observe", 1_000_000)

@@ -15,7 +15,7 @@ from botocore.exceptions import ClientError
 
 from matchmaking import storage
 from matchmaking.base.errors import InputError
-from matchmaking.inputs import ingest
+from matchmaking.data.parts import fetch_dataset
 from matchmaking.storage import limits
 
 from .conftest import PIPELINE, S3, free_ports, race, use_s3
@@ -104,7 +104,7 @@ def test_pipelines_only_read_production(s3: S3, package: Path, tmp_path: Path) -
     s3.put("production", **production)
     s3.put("data", **{"pairs.csv": b"a,b\n1,2\n"})
     # all that a pipeline does with its stores
-    assert ingest.fetch_data("s3://data/pairs.csv", tmp_path / "raw.csv") == "e5ebd4c02cefbe7955977c67ada242b7"
+    assert fetch_dataset("s3://data/pairs.csv", tmp_path / "raw.csv") == "e5ebd4c02cefbe7955977c67ada242b7"
     assert storage.download_bundle("s3://production/live", FILES, tmp_path / "copy")
     assert storage.hash_bundle("s3://production/live", FILES) == storage.hash_bundle(str(tmp_path / "copy"), FILES)
     assert storage.list_names("s3://production") == sorted(production)

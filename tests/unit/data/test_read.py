@@ -11,7 +11,8 @@ import pandas as pd
 import pytest
 
 from matchmaking.base.errors import InputError
-from matchmaking.data.read import CHUNK, open_pairs, read_pairs
+from matchmaking.data.csv_rows import CHUNK
+from matchmaking.data.read import open_pairs, read_pairs
 from matchmaking.data.sample import generate
 from matchmaking.data.schema import COLUMNS
 from tests.pairs_fixtures import write
@@ -161,8 +162,8 @@ def test_a_gzip_that_breaks_off_late_is_refused(tmp_path: Path) -> None:
         read_pairs(path)
 
 
-def test_a_folder_and_a_missing_file_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="is a folder"):
+def test_an_empty_folder_and_a_missing_file_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="holds no part"):
         read_pairs(tmp_path)
     with pytest.raises(InputError, match="doesn't exist"):
         read_pairs(tmp_path / "none.csv")
@@ -262,7 +263,7 @@ def test_numbers_are_those_of_read_csv_to_the_last_bit(tmp_path: Path, pairs: pd
 
 
 def test_rows_beyond_the_first_chunk_keep_their_lines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("matchmaking.data.read.CHUNK", 60)
+    monkeypatch.setattr("matchmaking.data.csv_rows.CHUNK", 60)
     assert CHUNK > 60
     pairs = generate(200, seed=0)
     pd.testing.assert_frame_equal(read_pairs(write(tmp_path, pairs))[0], pairs)
@@ -276,7 +277,7 @@ def test_both_parsers_say_the_same(
     tmp_path: Path, pairs: pd.DataFrame, monkeypatch: pytest.MonkeyPatch, column: str, field: str
 ) -> None:
     """A quotation mark leaves a file to pandas; without one Arrow reads it, here in blocks of some 25 rows."""
-    monkeypatch.setattr("matchmaking.data.read.BLOCK", 2048)
+    monkeypatch.setattr("matchmaking.data.csv_rows.BLOCK", 2048)
     path = replaced(pairs, tmp_path, 150, column, field)
 
     def said() -> pd.DataFrame | str:
@@ -297,7 +298,7 @@ def test_both_parsers_say_the_same(
 
 def test_parts_go_on_where_arrow_gives_up(tmp_path: Path, pairs: pd.DataFrame, monkeypatch: pytest.MonkeyPatch) -> None:
     """At a line of spaces: the rows before it are not read twice, the ones after it not left out."""
-    monkeypatch.setattr("matchmaking.data.read.BLOCK", 2048)
+    monkeypatch.setattr("matchmaking.data.csv_rows.BLOCK", 2048)
     path = write(tmp_path, pairs)
     lines = path.read_text().splitlines()
     lines[150] = "  "

@@ -1,0 +1,188 @@
+"""What stands in a dataset's columns, as text or as typed numbers: what is no value of ours is noted, by its row."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from matchmaking.data.csv_file import NUMBER
+from matchmaking.data.problems import Problems
+from matchmaking.data.schema import INTEGERS
+
+# what pandas takes for a missing value
+MISSING = (
+    *("", "#N/A", "#N/A N/A", "#NA", "-1.#IND", "-1.#QNAN", "-NaN", "-nan", "1.#IND", "1.#QNAN", "<NA>", "N/A"),
+    *("NA", "NULL", "NaN", "None", "n/a", "nan", "null"),
+)
+# numbers of so few digits that any parser gives the same one
+PLAIN = r"^[0-9]{1,6}(?:\.[0-9]{1,9})?$"
+PLAIN_WHOLE = "^[0-9]{1,15}$"
+# what a spreadsheet makes of a whole number, and a parser silently another number of: 20.000, 1.2E+04
+NOT_PLAIN = r"^[+-]?[0-9]{1,3}\.[0-9]{3}$|^[^iI]*[eE]"
+
+
+def category(name: str, text: Any, first: int, found: Problems) -> pd.Categorical:
+    """Texts without the spaces around them; what is wrong with one is looked for once, however many rows have it.
+
+    Args:
+        name: of the column.
+        text: Arrow's array of text, or a dictionary of text; null is what is missing.
+        first: the number of its first row.
+        found: takes the rows that can't be read.
+
+    Raises:
+        ValueError: a row refers to a text that isn't in the dictionary, in a damaged file.
+    """
+    import pyarrow as pa
+
+    encoded = text if pa.types.is_dictionary(text.type) else text.dictionary_encode()
+    given, no_text = _texts(encoded.dictionary)
+    place = encoded.indices.cast(pa.int64()).fill_null(len(given)).to_numpy(zero_copy_only=False)
+    if len(place) and not 0 <= place.min() <= place.max() <= len(given):
+        raise ValueError(f"column '{name}' refers to texts that aren't there")
+    # the last one stands for what is missing
+    known = pd.Series([*given, None], dtype=object)
+    bare = known.str.lstrip(" ")
+    stripped = known.mask(bare.isin(MISSING), None).str.strip().replace("", None)
+    not_text = pd.Series([*no_text, False])
+    missing = stripped.isna() & ~not_text
+    broken = stripped.str.contains("[\r\n]", regex=True, na=False).astype(bool)
+    # a CSV file with one in it is refused as a whole
+    odd = stripped.str.contains("[\0\ufeff]", regex=True, na=False).astype(bool)
+    index = pd.RangeIndex(first, first + len(place))
+    for what, wrong in (
+        ("missing values", missing),
+        ("a line break", broken),
+        ("a NUL character or a byte order mark", odd),
+        ("bytes that are not UTF-8 text", not_text),
+    ):
+        if wrong.iloc[: -1 if encoded.indices.null_count == 0 else None].any():
+            shown = pd.Series(stripped.to_numpy()[place], index=index) if wrong is broken or wrong is odd else None
+            found.add(name, what, pd.Series(wrong.to_numpy()[place], index=index), shown)
+    codes, names = pd.factorize(stripped)
+    return pd.Categorical.from_codes(codes[place], categories=names)
+
+
+def _texts(dictionary: Any) -> tuple[list[str | None], list[bool]]:
+    """The texts of a dictionary, and which are none, as their bytes aren't UTF-8."""
+    try:
+        given = dictionary.to_pylist()
+        return given, [False] * len(given)
+    except UnicodeDecodeError:
+        pass
+    texts: list[str | None] = []
+    wrong = []
+    for value in dictionary:
+        try:
+            texts.append(value.as_py())
+            wrong.append(False)
+        except UnicodeDecodeError:
+            texts.append(None)
+            wrong.append(True)
+    return texts, wrong
+
+
+def typed_number(name: str, array: Any, first: int, found: Problems, *, exact: bool = False) -> np.ndarray:
+    """Numbers that are numbers already, float64; NaN is missing, as it is where it's text.
+
+    Args:
+        name: of the column.
+        array: Arrow's array of integers, floats, decimals or booleans, or of nothing but null.
+        first: the number of its first row.
+        found: takes the rows where there is none.
+        exact: whether they are the nearest ones to what somebody wrote; see `as_csv_has_it`.
+    """
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    if pa.types.is_dictionary(array.type):
+        array = array.dictionary_decode()
+    if pa.types.is_decimal(array.type):
+        # Arrow's own way from there to a float loses the last bit
+        array = array.cast(pa.string())
+        if name not in INTEGERS:
+            return spelt_number(name, array, first, found)
+    if pa.types.is_boolean(array.type):
+        array = array.cast(pa.uint8())
+    # what a float can't hold to the last digit is far outside of what any column may be
+    values = np.array(pc.cast(array, pa.float64(), safe=False).to_numpy(zero_copy_only=False), dtype=float)
+    missing = np.isnan(values)
+    if missing.any():
+        found.add(name, "missing values", pd.Series(missing, index=pd.RangeIndex(first, first + len(values))))
+    return as_csv_has_it(values) if exact and name not in INTEGERS else values
+
+
+def as_csv_has_it(values: np.ndarray) -> np.ndarray:
+    """The numbers that are read where a CSV file holds these, written as short as they can be.
+
+    The parser of CSV files isn't exact to the last bit from 16 digits on. A pair is known by its numbers to that bit
+    (`model.lineage`), so one from Parquet must have the same ones, or those that have trained a model would be new.
+
+    Args:
+        values: float64, shape (rows,).
+    """
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    # any parser is exact with few digits
+    long = np.flatnonzero(~((np.abs(values) < 1e6) & (np.round(values, 9) == values)) & np.isfinite(values))
+    if len(long):
+        texts = pc.cast(pa.array(values[long]), pa.string())
+        values = values.copy()
+        values[long] = pd.to_numeric(pd.Series(texts.to_pylist(), dtype=object)).to_numpy(dtype=float)
+    return values
+
+
+def spelt_number(name: str, text: Any, first: int, found: Problems) -> np.ndarray:
+    """Numbers, float64; those that aren't spelt plainly are looked at one by one.
+
+    Args:
+        name: of the column.
+        text: Arrow's array of text; null is what is missing.
+        first: the number of its first row.
+        found: takes the rows that can't be read.
+    """
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    pattern = PLAIN_WHOLE if name in INTEGERS else PLAIN
+    plain = pc.fill_null(pc.match_substring_regex(text, pattern), False)
+    if pc.all(plain).as_py():
+        return pc.cast(text, pa.float64()).to_numpy(zero_copy_only=False)
+    is_plain = plain.to_numpy(zero_copy_only=False)
+    values = np.empty(len(text))
+    values[is_plain] = pc.cast(text.filter(plain), pa.float64()).to_numpy(zero_copy_only=False)
+    odd = np.flatnonzero(~is_plain)
+    values[odd] = _odd_numbers(name, pd.Series(text.take(odd).to_pylist(), first + odd, dtype=object), found)
+    return values
+
+
+def _odd_numbers(name: str, texts: pd.Series, found: Problems) -> np.ndarray:
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    stripped = texts.str.strip().replace("", None)
+    missing = stripped.isna()
+    found.add(name, "missing values", missing)
+    # Arrow's expressions are some ten times as fast as pandas'
+    text = pa.array(stripped, type=pa.string(), from_pandas=True)
+
+    def matches(pattern: str) -> pd.Series:
+        matched = pc.fill_null(pc.match_substring_regex(text, pattern), False)
+        return pd.Series(matched.to_numpy(zero_copy_only=False), index=texts.index)
+
+    number = matches(NUMBER)
+    found.add(name, "not a number", ~number & ~missing, stripped)
+    if name in INTEGERS:
+        what = "not a plain whole number (a dot for thousands, or an exponent)"
+        found.add(name, what, number & matches(NOT_PLAIN), stripped)
+    # the parser of read_csv, to the last bit
+    spelt = stripped.where(number)
+    # with a fraction among them -0 keeps its sign, as in a whole column of them
+    spelt[-1] = "0.5"
+    values = pd.to_numeric(spelt, errors="coerce").astype(float).drop(-1)
+    # which gives up on what is beyond its integers and floats
+    beyond = number & values.isna()
+    return values.mask(beyond, stripped[beyond].astype(float)).to_numpy()

@@ -1,0 +1,95 @@
+"""What is wrong with rows of a dataset: collected while they pass by, and told in one line when all were looked at."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import pandas as pd
+
+from matchmaking.base.errors import InputError
+from matchmaking.base.escape import visible
+from matchmaking.data.schema import CATEGORICAL, TARGET, pair_schema
+
+SHOWN_ROWS = 5
+
+# of rows, by their numbers in the dataset from 0, in order: what to call each, as "line 7"
+Places = Callable[[list[int]], list[str]]
+
+
+@dataclass
+class _Rows:
+    """Some rows that are wrong in the same way: how many, and of the first ones the numbers and what stands there."""
+
+    count: int = 0
+    numbers: list[int] = field(default_factory=list)
+    values: list[Any] = field(default_factory=list)
+
+    def add(self, numbers: list[int], values: list[Any], count: int) -> None:
+        room = SHOWN_ROWS - len(self.numbers)
+        self.count += count
+        self.numbers += numbers[:room]
+        self.values += values[:room]
+
+
+@dataclass
+class Problems:
+    """Rows that can't be read, by column and by what is wrong."""
+
+    found: dict[tuple[str, str], _Rows] = field(default_factory=dict)
+
+    def add(self, column: str, what: str, mask: pd.Series, values: pd.Series | None = None) -> None:
+        """Takes the rows where `mask` is true, by its index, with what stands there (None: nothing)."""
+        if mask.any():
+            rows = mask.index[mask][:SHOWN_ROWS].tolist()
+            shown = [None] * len(rows) if values is None else values.loc[rows].tolist()
+            self.found.setdefault((column, what), _Rows()).add(rows, shown, int(mask.sum()))
+
+    def tell(self, source: str, places: Places, columns: list[str]) -> None:
+        """Raises an InputError for what is wrong first in the dataset, if anything is."""
+        if self.found:
+            column, what = min(self.found, key=lambda key: (self.found[key].numbers[0], columns.index(key[0])))
+            raise _bad_rows(source, places, column, what, self.found[column, what])
+
+
+@dataclass
+class Wrong:
+    """Rows that break the schema, by the schema's order of columns and of their checks."""
+
+    found: dict[tuple[int, int], tuple[str, str, _Rows]] = field(default_factory=dict)
+
+    def look(self, part: pd.DataFrame) -> None:
+        """Checks the numbers of some rows; of categories, `cells.category` has refused what the schema would."""
+        import pandera.errors
+
+        numbers = [column for column in part if column not in CATEGORICAL]
+        schema = pair_schema(TARGET in part).select_columns(numbers)
+        try:
+            schema.validate(part[numbers], lazy=True)
+        except pandera.errors.SchemaErrors as errors:
+            order = list(schema.columns)
+            for (column, number, check), same in errors.failure_cases.groupby(["column", "check_number", "check"]):
+                rows = sorted(same["index"].astype(int))
+                key = (order.index(column), int(number))
+                _, _, kept = self.found.setdefault(key, (str(column), str(check), _Rows()))
+                kept.add(rows[:SHOWN_ROWS], part.loc[rows[:SHOWN_ROWS], str(column)].tolist(), len(rows))
+
+    def tell(self, source: str, places: Places) -> None:
+        """Raises an InputError for the first column that breaks the schema, if one does."""
+        if self.found:
+            raise _bad_rows(source, places, *self.found[min(self.found)])
+
+
+def listed(names: list[str]) -> str:
+    """Names of columns, as messages show them."""
+    return ", ".join(f"'{visible(name)}'" for name in names)
+
+
+def _bad_rows(source: str, places: Places, column: str, what: str, rows: _Rows) -> InputError:
+    """An error that names the first of some rows, and beside each what stands there (None: nothing)."""
+    found = ["" if value is None else f" ({value!r})" for value in rows.values]
+    called = places(rows.numbers)
+    shown = ", ".join(f"{place}{value}" for place, value in zip(called, found, strict=True))
+    more = f" and {rows.count - SHOWN_ROWS} more" if rows.count > SHOWN_ROWS else ""
+    return InputError(f"{source}: column '{column}': {what} in {shown}{more}")
