@@ -135,6 +135,33 @@ def as_csv_has_it(values: np.ndarray) -> np.ndarray:
     return values
 
 
+def csv_texts(values: np.ndarray) -> np.ndarray:
+    """How to write numbers so that they are read from a CSV file to the last bit: text, of shape (rows,).
+
+    Mostly as short as they can be; where the parser would make the next number of that, as a text that it reads as this
+    one. It reads none as 0.1 + 0.2 (which it never gave, so it isn't in what came from a CSV file): such a number is
+    written as short as it can be, and the next one is read.
+
+    Args:
+        values: finite float64, shape (rows,).
+    """
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    texts = np.array(pc.cast(pa.array(values), pa.string()).to_pylist(), dtype=object)
+    left = np.flatnonzero(as_csv_has_it(values) != values)
+    for steps in (1, -1, 0, 2, -2):
+        for digits in (17, 16, 15, 18, 19, 20, 22):
+            if not len(left):
+                return texts
+            near = values[left] + steps * np.spacing(values[left])
+            tried = np.array([f"{value:.{digits}g}" for value in near.tolist()], dtype=object)
+            right = pd.to_numeric(pd.Series(tried)).to_numpy(dtype=float) == values[left]
+            texts[left[right]] = tried[right]
+            left = left[~right]
+    return texts
+
+
 def spelt_number(name: str, text: Any, first: int, found: Problems) -> np.ndarray:
     """Numbers, float64; those that aren't spelt plainly are looked at one by one.
 

@@ -5,12 +5,16 @@ from __future__ import annotations
 import gzip
 import os
 import shutil
+import tempfile
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, TextIO
 
 from matchmaking.base.errors import InputError
+from matchmaking.base.escape import say, visible
 from matchmaking.base.files import file_md5
+from matchmaking.base.redact import redact
 from matchmaking.data.pointer import (
     DATA,
     POINTER,
@@ -38,6 +42,9 @@ from matchmaking.data.remote import (
     run_dvc,
     written,
 )
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 @dataclass(frozen=True)
@@ -154,13 +161,15 @@ def remote_uri(rev: str) -> str:
     return str(uri)
 
 
-def add(file: Path, message: str = "", *, commit: bool = True) -> tuple[Pointer, bool]:
-    """Makes a file the data's newest version: checks it, stores it, sends it to the default remote, commits.
+def add(given: Path | str, message: str = "", *, commit: bool = True) -> tuple[Pointer, bool]:
+    """Makes a dataset the data's newest version: checks it, stores it, sends it to the default remote, commits.
 
     On any failure data, pointer and git are as they were before.
 
     Args:
-        file: a CSV file of pairs with their outcomes, plain or gzip (it is stored plain).
+        given: pairs with their outcomes, as `parts.fetch_dataset` takes them. One CSV file, plain or gzip, is stored
+            plain, with every byte of it; all else is stored as the one CSV file that is read as the same pairs, without
+            columns that we do not know.
         message: of the commit; empty for one that names the version.
         commit: whether to commit the pointer, and nothing else.
 
@@ -168,28 +177,44 @@ def add(file: Path, message: str = "", *, commit: bool = True) -> tuple[Pointer,
         The new version, and whether it was sent to a remote.
 
     Raises:
-        InputError: the file breaks the schema, is the current version already, or what is in place isn't saved.
+        InputError: the dataset isn't there or breaks the schema, is the current version already, or what is in place
+            isn't saved.
         RemoteError: the remote doesn't answer.
     """
     from matchmaking.data.describe import Tally
+    from matchmaking.data.parquet_rows import is_parquet
+    from matchmaking.data.parts import fetch_dataset
     from matchmaking.data.read import open_pairs
 
     root = find_root()
     check_git(root)
     if commit and run_git(root, "var", "GIT_AUTHOR_IDENT", check=False).returncode:
         raise InputError("git doesn't know who you are: set user.name and user.email with `git config`")
-    parts, _ = open_pairs(file, source=str(file))
-    counted = Tally(None)
-    for part in parts:
-        counted.add(part)
-    counted.check_enough(str(file))
+    source = redact(str(given))
     with ExitStack() as undo:
         plain = root / DATA.with_name(f".{DATA.name}.{os.getpid()}.new")
         undo.callback(plain.unlink, missing_ok=True)
-        _copy_plain(file, plain)
+        file = Path(given)
+        if not file.is_file():
+            file = Path(undo.enter_context(tempfile.TemporaryDirectory()), "dataset")
+            fetch_dataset(str(given), file)
+        parts, extra = open_pairs(file, source=source)
+        counted = Tally(None)
+        as_it_is = file.is_file() and not is_parquet(file)
+        plain.parent.mkdir(parents=True, exist_ok=True)
+        with plain.open("w", encoding="utf-8", newline="") as out:
+            for part in parts:
+                counted.add(part)
+                if not as_it_is:
+                    _append(part, out)
+        counted.check_enough(source)
+        if as_it_is:
+            _copy_plain(file, plain)
+        elif extra:
+            say(f"left out, as nobody knows them here: {', '.join(map(visible, extra))}")
         md5 = file_md5(plain)
         if (root / POINTER).exists() and working_pointer(root).md5 == md5 and not uncommitted(root):
-            raise InputError(f"{file} is the current version already (md5 {md5})")
+            raise InputError(f"{source} is the current version already (md5 {md5})")
         now = file_md5(root / DATA) if (root / DATA).exists() else ""
         if now != md5:
             check_saved(root, now, leaving=False)
@@ -263,8 +288,15 @@ def versions() -> tuple[list[Version], str]:
     ], trouble
 
 
+def _append(part: pd.DataFrame, out: TextIO) -> None:
+    """Writes pairs as CSV, after those that are there: they are read again to the last bit."""
+    from matchmaking.data.cells import csv_texts
+
+    numbers = {str(name): csv_texts(part[name].to_numpy()) for name in part if part[name].dtype == float}
+    part.assign(**numbers).to_csv(out, index=False, header=out.tell() == 0, lineterminator="\n")
+
+
 def _copy_plain(file: Path, target: Path) -> None:
-    target.parent.mkdir(parents=True, exist_ok=True)
     with file.open("rb") as raw, target.open("wb") as out:
         packed = raw.read(2) == b"\x1f\x8b"
         raw.seek(0)

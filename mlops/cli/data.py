@@ -96,7 +96,12 @@ def generate_logs(
 
 @app.command()
 def add(
-    file: Annotated[Path, typer.Argument(help="A CSV file of pairs with their outcomes, plain or gzip.")],
+    file: Annotated[
+        str,
+        typer.Argument(
+            help="Pairs with their outcomes: CSV (plain or gzip) or Parquet; a file, a folder of parts, or a pattern."
+        ),
+    ],
     message: Annotated[str, typer.Option("--message", "-m", help="Of the commit.")] = "",
     commit: Annotated[bool, typer.Option("--commit/--no-commit", help="Commit the pointer, and only it.")] = True,
 ) -> None:

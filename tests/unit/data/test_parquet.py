@@ -17,6 +17,7 @@ from pyarrow import csv as arrow_csv
 
 from matchmaking.base.errors import InputError
 from matchmaking.base.files import file_md5
+from matchmaking.data.cells import as_csv_has_it, csv_texts
 from matchmaking.data.parts import dataset_sizes, fetch_dataset, version_of
 from matchmaking.data.read import open_pairs, read_pairs
 from matchmaking.data.sample import generate
@@ -148,6 +149,17 @@ def test_numbers_are_those_of_the_csv_to_the_last_bit(tmp_path: Path, made: str)
         folder.mkdir(exist_ok=True)
         pq.write_table(table.slice(number * 100, 100), folder / f"{number:03}.parquet")
     pd.testing.assert_frame_equal(read_pairs(folder)[0], read, check_exact=True)
+
+
+def test_what_is_written_as_csv_is_read_to_the_last_bit() -> None:
+    """Numbers that a CSV parser gives, those it never does of the shortest text among them."""
+    exact = np.random.default_rng(0).random(20_000) * 6
+    for values in (exact, as_csv_has_it(exact), exact.round(4), np.array([0.0, 1e9, 5e-324, 1e-7])):
+        if values is exact:
+            # such as a parser makes of more digits than are needed
+            values = pd.to_numeric(pd.Series([f"{value:.20g}" for value in exact.tolist()])).to_numpy()
+        read = pd.to_numeric(pd.Series(csv_texts(values))).to_numpy(dtype=float)
+        assert (read == values).all()
 
 
 def test_unlabelled_data_may_be_parquet(tmp_path: Path, pairs: Pairs) -> None:

@@ -10,6 +10,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pandas as pd
 import pytest
 import yaml
 
@@ -17,8 +19,9 @@ from matchmaking.base.errors import InputError, MlopsError
 from matchmaking.base.files import file_md5
 from matchmaking.data import versions
 from matchmaking.data.pointer import DATA, POINTER
+from matchmaking.data.read import read_pairs
 from matchmaking.data.remote import MissingError, RemoteError, _within
-from matchmaking.data.sample import generate_file
+from matchmaking.data.sample import generate, generate_file
 from tests.dvc_fixtures import commit_all, dvc, git, make_clone, pairs_file
 
 
@@ -107,6 +110,26 @@ def test_gzip_is_stored_plain(clone: Path, tmp_path: Path) -> None:
     packed = tmp_path / "pairs.csv.gz"
     packed.write_bytes(gzip.compress(plain.read_bytes()))
     assert versions.add(packed)[0].md5 == file_md5(plain)
+
+
+@pytest.mark.parametrize("form", ["pairs.parquet", "parts/*", "parts"])
+def test_all_but_one_csv_file_becomes_one(
+    clone: Path, tmp_path: Path, form: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Which is read as the same pairs, to the last bit."""
+    pairs = generate(600, seed=1).assign(note="x")
+    pairs["rating"] = 1 + np.random.default_rng(0).random(600) * 4
+    (tmp_path / "parts").mkdir()
+    pairs.to_parquet(tmp_path / "pairs.parquet", index=False)
+    for number, start in enumerate((0, 400)):
+        pairs.iloc[start : start + 400].to_csv(tmp_path / "parts" / f"{number}.csv", index=False)
+    pointer, _ = versions.add(str(tmp_path / form))
+    assert pointer.rows == 600
+    whole = tmp_path / form.removesuffix("/*")
+    pd.testing.assert_frame_equal(read_pairs(clone / DATA)[0], read_pairs(whole)[0], check_exact=True)
+    assert capsys.readouterr().out == "left out, as nobody knows them here: note\n"
+    with pytest.raises(InputError, match="is the current version already"):
+        versions.add(str(tmp_path / form))
 
 
 def test_no_commit(clone: Path, tmp_path: Path) -> None:
