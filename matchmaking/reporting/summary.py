@@ -47,7 +47,8 @@ class Summary(Record):
         default="", description="the commit, `-dirty` with local changes, or the package's version"
     )
     dataset_version: str | None = Field(
-        default=None, description="md5 of the dataset, as DVC computes it; null where there was none to read"
+        default=None,
+        description="md5 of the dataset, as DVC computes it, or of its parts' md5s; null where there was none to read",
     )
     seed: int | None = Field(default=None, description="of training and bootstrap")
     data: dict[str, Any] | None = Field(

@@ -19,6 +19,11 @@ STEPS = {
     "generate": "from matchmaking.data.sample import generate_file as f; f(P/'pairs.csv', ROWS, 0)",
     "validate": "from matchmaking.inputs.validate import validate_file as f;"
     "f(P/'pairs.csv', P/'none', P/'pairs.parquet', source='')",
+    # all rows in one group, and texts as they are
+    "write": "import pyarrow.parquet as pq; table = pq.read_table(P/'pairs.parquet');"
+    "pq.write_table(table, P/'whole.parquet', row_group_size=ROWS, use_dictionary=False)",
+    "validate parquet": "from matchmaking.inputs.validate import validate_file as f;"
+    "f(P/'whole.parquet', P/'none', P/'again.parquet', source='')",
     "split": "from matchmaking.inputs.split import split_file as f;"
     "f(P/'pairs.parquet', P/'none', P/'train', P/'test', P/'lineage.h5', 'auto', '')",
     "drift": "from matchmaking.data.drift import drift_files as f; pairs = P/'pairs.parquet';"
@@ -45,8 +50,10 @@ def test_steps_keep_within_what_is_reckoned_with(tmp_path: Path) -> None:
         child = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
         assert child.returncode == 0, f"{step}: {child.stderr}"
         peaks[step] = int((tmp_path / "peak").read_text()) * 1024 / 1e6
+    assert (tmp_path / "again.parquet").read_bytes() == (tmp_path / "pairs.parquet").read_bytes()
+    del peaks["write"]
     for step, peak in peaks.items():
-        most = OWN[step] if step in OWN else NEEDS[step].at(ROWS)
+        most = OWN[step] if step in OWN else NEEDS[step.split()[0]].at(ROWS)
         assert peak <= most * HEADROOM, f"{step} took {peak:.0f} MB, {most:.0f} are reckoned with"
 
 
@@ -60,3 +67,34 @@ def test_memory_is_asked_for_by_the_size_of_a_log(tmp_path: Path) -> None:
     assert chosen == memory.of_rows("observe", 2_000_000) and "2,000,000 rows" in why
     single, _ = memory.choose("observe", {"predictions": str(tmp_path / "log" / "2026-01.parquet")})
     assert single == memory.of_rows("observe", 1_000_000)
+
+
+def test_memory_is_asked_for_by_the_format_and_all_parts_of_a_dataset(tmp_path: Path) -> None:
+    """A Parquet file has more rows than a CSV file of its size."""
+    sizes = {
+        "one.csv": 2_000_000 * 81,
+        "one.csv.gz": 2_000_000 * 24,
+        "one.parquet": 2_000_000 * 13,
+        # as Spark names a folder
+        "pairs.parquet/_SUCCESS": 10**9,
+        "pairs.parquet/part-0.parquet": 1_500_000 * 13,
+        "pairs.parquet/old/part-1.parquet": 500_000 * 13,
+        # a version in DVC's remote, a CSV file without an ending
+        "files/md5/ab/cdef": 2_000_000 * 81,
+    }
+    for name, size in sizes.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        with (tmp_path / name).open("wb") as file:
+            file.truncate(size)
+    for uri in (
+        *list(sizes)[:3],
+        "pairs.parquet",
+        "pairs.parquet/",
+        "on?.parquet",
+        "one.parquet*",
+        "files/md5/ab/cdef",
+    ):
+        chosen, why = memory.choose("retrain", {"data": f"{tmp_path}/{uri}", "production_data": f"{tmp_path}/one.csv"})
+        assert chosen == memory.of_rows("retrain", 2_000_000) and "2,000,000 rows" in why, uri
+    for uri in ("none.parquet", "none", "*.none", "files/md5"):
+        assert "isn't known here" in memory.choose("retrain", {"data": f"{tmp_path}/{uri}"})[1]

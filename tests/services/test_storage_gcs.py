@@ -15,6 +15,7 @@ import pytest
 
 from matchmaking import storage
 from matchmaking.base.errors import InputError
+from matchmaking.data.parts import dataset_sizes, fetch_dataset
 from matchmaking.release.store import open_store
 from matchmaking.release.store.interface import LOCK
 
@@ -50,6 +51,19 @@ def test_size(gs: Any) -> None:
     assert storage.size(f"gs://{gs.name}/year/pairs.csv") == 1234
     with pytest.raises(InputError, match="isn't there"):
         storage.size(f"gs://{gs.name}/none.csv")
+
+
+def test_a_dataset_in_parts(gs: Any, tmp_path: Path) -> None:
+    put(gs, **{"year/part-0.parquet": b"x", "year/part-1.parquet": b"yy", "year/_SUCCESS": b"", "year/old/a.csv": b""})
+    fetch_dataset(f"gs://{gs.name}/year/part-*", tmp_path / "some")
+    assert [(path.name, path.stat().st_size) for path in sorted((tmp_path / "some").iterdir())] == [
+        ("part-0.parquet", 1),
+        ("part-1.parquet", 2),
+    ]
+    assert dataset_sizes(f"gs://{gs.name}/year/part-*") == {"part-0.parquet": 1, "part-1.parquet": 2}
+    for name, message in (("year", "both kinds"), ("none", "doesn't exist"), ("year/*.csv", "no file matches")):
+        with pytest.raises(InputError, match=message):
+            fetch_dataset(f"gs://{gs.name}/{name}", tmp_path / "none")
 
 
 def test_bundle(gs: Any, tmp_path: Path) -> None:

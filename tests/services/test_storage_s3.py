@@ -15,7 +15,7 @@ from botocore.exceptions import ClientError
 
 from matchmaking import storage
 from matchmaking.base.errors import InputError
-from matchmaking.data.parts import fetch_dataset
+from matchmaking.data.parts import dataset_sizes, fetch_dataset
 from matchmaking.storage import limits
 
 from .conftest import PIPELINE, S3, free_ports, race, use_s3
@@ -31,6 +31,32 @@ def test_download(s3: S3, tmp_path: Path) -> None:
     storage.download("s3://data/year/pairs.csv", tmp_path / "new" / "raw.csv")
     assert (tmp_path / "new" / "raw.csv").read_bytes() == content
     assert [path.name for path in (tmp_path / "new").iterdir()] == ["raw.csv"]
+
+
+def test_a_dataset_in_parts(s3: S3, tmp_path: Path) -> None:
+    """With an object in the place of a folder, as some tools make one, and what Spark leaves beside the parts."""
+    parts = {f"year/part-{number}.csv": b"x" * number for number in (0, 1, 2)}
+    s3.put("data", **parts, **{"year/": b"", "year/_SUCCESS": b"", "year/old/part-9.csv": b"y", "years.csv": b"z"})
+    fetch_dataset("s3://data/year", tmp_path / "all")
+    assert sorted(path.relative_to(tmp_path / "all").as_posix() for path in (tmp_path / "all").rglob("*.*")) == [
+        "old/part-9.csv",
+        "part-0.csv",
+        "part-1.csv",
+        "part-2.csv",
+    ]
+    for pattern in ("s3://data/year/part-[12].csv", "s3://data/y*r/part-[12].csv"):
+        fetch_dataset(pattern, tmp_path / "some")
+        assert sum(path.stat().st_size for path in (tmp_path / "some").rglob("*.csv")) == 3
+        assert list(dataset_sizes(pattern).values()) == [1, 2]
+    assert sum(dataset_sizes("s3://data/year/").values()) == 4
+    # one name, not those below it
+    fetch_dataset("s3://data/*", tmp_path / "one")
+    assert [path.name for path in (tmp_path / "one").iterdir()] == ["years.csv"]
+    for uri, words in (("s3://data/none", "doesn't exist"), ("s3://data/year/*.parquet", "no file matches")):
+        with pytest.raises(InputError, match=words):
+            fetch_dataset(uri, tmp_path / "none")
+    with pytest.raises(InputError, match="leads out of the folder"):
+        storage.download_folder("s3://data/escape", ["../../x.csv"], tmp_path / "out")
 
 
 def test_size(s3: S3) -> None:
