@@ -22,6 +22,7 @@ from matchmaking.live.estimate import Minimum
 from matchmaking.live.generate import generate_logs
 from matchmaking.live.logs import Logs, from_labelled, read_logs
 from matchmaking.live.observe import compare_past, newest, observe, observe_files
+from matchmaking.live.parts import utc
 from matchmaking.live.record import Promoted
 from matchmaking.live.traffic import Champion, Plan
 
@@ -199,6 +200,25 @@ def test_times_are_those_of_their_own_column_where_rows_end_in_a_comma(tmp_path:
     assert read_pairs(tmp_path / "commas.csv")[0]["budget"].tolist() == pairs["budget"].tolist()
     found = read_times(tmp_path / "commas.csv")
     assert found is not None and found.tolist() == ["2025-03-01"] * 60
+
+
+@pytest.mark.parametrize("typed", [False, True])
+def test_times_of_parquet_and_of_parts(tmp_path: Path, typed: bool) -> None:
+    """Of two parts in order; all have the column or none."""
+    pairs = sample.generate(60, 5)
+    times = pd.Series(pd.date_range("2026-01-01", periods=len(pairs), freq="h"))
+    timed = pairs.assign(time=times if typed else times.astype(str))
+    folder = tmp_path / "parts"
+    folder.mkdir()
+    for number, part in enumerate((timed.iloc[:50], timed.iloc[50:])):
+        part.to_parquet(folder / f"{number}.parquet", index=False)
+    read = read_times(folder)
+    assert read is not None
+    assert utc(read)[0].tolist() == utc(timed["time"])[0].tolist()
+    pairs.to_parquet(folder / "2.parquet", index=False)
+    with pytest.raises(InputError, match=r"2\.parquet has no column 'time'"):
+        read_times(folder)
+    assert read_times(folder / "2.parquet") is None
 
 
 def test_past_estimates_are_held_against_what_was_measured(windows: pd.DataFrame) -> None:
