@@ -80,7 +80,7 @@ def apply(
     if arguments["observe"].get("data"):
         arguments["observe"] |= {"predictions": "", "outcomes": ""}
     for name, done in schedule.apply(open_server(host), schedules, arguments).items():
-        typer.echo(for_terminal(f"{name:<10}{schedules[name]:<16}{done}"))
+        typer.echo(for_terminal(f"{name:<12}{schedules[name]:<16}{done}"))
     make_console().print(
         "[yellow]Where the CronJobs of manifests/schedules/ are applied too, each pipeline runs twice: delete them, or "
         "`mlops schedule remove`.[/yellow]"

@@ -207,7 +207,7 @@ def upload(host: Host = "") -> None:
 
     for version in upload_all(host or kfp_host()):
         told = "uploaded" if version.uploaded else "there already"
-        typer.echo(for_terminal(f"{version.pipeline:<10}{version.name}  {told}"))
+        typer.echo(for_terminal(f"{version.pipeline:<12}{version.name}  {told}"))
 
 
 def register(app: typer.Typer) -> None:
