@@ -260,7 +260,7 @@ def test_no_free_text_stands_inside_a_constant(steps: Any) -> None:
         for value in step["task"]["inputs"]["parameters"].values():
             constant = json.dumps(value.get("runtimeValue", {}).get("constant"))
             found |= set(re.findall(r"\{\{\$\.inputs\.parameters\['pipelinechannel--([\w-]+)'\]\}\}", constant))
-    assert found == {"algorithm", "force", "seed", "split"}
+    assert found == {"algorithm", "seed", "split"}
 
 
 def test_names_for_people(steps: Any) -> None:
