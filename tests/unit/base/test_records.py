@@ -32,7 +32,7 @@ def test_a_line_of_the_first_version_is_read() -> None:
     entry = read_record(Entry, json.dumps(LINE), "line 1")
     assert entry.before == State()
     assert entry.after == State(sha256=SHA, version="v1", registry_version="2")
-    assert entry.as_dict() == {**LINE, "format": 1, "abandoned": None}
+    assert entry.as_dict() == {**LINE, "format": 1, "abandoned": None, "experiment": None}
 
 
 def test_what_a_newer_version_added_is_kept() -> None:
