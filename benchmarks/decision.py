@@ -3,7 +3,7 @@ guardrail how often a truly worse candidate passes it, and is shown as harm; rep
 
 More than 400 lines, as it is one simulation: its parts share simulator, cache and report.
 
-    python -m benchmarks.decision [--pairs 1000] [--json FILE]
+    python -m benchmarks.decision [--pairs 400] [--json FILE]
 
 The simulator is set to the real data: 11.6 % matches, a ceiling of about .91 average precision, production at
 about .815. A model is the truth's logit plus heavy-tailed noise, put back on the probability scale by Platt
@@ -277,8 +277,8 @@ def main() -> None:
     parser.add_argument(
         "--pairs",
         type=int,
-        default=1000,
-        help="A/A pairs, and candidates at each margin; a fortieth of them in each cell of the power table",
+        default=400,
+        help="A/A pairs, and candidates at each margin; an eighth of them in each cell of the power table",
     )
     parser.add_argument("--jobs", type=int, help="processes; one a core unless given")
     parser.add_argument("--json", type=Path, help="write the figures here, too")
@@ -287,24 +287,24 @@ def main() -> None:
 
     policy = load_policy()
     margins = {name: policy.guardrails.margins[name] for name in SPOILT}
-    pairs, few = options.pairs, max(1, options.pairs // 40)
+    pairs, few = options.pairs, max(1, options.pairs // 8)
     true = {noise: measure(noise) for noise in (PRODUCTION_NOISE, *CANDIDATE_NOISE)}
     jobs = [(DEFAULT_HOLDOUT, PRODUCTION_NOISE, seed) for seed in range(pairs)]
     jobs += [(r, n, seed) for r in HOLDOUTS for n in CANDIDATE_NOISE for seed in range(few)]
     spoilt = [spoil(name, share, margin) for name, margin in margins.items() for share in SHARES]
     # the error that is stated is that at the margin
-    broken = [(one, seed) for one in spoilt for seed in range(pairs if one.share == 1 else max(1, pairs // 10))]
+    broken = [(one, seed) for one in spoilt for seed in range(pairs if one.share == 1 else pairs // 4)]
     harmful = {one.guardrail: one for one in spoilt if one.share == SHARES[-1]}
     sliced = [
         (values, candidate, seed)
         for values in VALUES
         for candidate in (None, *(harmful[name] for name in ("precision", "roc_auc", "brier")))
-        for seed in range(few if candidate else max(1, pairs // 10))
+        for seed in range(few if candidate else pairs // 2)
     ]
     work: dict[str, tuple[Any, list[Any]]] = {
         "verdicts": (judge, jobs),
         "guardrails": (judge_spoilt, broken),
-        "repeated rows": (judge_repeated, list(range(max(1, pairs // 20)))),
+        "repeated rows": (judge_repeated, list(range(max(1, pairs // 4)))),
         "many slices": (judge_slices, sliced),
     }
     found: dict[str, list[Any]] = {}
