@@ -32,8 +32,8 @@ from matchmaking.live.parts import LINES, PARQUET, Finding
 ENDINGS = (*PARQUET, ".csv", ".csv.gz", *LINES)
 # where nothing needs to be yet
 EXPECTED = (EXPERIMENT_OUTCOMES_URI, EXPERIMENT_PAIRS_URI)
-# text, whatever it looks like: 007 isn't 7
 ASKED = "asked.json"
+# text, whatever it looks like: 007 isn't 7
 TEXTS = ("unit", "request", "lawyer")
 NUMBERS = ("score", "probability")
 

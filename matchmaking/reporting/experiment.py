@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import io
 import json
 import math
 from collections.abc import Sequence
@@ -20,7 +19,7 @@ from matchmaking.experiments.gather import ASKED, Asked, read
 from matchmaking.experiments.record import RESULTS
 from matchmaking.live.parts import Finding
 from matchmaking.reporting.html import page
-from matchmaking.reporting.plots import COLOURS, DPI, GREY, SIZE
+from matchmaking.reporting.plots import COLOURS, GREY, as_png, new_axes, new_figure
 
 PAGE = "experiment.html"
 TONES = {"better": "good", "equivalent": "plain", "go on": "plain", "undecided": "attention"}
@@ -39,12 +38,9 @@ NONE = "No experiment is under way; `mlops experiment start` records one."
 
 def draw_sequence(analysis: Analysis) -> bytes:
     """The difference over the days, as a PNG 800 px wide: the confidence sequence and, thin, the usual interval."""
-    # Figure, not pyplot: nothing global, nothing to close, no GUI toolkit
-    from matplotlib.figure import Figure
-
     definition, table = analysis.definition, analysis.table
-    figure = Figure(figsize=SIZE, layout="constrained")
-    axes = figure.add_subplot()
+    figure = new_figure("The difference, day by day")
+    axes = new_axes(figure, "days since the start", f"{definition.primary}: challenger less champion")
     seen = table[np.isfinite(table["low"])]
     day = seen["look"] + 1
     axes.axhline(0, color=GREY, linewidth=1)
@@ -63,16 +59,7 @@ def draw_sequence(analysis: Analysis) -> bytes:
         reach = max(2 * definition.effect, float(np.nanquantile(np.abs(seen[["low", "high"]]), 0.8)))
         axes.set_ylim(-reach, reach)
     axes.set_xlim(0, max(definition.last_day, analysis.looks))
-    axes.set_xlabel("days since the start", fontsize=12)
-    axes.set_ylabel(f"{definition.primary}: challenger less champion", fontsize=12)
-    axes.grid(color="#e4e4e4")
-    axes.set_axisbelow(True)
-    axes.spines[:].set_visible(False)
-    figure.suptitle("The difference, day by day", x=0.02, ha="left", fontsize=14, fontweight="bold")
-    out = io.BytesIO()
-    # without the version of matplotlib, so that the same numbers give the same bytes
-    figure.savefig(out, format="png", dpi=DPI, metadata={"Software": None})
-    return out.getvalue()
+    return as_png(figure)
 
 
 def experiment_report(analysis: Analysis) -> str:

@@ -5,6 +5,7 @@ Everything is drawn from `evaluation.json`, so no plot needs the scores themselv
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -53,8 +54,7 @@ def save_plots(evaluation: dict[str, Any], out_dir: Path, history: dict[str, lis
     out_dir.mkdir(parents=True, exist_ok=True)
     paths = [out_dir / f"{name}.png" for name in figures]
     for path, figure in zip(paths, figures.values(), strict=True):
-        # without the version of matplotlib, so that the same numbers give the same bytes
-        figure.savefig(path, dpi=DPI, metadata={"Software": None})
+        path.write_bytes(as_png(figure))
     return paths
 
 
@@ -77,7 +77,7 @@ def save_live(windows: pd.DataFrame, out_dir: Path) -> list[Path]:
         rows = windows[(windows["slice"] == "") & (windows["metric"] == metric)]
         if rows["value"].notna().any() or rows["estimate"].notna().any():
             paths.append(out_dir / f"live_{metric}.png")
-            _live(rows, metric.replace("_", " ")).savefig(paths[-1], dpi=DPI, metadata={"Software": None})
+            paths[-1].write_bytes(as_png(_live(rows, metric.replace("_", " "))))
     return paths
 
 
@@ -86,8 +86,8 @@ def _live(rows: pd.DataFrame, name: str) -> Figure:
 
     What is measured on some of a window's outcomes only is a cross: it may still change.
     """
-    figure = _figure(f"{name[:1].upper()}{name[1:]} on the pairs of now", (8.0, 4.8))
-    axes = _axes(figure, "", name)
+    figure = new_figure(f"{name[:1].upper()}{name[1:]} on the pairs of now", (8.0, 4.8))
+    axes = new_axes(figure, "", name)
     middle = rows["start"] + (rows["end"] - rows["start"]) / 2
     given = rows["estimate"].notna()
     if given.any():
@@ -117,7 +117,16 @@ def _live(rows: pd.DataFrame, name: str) -> Figure:
     return figure
 
 
-def _figure(title: str, size: tuple[float, float] = SIZE) -> Figure:
+def as_png(figure: Figure) -> bytes:
+    """A figure as a PNG file, `DPI` pixels an inch; the same numbers give the same bytes."""
+    out = io.BytesIO()
+    # without the version of matplotlib
+    figure.savefig(out, format="png", dpi=DPI, metadata={"Software": None})
+    return out.getvalue()
+
+
+def new_figure(title: str, size: tuple[float, float] = SIZE) -> Figure:
+    """An empty figure, its title at the left; `size` in inches."""
     # Figure, not pyplot: nothing global, nothing to close, no GUI toolkit; saving a PNG uses Agg
     from matplotlib.figure import Figure
 
@@ -126,7 +135,8 @@ def _figure(title: str, size: tuple[float, float] = SIZE) -> Figure:
     return figure
 
 
-def _axes(figure: Figure, xlabel: str, ylabel: str, *where: Any) -> Axes:
+def new_axes(figure: Figure, xlabel: str, ylabel: str, *where: Any) -> Axes:
+    """Axes as all plots have them; `where` as matplotlib's `add_subplot` takes it."""
     axes = figure.add_subplot(*where)
     axes.set_xlabel(xlabel, fontsize=12)
     axes.set_ylabel(ylabel, fontsize=12)
@@ -137,7 +147,8 @@ def _axes(figure: Figure, xlabel: str, ylabel: str, *where: Any) -> Axes:
     return axes
 
 
-def _unit_square(axes: Axes) -> None:
+def unit_square(axes: Axes) -> None:
+    """Both axes from 0 to 1, with a little room."""
     axes.set(xlim=(-0.01, 1.01), ylim=(-0.01, 1.01))
 
 
@@ -165,21 +176,21 @@ def _against(title: str, models: dict[str, Any], metric: str) -> str:
 
 
 def _roc(models: dict[str, Any], curves: dict[str, Any]) -> Figure:
-    figure = _figure(_against("ROC AUC", models, "roc_auc"))
-    axes = _axes(figure, "False positive rate", "True positive rate (recall)")
+    figure = new_figure(_against("ROC AUC", models, "roc_auc"))
+    axes = new_axes(figure, "False positive rate", "True positive rate (recall)")
     axes.plot([0, 1], [0, 1], color=GREY, linewidth=1, linestyle=":")
     axes.text(0.5, 0.47, "a random guess", color=GREY, fontsize=11, rotation=36, rotation_mode="anchor", va="top")
     for place, (name, model) in enumerate(models.items()):
         points = _points(curves[name], "roc", 2)
         axes.plot(points[:, 0], points[:, 1], color=COLOURS[name], linestyle=STYLES[name], linewidth=2.2)
         _label(axes, name, f"AUC {_number(model.get('roc_auc'))}", place, 0.97, 0.16)
-    _unit_square(axes)
+    unit_square(axes)
     return figure
 
 
 def _precision_recall(models: dict[str, Any], curves: dict[str, Any]) -> Figure:
-    figure = _figure(_against("Average precision", models, "average_precision"))
-    axes = _axes(figure, "Recall", "Precision")
+    figure = new_figure(_against("Average precision", models, "average_precision"))
+    axes = new_axes(figure, "Recall", "Precision")
     first = next(iter(models.values()))
     if first.get("rows"):
         rate = first["positives"] / first["rows"]
@@ -203,15 +214,15 @@ def _precision_recall(models: dict[str, Any], curves: dict[str, Any]) -> Figure:
         0.03, 0.37 - 0.07 * len(models), "● at the service's threshold, p = 0.5",
         transform=axes.transAxes, va="center", color=GREY, fontsize=11,
     )  # fmt: skip
-    _unit_square(axes)
+    unit_square(axes)
     return figure
 
 
 def _calibration(models: dict[str, Any], curves: dict[str, Any]) -> Figure:
-    figure = _figure(_against("Expected calibration error", models, "ece"), (8.0, 7.5))
+    figure = new_figure(_against("Expected calibration error", models, "ece"), (8.0, 7.5))
     grid = figure.add_gridspec(2, 1, height_ratios=(3, 1))
-    axes = _axes(figure, "", "Share that matched", grid[0])
-    below = _axes(figure, "Predicted match probability", "Pairs (log)", grid[1])
+    axes = new_axes(figure, "", "Share that matched", grid[0])
+    below = new_axes(figure, "Predicted match probability", "Pairs (log)", grid[1])
     axes.plot([0, 1], [0, 1], color=GREY, linewidth=1, linestyle=":")
     axes.text(0.97, 0.05, "dotted: perfectly calibrated", color=GREY, fontsize=11, ha="right")
     width = 0.8 / BINS / len(models)
@@ -221,7 +232,7 @@ def _calibration(models: dict[str, Any], curves: dict[str, Any]) -> Figure:
         centre = (np.minimum(np.floor(mean * BINS), BINS - 1) + 0.5) / BINS
         below.bar(centre + (place - (len(models) - 1) / 2) * width, count, width=width, color=COLOURS[name])
         _label(axes, name, f"ECE {_number(model.get('ece'))}", place, 0.03, 0.95)
-    _unit_square(axes)
+    unit_square(axes)
     below.set_xlim(-0.01, 1.01)
     below.set_yscale("log")
     below.tick_params(which="minor", length=0)
@@ -230,12 +241,12 @@ def _calibration(models: dict[str, Any], curves: dict[str, Any]) -> Figure:
 
 
 def _confusion(models: dict[str, Any]) -> Figure:
-    figure = _figure(_against("f1 at p = 0.5", models, "f1"), (8.0, 4.8 if len(models) == 2 else 6.0))
+    figure = new_figure(_against("f1 at p = 0.5", models, "f1"), (8.0, 4.8 if len(models) == 2 else 6.0))
     for place, (name, model) in enumerate(models.items(), start=1):
         cells = model["confusion"]
         counts = np.array([[cells["tn"], cells["fp"]], [cells["fn"], cells["tp"]]])
         shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
-        axes = _axes(figure, "Predicted", "Actual" if place == 1 else "", 1, len(models), place)
+        axes = new_axes(figure, "Predicted", "Actual" if place == 1 else "", 1, len(models), place)
         axes.grid(visible=False)
         # white to the model's colour
         from matplotlib.colors import LinearSegmentedColormap
@@ -262,9 +273,9 @@ def _training(history: dict[str, list[float]]) -> Figure:
     if best:
         title += f", lowest validation loss {min(history['val_loss']):.4f} at {best}"
     rows = (len(metrics) + 1) // 2 if len(metrics) > 1 else 1
-    figure = _figure(title, (8.0, max(4.5, 3.4 * rows)))
+    figure = new_figure(title, (8.0, max(4.5, 3.4 * rows)))
     for place, name in enumerate(metrics, start=1):
-        axes = _axes(figure, "Epoch", "", rows, min(len(metrics), 2), place)
+        axes = new_axes(figure, "Epoch", "", rows, min(len(metrics), 2), place)
         axes.set_title(name.replace("_", " "), fontsize=12, loc="left")
         for key, label, style in ((name, "training", ":"), (f"val_{name}", "validation", "-")):
             values = history.get(key) or []

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import io
 import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
@@ -15,7 +14,7 @@ from matchmaking.data.schema import FEATURES
 from matchmaking.experiments.shadow import CANNOT
 from matchmaking.experiments.shadow_run import TOLERANCE, ShadowRun
 from matchmaking.reporting.html import page
-from matchmaking.reporting.plots import COLOURS, DPI, GREY, STYLES
+from matchmaking.reporting.plots import COLOURS, GREY, STYLES, as_png, new_axes, new_figure, unit_square
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -237,29 +236,16 @@ def shadow_report(run: ShadowRun) -> str:
 
 def draw_calibration(run: ShadowRun) -> bytes:
     """Both calibration curves, as a PNG 800 px wide."""
-    # Figure, not pyplot: nothing global, nothing to close, no GUI toolkit
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(8.0, 5.5), layout="constrained")
-    axes = figure.add_subplot()
+    figure = new_figure("Calibration, of the pairs whose outcome is known", (8.0, 5.5))
+    axes = new_axes(figure, "probability", "share that matched")
     axes.plot([0, 1], [0, 1], color=GREY, linewidth=1, linestyle=":")
     for model, points in run.shadow.curves.items():
         mean, rate, _ = zip(*points, strict=True)
         name = _AS[model]
         axes.plot(mean, rate, color=COLOURS[name], linestyle=STYLES[name], linewidth=2, marker="o", label=model)
     axes.legend(frameon=False, fontsize=12, loc="upper left")
-    axes.set_xlabel("probability", fontsize=12)
-    axes.set_ylabel("share that matched", fontsize=12)
-    axes.set_xlim(-0.01, 1.01)
-    axes.set_ylim(-0.01, 1.01)
-    axes.grid(color="#e4e4e4")
-    axes.set_axisbelow(True)
-    axes.spines[:].set_visible(False)
-    figure.suptitle("Calibration, of the pairs whose outcome is known", x=0.02, ha="left", fontsize=14, weight="bold")
-    out = io.BytesIO()
-    # without the version of matplotlib, so that the same numbers give the same bytes
-    figure.savefig(out, format="png", dpi=DPI, metadata={"Software": None})
-    return out.getvalue()
+    unit_square(axes)
+    return as_png(figure)
 
 
 def _units(run: ShadowRun) -> str:

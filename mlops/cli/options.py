@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import typer
 
 from matchmaking.base.errors import InputError
 
+ExperimentName = Annotated[str, typer.Option(help="experiment: which one.", show_default="the one that is under way")]
+Until = Annotated[str, typer.Option(help="experiment: as of when, ISO 8601 with an offset.", show_default="now")]
 # the others are for all pipelines
 PIPELINES_OF = {
     "production": ("retrain", "evaluate", "monitor", "observe", "promote"),

@@ -20,7 +20,7 @@ from matchmaking.inputs import Split
 from matchmaking.live import Window
 from matchmaking.model import Algorithm
 from mlops.cli.console import make_console, policy_text
-from mlops.cli.options import check_options
+from mlops.cli.options import ExperimentName, Until, check_options
 from mlops.local import Runner, warm
 
 if TYPE_CHECKING:
@@ -65,12 +65,8 @@ def run(
     period: Annotated[Window, typer.Option(help="observe: the length of a window.")] = Window.week,
     exposures: Annotated[str, typer.Option(help="experiment: the gateway's log, a file or a folder of parts.")] = "",
     pairs: Annotated[str, typer.Option(help="experiment: what is known of the requests.")] = "",
-    experiment_name: Annotated[
-        str, typer.Option(help="experiment: which one.", show_default="the one that is under way")
-    ] = "",
-    until: Annotated[
-        str, typer.Option(help="experiment: as of when, ISO 8601 with an offset.", show_default="now")
-    ] = "",
+    experiment_name: ExperimentName = "",
+    until: Until = "",
     runner: Annotated[Runner, typer.Option(help="Where the steps execute.")] = Runner.subprocess,
     work_dir: WorkDir = Path("work"),
     candidates: Annotated[

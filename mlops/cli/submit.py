@@ -31,7 +31,7 @@ from matchmaking.inputs import Split
 from matchmaking.live import Window
 from matchmaking.model import Algorithm
 from mlops.cli.console import make_console, policy_text
-from mlops.cli.options import check_options, given
+from mlops.cli.options import ExperimentName, Until, check_options, given
 from mlops.cli.parameters import (
     DATA_ARGUMENTS,
     Candidates,
@@ -77,12 +77,8 @@ def submit(
     ] = OUTCOMES_URI,
     exposures: Exposures = EXPOSURES_URI,
     pairs: Pairs = EXPERIMENT_PAIRS_URI,
-    experiment_name: Annotated[
-        str, typer.Option(help="experiment: which one.", show_default="the one that is under way")
-    ] = "",
-    until: Annotated[
-        str, typer.Option(help="experiment: as of when, ISO 8601 with an offset.", show_default="now")
-    ] = "",
+    experiment_name: ExperimentName = "",
+    until: Until = "",
     period: Annotated[Window, typer.Option(help="observe: the length of a window.")] = Window.week,
     candidates: Candidates = CANDIDATES_URI,
     seed: Annotated[int, typer.Option(min=0, max=MAX_SEED, help="Of everything that is drawn by chance.")] = 0,
