@@ -176,14 +176,14 @@ def test_a_large_body_is_never_on_the_disk_and_a_larger_one_is_refused(shadow: E
     assert mebibytes(shadow, LARGEST + 0.01) == 413
     assert {row["status"] for row in shadow.new_rows(4)} == {200}
     # an answer that is larger than the buffers, to a caller who takes its time
-    shadow.ill("champion", pad=4_000_000)
+    shadow.ill("champion", pad=16_000_000)
     with socket.create_connection(("127.0.0.1", shadow.port)) as slow:
-        slow.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        slow.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2**16)
         body = json.dumps(PAYLOAD)
         slow.sendall(f"POST /predict_match HTTP/1.1\r\nHost: a\r\nContent-Length: {len(body)}\r\n".encode())
         slow.sendall(f"Content-Type: application/json\r\n\r\n{body}".encode())
         time.sleep(1)
-        assert sum(map(len, iter(lambda: slow.recv(2**16), b""))) > 4_000_000
+        assert sum(map(len, iter(lambda: slow.recv(2**16), b""))) > 16_000_000
     shadow.ill("champion")
     assert [folder.stat().st_mtime_ns for folder in folders] == before
 
