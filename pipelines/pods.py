@@ -99,7 +99,7 @@ PODS = {
     "drift": Pod("Look for drift", pure=True, cpu="500m"),
     "collect": Pod("Fetch logs and production", storage=True, links=True),
     "observe": Pod("Measure and estimate each window", cpu="500m", cpu_limit="2", policy=True, seconds=7200),
-    "gather": Pod("Fetch definition and logs", storage=True, links=True),
+    "gather": Pod("Fetch definition and logs", storage=True, links=True, seconds=7200),
     "experiment": Pod("Read the experiment", pure=True, cpu="500m", seconds=7200),
     "report": Pod("Write the report", storage=True, policy=True),
     "check": Pod("Check the package's evidence", storage=True, links=True),

@@ -20,6 +20,9 @@ from matchmaking.experiments.sequences import Betting
 from matchmaking.experiments.units import DAY, client_days, client_outcomes, client_requests, in_experiment
 from matchmaking.experiments.verdict import Verdict, bets, fixed_horizon, judge, sequence
 
+# of the pairs, beside the columns of slices
+KNOWN = ("request", "score", "probability", "lawyer", "match")
+
 
 @dataclass(frozen=True)
 class Analysis:
@@ -36,6 +39,8 @@ class Analysis:
         checks: see `integrity.check_integrity`.
         guardrails: those that could be judged.
         overlap: see `integrity.lawyer_overlap`; None where the lawyers aren't known.
+        to_come: whether its last day wasn't over when the logs were brought. It may be looked at, and is no evidence:
+            outcomes that are to come count as none.
     """
 
     definition: Definition
@@ -48,6 +53,7 @@ class Analysis:
     checks: list[Check]
     guardrails: list[Guardrail]
     overlap: dict[str, float] | None
+    to_come: bool = False
 
 
 def analyse(
@@ -66,7 +72,8 @@ def analyse(
         outcomes: `unit`, `time`, `match`, and `request` where it is known.
         now: UTC; what came after the last full day by then isn't looked at yet.
         pairs: what is known of the requests: `request`, and any of `score` (the champion's own, for both arms'),
-            `probability` (of the model that answered), the slice columns, `lawyer`.
+            `probability` (of the model that answered), the slice columns, `lawyer`, `match`; what else is in it isn't
+            read.
         assigned: see `integrity.check_integrity`.
 
     Raises:
@@ -84,7 +91,7 @@ def analyse(
     if looks < 0:
         raise InputError(f"{definition.name} begins on {start:%Y-%m-%d %H:%M} UTC; there is nothing to read yet")
     now = start + looks * DAY
-    known = pairs.drop_duplicates("request") if pairs is not None else None
+    known = _known(pairs, definition) if pairs is not None else None
     scores = known[["request", "score"]] if known is not None and "score" in known else None
     clients = client_outcomes(exposures, outcomes, definition, now, scores)
     checks = check_integrity(exposures, outcomes, clients, definition, now, assigned)
@@ -113,6 +120,20 @@ def analyse(
     )
 
 
+def _known(pairs: pd.DataFrame, definition: Definition) -> pd.DataFrame:
+    """What is read of the pairs, a row a request; their own `unit` or `variant`, say, would hide the exposures'.
+
+    Raises:
+        InputError: a slice's column is missing where its recall could be judged.
+    """
+    slices = [*definition.guardrails.slices]
+    missing = [column for column in slices if column not in pairs]
+    if "probability" in pairs and missing:
+        raise InputError(f"pairs: no column {', '.join(missing)}, whose slices the definition guards")
+    read = [column for column in dict.fromkeys((*KNOWN, *slices)) if column in pairs]
+    return pairs[read].drop_duplicates("request")
+
+
 def numbers(found: Analysis) -> dict[str, Any]:
     """The analysis as JSON; without results where they aren't to be read."""
     said: dict[str, Any] = {
@@ -123,6 +144,7 @@ def numbers(found: Analysis) -> dict[str, Any]:
         "decided_on_day": None if found.verdict.look is None else found.verdict.look + 1,
         "day": found.looks,
         "last_day": found.definition.last_day,
+        "to_come": found.to_come,
         "clients_exposed": found.exposed,
         "checks": [vars(one) for one in found.checks if one.found],
         "guardrails": [{key: _finite(value) for key, value in vars(one).items()} for one in found.guardrails],

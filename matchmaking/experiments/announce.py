@@ -1,64 +1,154 @@
-"""What becomes of a reading: kept with the experiment's definition, and told to people once when it comes to an end."""
+"""What becomes of a reading: kept with the experiment's definition, and told to people once when it comes to an end.
+
+That an experiment has ended and who has been told of it are two things: where nobody hears yet, it has ended all the
+same, and is told by the first run that finds an address.
+"""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 from matchmaking import tracking
-from matchmaking.experiments.record import RESULTS, TOLD_TAG, keep, recorded
+from matchmaking.experiments.record import (
+    ENDED_TAG,
+    RESULTS,
+    TOLD_TAG,
+    ended_runs,
+    keep,
+    newest_report,
+    recorded,
+)
 from matchmaking.tracking import notify
 
 # of apprise's own kinds
 KINDS = {"better": "success", "worse": "warning", "harmful": "failure", "unreadable": "failure"}
 STOP = "`mlops experiment stop` gives everybody the champion again; on a cluster EXPERIMENT_MODE=off does."
+# sending takes seconds: of who has claimed it and hasn't said for so long that it is sent, another takes it over
+LEASE = timedelta(minutes=5)
+CLAIM = "telling"
 
 
 def keep_reading(folder: Path, stamp: str) -> str:
-    """Keeps a report with the definition of its experiment, and makes its verdict the experiment's.
+    """Keeps a report with the definition of its experiment, makes its verdict the experiment's, and ends it by that.
 
     Args:
         folder: with `RESULTS`, and the page.
         stamp: the run's, UTC; a step that is tried again writes the same.
 
     Returns:
-        The id of the definition's run.
+        The id of the definition's run; empty for a look at a day to come, of which nothing is kept.
 
     Raises:
         RefusedError: the definition isn't the one that was recorded.
         TrackingError: MLflow can't be reached.
     """
-    run_id, _ = recorded(json.loads((folder / RESULTS).read_text(encoding="utf-8"))["experiment"])
+    said = json.loads((folder / RESULTS).read_text(encoding="utf-8"))
+    if said.get("to_come"):
+        return ""
+    run_id, _ = recorded(said["experiment"])
     keep(run_id, folder, stamp)
+    if said["verdict"] != "go on":
+        with tracking.told("can't end the experiment"):
+            ended = ENDED_TAG in tracking.client().get_run(run_id).data.tags
+        if not ended:
+            tracking.tag_run(run_id, {ENDED_TAG: said["verdict"]})
     return run_id
 
 
-def tell_verdict(run_id: str, said: dict[str, Any], links: Sequence[str]) -> None:
-    """Tells of a verdict that ends an experiment, each address once; who wasn't reached is told by the next reading.
+def tell_verdict(run_id: str, said: dict[str, Any], links: Sequence[str], teller: str) -> None:
+    """Tells of a verdict that ends an experiment, each address once; who wasn't reached is told by the next run.
 
     Args:
         run_id: the definition's run, which remembers who has been told of what.
         said: what is in `RESULTS`.
         links: where people read more, a line each.
+        teller: the id of the run that tells: of two at once one does, and a step that is tried again goes on.
 
     Raises:
         TrackingError: MLflow can't be reached.
     """
     verdict = said["verdict"]
-    with tracking.told("can't look for who has been told"):
-        known = str(tracking.client().get_run(run_id).data.tags.get(TOLD_TAG, ""))
-    of, _, keys = known.partition(":")
-    if verdict == "go on" or known == verdict:
-        return
-    # of those that have heard of it, where not everybody was reached the last time
-    heard = set(keys.split(",")) if of == verdict else set()
     hearing = [each for each in notify.addresses() if each.hears_notices]
+    if verdict == "go on" or said.get("to_come") or not _left(run_id, verdict, hearing):
+        return
+    if not _claim(run_id, verdict, teller):
+        return
+    # whoever claimed it before may have told it
+    to, heard = _left(run_id, verdict, hearing), _heard(run_id, verdict)
+    if not to:
+        return
     lines = [said["reason"], *(f"{label}: {value}" for label, value in said["results"])]
     lines += [STOP] if verdict in ("harmful", "unreadable", "worse") else []
     title = f"[experiment] {said['experiment']}: {said['headline']}"
-    to = [each for each in hearing if each.key not in heard]
-    heard |= notify.tell(to, KINDS.get(verdict, "info"), title, "\n".join([*lines, *links])) if to else set()
+    heard |= notify.tell(to, KINDS.get(verdict, "info"), title, "\n".join([*lines, *links]))
     missing = {each.key for each in hearing} - heard
     tracking.tag_run(run_id, {TOLD_TAG: f"{verdict}:{','.join(sorted(heard))}" if missing else verdict})
+
+
+def tell_ended(links: Sequence[str], teller: str) -> None:
+    """Tells of the experiments that have ended and of which somebody who hears notices hasn't been told.
+
+    Args:
+        links: as in `tell_verdict`.
+        teller: as there.
+
+    Raises:
+        TrackingError: MLflow can't be reached.
+    """
+    if not any(each.hears_notices for each in notify.addresses()):
+        return
+    for run in ended_runs():
+        verdict = run.data.tags[ENDED_TAG]
+        if run.data.tags.get(TOLD_TAG, "").partition(":")[0] not in ("", verdict):
+            # something else was found and told since
+            continue
+        if run.data.tags.get(TOLD_TAG) != verdict:
+            said = newest_report(run.info.run_id)
+            if said and said["verdict"] == verdict:
+                tell_verdict(run.info.run_id, said, links, teller)
+
+
+def _heard(run_id: str, verdict: str) -> set[str]:
+    """The keys of those who have heard of a verdict, where not everybody was reached."""
+    with tracking.told("can't look for who has been told"):
+        known = str(tracking.client().get_run(run_id).data.tags.get(TOLD_TAG, ""))
+    of, _, keys = known.partition(":")
+    return set(filter(None, keys.split(","))) if of == verdict else set()
+
+
+def _left(run_id: str, verdict: str, hearing: Sequence[notify.Address]) -> list[notify.Address]:
+    """Who is to be told still; nobody once everybody was, whatever addresses have come since."""
+    with tracking.told("can't look for who has been told"):
+        known = str(tracking.client().get_run(run_id).data.tags.get(TOLD_TAG, ""))
+    if known == verdict:
+        return []
+    heard = _heard(run_id, verdict)
+    return [each for each in hearing if each.key not in heard]
+
+
+def _claim(run_id: str, verdict: str, teller: str) -> bool:
+    """Whether it is this run that tells: MLflow changes no parameter that has a value, so of two at once one does."""
+    from mlflow.exceptions import MlflowException
+
+    prefix = f"{CLAIM}_{verdict}_"
+    with tracking.told("can't claim the telling"):
+        params = tracking.client().get_run(run_id).data.params
+        claims = sorted(key for key in params if key.startswith(prefix))
+        if claims:
+            at, _, who = params[claims[-1]].partition(" ")
+            if datetime.now(UTC) - datetime.fromisoformat(at) < LEASE:
+                return who == teller
+        key, value = f"{prefix}{len(claims) + 1:04d}", f"{datetime.now(UTC).isoformat()} {teller}"
+        try:
+            tracking.client().log_param(run_id, key, value)
+        except MlflowException:
+            # said again after an answer that was lost, it is there already, and that is no error
+            kept = tracking.client().get_run(run_id).data.params.get(key)
+            if kept is None:
+                raise
+            return bool(kept == value)
+    return True

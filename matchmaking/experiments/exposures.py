@@ -124,6 +124,46 @@ def read_exposures(path: Path, experiment: str | None = None) -> Exposures:
     return Exposures(frame[~twice].sort_values(["time", "request"], ignore_index=True), findings)
 
 
+def no_exposures() -> Exposures:
+    """A log without a line."""
+    return Exposures(_typed({column: [] for column in COLUMNS}), [])
+
+
+def keep_lines(path: Path, experiment: str) -> None:
+    """Takes the lines of other experiments out of a copy of a log; what can't be read stays, and is told by who reads.
+
+    Args:
+        path: the file, or the folder of parts; a part that has no other lines goes.
+        experiment: whose lines stay.
+    """
+    files = [file for file in path.rglob("*") if file.is_file()] if path.is_dir() else [path]
+    for file in files:
+        try:
+            data = file.read_bytes()
+            text = gzip.decompress(data) if file.suffix == ".gz" else data
+        except (OSError, EOFError, zlib.error):
+            continue
+        lines = text.splitlines(keepends=True)
+        mine = [line for line in lines if not _others(line, experiment)]
+        if len(mine) == len(lines):
+            continue
+        if not mine:
+            file.unlink()
+            continue
+        kept = b"".join(mine)
+        file.write_bytes(gzip.compress(kept, mtime=0) if file.suffix == ".gz" else kept)
+
+
+def _others(line: bytes, experiment: str) -> bool:
+    """Whether a line is a whole one of another experiment."""
+    try:
+        record = json.loads(line)
+    except ValueError:
+        return False
+    known = isinstance(record, dict) and record.get("version") == VERSION
+    return known and isinstance(record.get("experiment"), str) and record["experiment"] != experiment
+
+
 def ship(folder: Path, uri: str, *, everything: bool = False, now: datetime | None = None) -> int:
     """Puts the parts whose minute is over into a store, each whole and compressed, and removes them here.
 

@@ -8,10 +8,13 @@ from __future__ import annotations
 import gzip
 import hashlib
 import json
+import re
 import shutil
 import zlib
-from dataclasses import asdict, dataclass
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 from pydantic import Field
@@ -20,18 +23,25 @@ from matchmaking.base.errors import InputError
 from matchmaking.base.files import file_md5
 from matchmaking.base.records import Record
 from matchmaking.base.redact import redact
-from matchmaking.base.settings import EXPERIMENT_OUTCOMES_URI, EXPERIMENT_PAIRS_URI
+from matchmaking.base.settings import EXPERIMENT_OUTCOMES_URI, EXPERIMENT_PAIRS_URI, EXPOSURES_URI
+from matchmaking.base.stamps import check_stamp, read_stamp
 from matchmaking.experiments.analysis import Analysis, analyse
 from matchmaking.experiments.assignment import assign
 from matchmaking.experiments.definition import Definition
-from matchmaking.experiments.exposures import read_exposures
+from matchmaking.experiments.exposures import keep_lines, no_exposures, read_exposures
 from matchmaking.experiments.record import recorded, under_way
-from matchmaking.live.logs import fetch_log
+from matchmaking.experiments.units import DAY
+from matchmaking.live.logs import NoLogError, fetch_log
 from matchmaking.live.parts import LINES, PARQUET, Finding
 
 ENDINGS = (*PARQUET, ".csv", ".csv.gz", *LINES)
 # where nothing needs to be yet
-EXPECTED = (EXPERIMENT_OUTCOMES_URI, EXPERIMENT_PAIRS_URI)
+EXPECTED = (EXPOSURES_URI, EXPERIMENT_OUTCOMES_URI, EXPERIMENT_PAIRS_URI)
+# as `exposures.ship` calls parts
+_DAY = re.compile(r"(\d{4}-\d{2}-\d{2})/")
+# days before the start in which exposures are looked for that shouldn't be there; a part of the minute around midnight
+# may lie in the day before or after
+EARLIER, AROUND = 7, 1
 ASKED = "asked.json"
 # text, whatever it looks like: 007 isn't 7
 TEXTS = ("unit", "request", "lawyer")
@@ -58,6 +68,7 @@ class Asked(Record):
 
     name: str = Field(default="", description="the experiment's; empty where none is under way")
     now: str
+    clock: str = Field(description="when the logs were looked at, UTC: what was later isn't in them")
     definition: Definition | None = None
 
 
@@ -75,27 +86,43 @@ def gather(name: str, sources: Sources, until: str, stamp: str, folder: Path) ->
         What was asked, and the md5 of the logs.
 
     Raises:
-        InputError: there is no such experiment, or no such log.
+        InputError: there is no such experiment, or no such log, or the run's own time is one to come.
         RefusedError: its definition isn't the one that was recorded.
         StorageError, TrackingError: a server can't be reached.
     """
-    now = moment(until or pd.Timestamp(stamp).isoformat(), "until")
+    check_stamp(stamp)
+    # not the time of an attempt after this one's: a report is held against the stamp
+    clock = min(pd.Timestamp(read_stamp(stamp)), pd.Timestamp.now("UTC"))
+    now = moment(until or clock.isoformat(), "until")
     found = recorded(name) if name else under_way(now)
-    version = fetch(sources if found else Sources(""), folder)
     definition = found[1] if found else None
-    asked = Asked(name=definition.name if definition else "", now=now.isoformat(), definition=definition)
+    version = fetch(sources, folder, definition, now) if definition else fetch(Sources(""), folder)
+    asked = Asked(
+        name=definition.name if definition else "",
+        now=now.isoformat(),
+        clock=clock.isoformat(),
+        definition=definition,
+    )
     (folder / ASKED).write_text(asked.as_json(), encoding="utf-8")
     return asked, version
 
 
-def fetch(sources: Sources, folder: Path) -> str:
+def fetch(sources: Sources, folder: Path, definition: Definition | None = None, now: pd.Timestamp | None = None) -> str:
     """Copies the logs into a folder.
+
+    Args:
+        sources: where they are.
+        folder: becomes the folder.
+        definition: of the exposure log only what this experiment reads: its lines, and of parts in folders of days
+            those from a week before its start on; all, if left out.
+        now: until when; for ever, if left out.
 
     Returns:
         The md5 of their parts' names and md5s.
 
     Raises:
-        InputError: there is no such log; where outcomes and pairs go by default there may be none yet.
+        InputError: there is no such log; where logs go by default there may be none yet. One that may not be read is
+            no log that isn't there.
         StorageError: a store can't be reached, even after retries.
     """
     folder.mkdir(parents=True, exist_ok=True)
@@ -105,24 +132,46 @@ def fetch(sources: Sources, folder: Path) -> str:
         if not uri:
             continue
         try:
-            fetch_log(uri, folder / name)
-        except InputError as error:
+            if name == "exposures" and definition is not None:
+                keep_lines(fetch_log(uri, folder / name, _days(definition, now)), definition.name)
+            else:
+                fetch_log(uri, folder / name)
+        except NoLogError as error:
             if uri not in EXPECTED:
                 raise InputError(f"{name}: {error}") from error
             shutil.rmtree(folder / name, ignore_errors=True)
+        except InputError as error:
+            raise InputError(f"{name}: {error}") from error
     digest = hashlib.md5(usedforsecurity=False)
     for path in sorted(path for name in asdict(sources) for path in (folder / name).rglob("*") if path.is_file()):
         digest.update(f"{path.relative_to(folder)} {file_md5(path)}\n".encode())
     return digest.hexdigest()
 
 
-def read(folder: Path, definition: Definition, now: pd.Timestamp) -> tuple[Analysis, list[Finding]]:
+def _days(definition: Definition, now: pd.Timestamp | None) -> Callable[[str], bool]:
+    """Whether a part may have lines of an experiment, by the day that its folder is called by; others may."""
+    start = pd.Timestamp(definition.start).tz_convert("UTC")
+    first = f"{start - pd.Timedelta(days=EARLIER + AROUND):%Y-%m-%d}"
+    last = f"{now + pd.Timedelta(days=AROUND):%Y-%m-%d}" if now is not None else "9999-12-31"
+
+    def wanted(name: str) -> bool:
+        day = _DAY.match(name)
+        return day is None or first <= day[1] <= last
+
+    return wanted
+
+
+def read(
+    folder: Path, definition: Definition, now: pd.Timestamp, clock: pd.Timestamp
+) -> tuple[Analysis, list[Finding]]:
     """What an experiment says, from the logs that `fetch` brought.
 
     Args:
         folder: with them.
         definition: the experiment.
         now: UTC; see `analysis.analyse`.
+        clock: UTC; when the logs were brought. A look at a day that wasn't over by then is marked as such: outcomes
+            that are to come count as none in it.
 
     Returns:
         The analysis, and what was odd in the exposure log.
@@ -130,7 +179,8 @@ def read(folder: Path, definition: Definition, now: pd.Timestamp) -> tuple[Analy
     Raises:
         InputError: a table can't be read, a column is missing, or the experiment hasn't begun.
     """
-    log = read_exposures(_alone(folder / "exposures"), definition.name)
+    there = _alone(folder / "exposures")
+    log = read_exposures(there, definition.name) if there.exists() else no_exposures()
     outcomes = read_table(folder / "outcomes", "outcomes") if (folder / "outcomes").exists() else _no_outcomes()
     pairs = read_table(folder / "pairs", "pairs") if (folder / "pairs").exists() else None
     found = analyse(
@@ -142,7 +192,7 @@ def read(folder: Path, definition: Definition, now: pd.Timestamp) -> tuple[Analy
         # who is in an arm at some share is in the same one at 50 %
         lambda unit: assign(definition.salt, unit, 50.0),
     )
-    return found, log.findings
+    return replace(found, to_come=pd.Timestamp(definition.start) + found.looks * DAY > clock), log.findings
 
 
 def moment(text: str, source: str = "--until") -> pd.Timestamp:
@@ -195,21 +245,48 @@ def _read_file(file: Path, what: str) -> pd.DataFrame:
             import pyarrow.parquet as pq
 
             # as a file, not as a dataset: a folder's name is no column
-            return pq.ParquetFile(file).read().to_pandas()
+            table = pq.ParquetFile(file).read()
+            frame = table.to_pandas()
+            # pandas has no missing whole number: 7 would be 7.0
+            return frame.assign(**{name: _plain(table.column(name)) for name in TEXTS if name in frame})
         if file.name.endswith(LINES):
             opened = gzip.decompress(file.read_bytes()) if file.suffix == ".gz" else file.read_bytes()
-            return pd.DataFrame([json.loads(line) for line in opened.splitlines() if line.strip()])
+            records = [json.loads(line) for line in opened.splitlines() if line.strip()]
+            frame = pd.DataFrame(records)
+            plain = {name: [one.get(name) for one in records] for name in TEXTS if name in frame}
+            return frame.assign(**{name: pd.Series(values, dtype=object) for name, values in plain.items()})
         return pd.read_csv(file, dtype={name: "string" for name in TEXTS})
-    except (OSError, ValueError, EOFError, zlib.error, TypeError) as error:  # pyarrow's errors are among them
+    # pyarrow's errors are among them
+    except (OSError, ValueError, EOFError, zlib.error, TypeError, AttributeError) as error:
         said = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise InputError(f"{what} {redact(file.name)}: can't be read: {said}") from None
 
 
+def _plain(column: Any) -> pd.Series:
+    """A column of Parquet as Python's own values, None where one is missing."""
+    return pd.Series(column.to_pylist(), dtype=object)
+
+
+def _text(value: Any) -> str | None:
+    """An id as text: a number's is that of the whole number it is.
+
+    Raises:
+        ValueError: it is none.
+    """
+    if value is None or value is pd.NA or value != value:
+        return None
+    if isinstance(value, float):
+        # who wrote it had one missing, and made fractions of whole numbers; above this there are gaps between those
+        if not value.is_integer() or abs(value) > 2**53:
+            raise ValueError(f"{value} is no id; write ids as text")
+        return str(int(value))
+    return str(value)
+
+
 def _typed(frame: pd.DataFrame, source: str) -> pd.DataFrame:
-    for column in TEXTS:
-        if column in frame:
-            frame[column] = frame[column].astype("string").astype(object)
     try:
+        for column in (name for name in TEXTS if name in frame):
+            frame[column] = frame[column].map(_text).astype("string").astype(object)
         if "time" in frame:
             frame["time"] = pd.to_datetime(frame["time"], utc=True, format="ISO8601")
         for column in (name for name in (*NUMBERS, "match") if name in frame):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import tempfile
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ import yaml
 
 from matchmaking import tracking
 from matchmaking.base.errors import InputError, RefusedError
+from matchmaking.base.escape import say
 from matchmaking.base.records import RecordError, read_record
 from matchmaking.base.settings import EXPERIMENT
 from matchmaking.experiments.definition import NAME, Definition
@@ -23,6 +25,8 @@ NAME_TAG, SHA256_TAG = "experiment_name", "experiment_sha256"
 VERDICT_TAG = "experiment_verdict"
 # and of which verdict the pipeline has told people
 TOLD_TAG = "experiment_told"
+# that it is over, whoever knows of it: the verdict that ended it, or that a person did, who may have said why
+ENDED_TAG, BY_HAND, REASON_TAG = "experiment_ended", "by hand", "experiment_end_reason"
 FILE = "definition.json"
 RESULTS = "experiment.json"
 # how the folders of its reports are called among its artifacts, followed by the time
@@ -48,7 +52,7 @@ def read_definition(path: Path) -> Definition:
 
 
 def record(definition: Definition) -> str:
-    """Records a definition; the same one again changes nothing.
+    """Records a definition; the same one again changes nothing, but for what an attempt that was cut off left out.
 
     Returns:
         The id of its MLflow run.
@@ -65,6 +69,11 @@ def record(definition: Definition) -> str:
                 f"{definition.name} is recorded with another definition ({sha256[:12]}): what has changed is another "
                 "experiment; give it another name, and so another salt"
             )
+        with tracking.told("can't look for the definition"):
+            open_still = tracking.client().get_run(run_id).info.status == "RUNNING"
+        if open_still or not _there(run_id):
+            # its sha256, which was fixed in time, says that it is the same
+            _store(run_id, definition)
         return run_id
     if definition.start <= datetime.now(UTC):
         raise RefusedError(
@@ -73,6 +82,11 @@ def record(definition: Definition) -> str:
         )
     # not called after the pipeline that reads it: its runs are looked for by that
     run_id, _ = tracking.start_run("definition", tracking.now(), definition.sha256, {"experiment": definition.name})
+    _store(run_id, definition)
+    return run_id
+
+
+def _store(run_id: str, definition: Definition) -> None:
     with tempfile.TemporaryDirectory() as folder:
         (Path(folder) / FILE).write_text(definition.canonical, encoding="utf-8")
         tracking.finish_run(
@@ -83,28 +97,71 @@ def record(definition: Definition) -> str:
             tags={NAME_TAG: definition.name, SHA256_TAG: definition.sha256},
             artifacts=Path(folder),
         )
-    return run_id
+
+
+def _there(run_id: str) -> bool:
+    """Whether the definition is among the run's artifacts."""
+    with tracking.told("can't look for the definition"):
+        return FILE in [one.path for one in tracking.client().list_artifacts(run_id)]
 
 
 def under_way(now: pd.Timestamp) -> tuple[str, Definition] | None:
     """The experiment that is under way: of those that have begun and haven't ended, the one that began last.
 
-    One has ended when its verdict says so and people have been told; it is read by its name from then on.
+    One has ended when the pipeline has kept a verdict that says so, or `end` has; it is read by its name from then on.
+    One whose definition can't be read is named, and passed over; so are others that are under way.
 
     Args:
         now: UTC.
 
     Raises:
-        RefusedError: a definition isn't the one whose sha256 was recorded.
         TrackingError: the server can't be reached.
     """
-    found = []
+    begun = []
     for run in _search(f"tags.{NAME_TAG} LIKE '%'"):
-        verdict = run.data.tags.get(VERDICT_TAG, "go on")
-        if verdict == "go on" or run.data.tags.get(TOLD_TAG) != verdict:
-            found.append(recorded(run.data.tags[NAME_TAG]))
-    begun = [one for one in found if pd.Timestamp(one[1].start) <= now]
-    return max(begun, key=lambda one: one[1].start, default=None)
+        if not has_ended(run.data.tags):
+            try:
+                one = recorded(run.data.tags[NAME_TAG])
+            except RefusedError as error:
+                say(f"{error}; it is passed over")
+                continue
+            if pd.Timestamp(one[1].start) <= now:
+                begun.append(one)
+    newest = max(begun, key=lambda one: one[1].start, default=None)
+    for _, other in begun:
+        if newest and other.name != newest[1].name:
+            say(f"{other.name} is under way too, and isn't read; `mlops experiment end {other.name}` ends it")
+    return newest
+
+
+def has_ended(tags: Mapping[str, str]) -> bool:
+    """Whether an experiment is over, by its run's tags; earlier versions only say that everybody was told."""
+    verdict = tags.get(VERDICT_TAG, "go on")
+    return ENDED_TAG in tags or (verdict != "go on" and tags.get(TOLD_TAG) == verdict)
+
+
+def end(name: str, reason: str) -> None:
+    """Ends an experiment that was given up: the pipeline looks for it no more. What was kept of it stays.
+
+    Args:
+        name: the experiment's.
+        reason: a sentence, for those who read it.
+
+    Raises:
+        InputError: there is none of this name.
+        RefusedError: it has ended.
+        TrackingError: the server can't be reached.
+    """
+    # not `recorded`: one whose definition can't be read is to be ended, too
+    known = _runs(name)
+    if not known:
+        raise InputError(f"no experiment '{name}' is recorded")
+    run_id, _ = known[0]
+    with tracking.told("can't read the experiment"):
+        tags = tracking.client().get_run(run_id).data.tags
+    if has_ended(tags):
+        raise RefusedError(f"experiment {name} has ended: {tags.get(ENDED_TAG) or tags[VERDICT_TAG]}")
+    tracking.tag_run(run_id, {ENDED_TAG: BY_HAND, REASON_TAG: " ".join(reason.split())})
 
 
 def recorded(name: str) -> tuple[str, Definition]:
@@ -112,13 +169,18 @@ def recorded(name: str) -> tuple[str, Definition]:
 
     Raises:
         InputError: there is none of this name.
-        RefusedError: the definition isn't the one whose sha256 was recorded.
+        RefusedError: the definition isn't the one whose sha256 was recorded, or is missing.
         TrackingError: the server can't be reached.
     """
     known = _runs(name)
     if not known:
         raise InputError(f"no experiment '{name}' is recorded; `mlops experiment start` records one")
     run_id, sha256 = known[0]
+    if not _there(run_id):
+        raise RefusedError(
+            f"the definition of {name} is missing in its record, which was cut off; `mlops experiment start` with the "
+            "same definition completes it"
+        )
     with tempfile.TemporaryDirectory() as folder, tracking.told("can't read the experiment"):
         path = Path(tracking.client().download_artifacts(run_id, FILE, folder))
         found = read_record(Definition, path.read_text(encoding="utf-8"), f"the definition of {name}")
@@ -130,18 +192,24 @@ def recorded(name: str) -> tuple[str, Definition]:
 def keep(run_id: str, folder: Path, stamp: str = "") -> None:
     """Stores a report with the experiment, and today's verdict as a tag; a second time changes nothing.
 
+    What was cut off has its numbers at least: the page comes after them.
+
     Args:
         run_id: the definition's run.
         folder: with `RESULTS`, and the page; a folder of its own in the artifacts gets them.
         stamp: UTC, as in 20260131T235959Z; what the artifacts' folder is called by, now for none.
 
     Raises:
+        RefusedError: it looks at a day to come.
         TrackingError: the server or its artifact store can't be reached.
     """
     said = json.loads((folder / RESULTS).read_text(encoding="utf-8"))
+    if said.get("to_come"):
+        raise RefusedError(f"day {said['day']} isn't over: a look at a day to come is kept nowhere")
     stamp = stamp or tracking.now()
     at = int(datetime.strptime(stamp, "%Y%m%dT%H%M%SZ").replace(tzinfo=UTC).timestamp() * 1000)
     with tracking.told("can't record the report"):
+        tracking.client().log_artifact(run_id, str(folder / RESULTS), f"{REPORTS}{stamp}")
         tracking.client().log_artifacts(run_id, str(folder), f"{REPORTS}{stamp}")
         for name in ("difference", "low", "high"):
             if said.get(name) is not None:
@@ -155,6 +223,50 @@ def _runs(name: str) -> list[tuple[str, str]]:
         return []
     found = _search(f"tags.{NAME_TAG} = '{name}'")
     return [(str(run.info.run_id), str(run.data.tags.get(SHA256_TAG, ""))) for run in found]
+
+
+def ended_runs() -> list[Any]:
+    """The runs of the experiments that a verdict of the pipeline has ended.
+
+    Raises:
+        TrackingError: the server can't be reached.
+    """
+    return [run for run in _search(f"tags.{ENDED_TAG} LIKE '%'") if run.data.tags[ENDED_TAG] != BY_HAND]
+
+
+def newest_report(run_id: str) -> dict[str, Any] | None:
+    """The numbers of the newest report that was kept; None where there is none, or it is damaged.
+
+    Raises:
+        TrackingError: the server or its artifact store can't be reached.
+    """
+    client = tracking.client()
+    with tempfile.TemporaryDirectory() as local, tracking.told("can't read the experiment's reports"):
+        for folder in report_folders(run_id)[::-1]:
+            path = Path(client.download_artifacts(run_id, f"{folder}/{RESULTS}", local))
+            try:
+                found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+            except ValueError:
+                return None
+            return found
+    return None
+
+
+def report_folders(run_id: str) -> list[str]:
+    """The folders of its reports, the first one first; those whose upload broke off before the numbers are left out.
+
+    Raises:
+        TrackingError: the server or its artifact store can't be reached.
+    """
+    client = tracking.client()
+    with tracking.told("can't read the experiment's reports"):
+        folders = [str(one.path) for one in client.list_artifacts(run_id) if one.is_dir]
+        return sorted(
+            folder
+            for folder in folders
+            if folder.startswith(REPORTS)
+            and f"{folder}/{RESULTS}" in [one.path for one in client.list_artifacts(run_id, folder)]
+        )
 
 
 def _search(condition: str) -> list[Any]:

@@ -5,19 +5,23 @@ from __future__ import annotations
 import hashlib
 import math
 import tempfile
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from matchmaking import tracking
-from matchmaking.base.errors import RefusedError
+from matchmaking.base.errors import InputError, RefusedError
 from matchmaking.base.records import SHORT, Record, Sha256, read_record
+from matchmaking.base.stamps import read_stamp
 from matchmaking.experiments.definition import Definition
-from matchmaking.experiments.record import REPORTS, RESULTS, VERDICT_TAG, recorded
+from matchmaking.experiments.record import REPORTS, RESULTS, VERDICT_TAG, recorded, report_folders
 
 # decisions that no more data take back: who has reported one, and later another, has read other logs
 FINAL = ("worse", "equivalent", "harmful")
+# a pair without an outcome counts as no match: where outcomes come more often in one arm, that alone is a difference
+APART = "labels-arrive-apart"
 Count = Annotated[int, Field(ge=0)]
 
 
@@ -38,6 +42,7 @@ class Win(BaseModel):
         level: how surely.
         champion_clients, challenger_clients: that count.
         unjudged: slices whose recall the definition guards, with too few matches for that.
+        noticed: codes of the checks that found something without forbidding to read the results: `bot`, say.
     """
 
     model_config = ConfigDict(frozen=True, extra="allow", allow_inf_nan=False)
@@ -57,10 +62,12 @@ class Win(BaseModel):
     champion_clients: Count
     challenger_clients: Count
     unjudged: list[str] = []
+    noticed: list[str] = []
 
     def __str__(self) -> str:
         clients = f"{self.champion_clients:,} and {self.challenger_clients:,} clients"
         unjudged = f"; recall not judged in {', '.join(self.unjudged)}" if self.unjudged else ""
+        unjudged += f"; noticed: {', '.join(self.noticed)}" if self.noticed else ""
         return (
             f"experiment {self.experiment} (sha256 {self.sha256[:SHORT]}, MLflow run {self.run_id}) found it better on "
             f"day {self.decided_on_day}: {self.metric} {self.difference:+.4f} ({self.low:+.4f} to {self.high:+.4f}, "
@@ -70,6 +77,13 @@ class Win(BaseModel):
 
 class _Guardrail(BaseModel):
     name: str
+
+
+class _Check(BaseModel):
+    code: str
+    found: bool = True
+    stops: bool = False
+    said: str = ""
 
 
 class _Numbers(Record):
@@ -86,6 +100,8 @@ class _Numbers(Record):
     champion_clients: float | None = None
     challenger_clients: float | None = None
     guardrails: tuple[_Guardrail, ...] = ()
+    checks: tuple[_Check, ...] = ()
+    to_come: bool = False
 
 
 def find_win(name: str, challenger: str, champion: str) -> Win:
@@ -140,7 +156,15 @@ def _agreed(name: str, run_id: str, definition: Definition, reports: dict[str, t
         raise RefusedError(
             f"experiment {name}: its newest report ({folder}) is of another definition (sha256): {again}"
         )
+    if _to_come(definition, folder, newest):
+        raise RefusedError(
+            f"experiment {name}: its newest report ({folder}) looks at day {newest.day}, which wasn't over then, so "
+            f"outcomes that were to come count as none: {again}, without a later --until"
+        )
     for other, (numbers, _) in sorted(reports.items()):
+        if _to_come(definition, other, numbers):
+            # it says nothing, as it knew nothing of its last days
+            continue
         if numbers.day > newest.day:
             raise RefusedError(
                 f"experiment {name}: its newest report ({folder}) ends with day {newest.day}, and {other} with day "
@@ -150,6 +174,13 @@ def _agreed(name: str, run_id: str, definition: Definition, reports: dict[str, t
             raise RefusedError(
                 f"experiment {name} contradicts itself: {other} says '{numbers.verdict}', which nothing takes back, "
                 f"and {folder} 'better'"
+            )
+    noticed = [one for one in newest.checks if one.found]
+    for one in noticed:
+        if one.stops or one.code == APART:
+            raise RefusedError(
+                f"experiment {name}: its newest report ({folder}) says 'better', and its check {one.code} has found "
+                f"something: {one.said}"
             )
     given = (newest.difference, newest.low, newest.high, newest.champion_clients, newest.challenger_clients)
     there = [value for value in given if value is not None and math.isfinite(value)]
@@ -185,11 +216,25 @@ def _agreed(name: str, run_id: str, definition: Definition, reports: dict[str, t
         champion_clients=int(of_champion),
         challenger_clients=int(of_challenger),
         unjudged=unjudged,
+        noticed=[one.code for one in noticed],
     )
 
 
+def _to_come(definition: Definition, folder: str, numbers: _Numbers) -> bool:
+    """Whether a report's last day wasn't over when it was made, or isn't now."""
+    over = definition.start + timedelta(days=numbers.day)
+    try:
+        made = read_stamp(folder.removeprefix(REPORTS))
+    except InputError:
+        raise RefusedError(f"{folder} among the artifacts of experiment {definition.name} has no time") from None
+    # stamps have whole seconds
+    return numbers.to_come or over > min(made + timedelta(seconds=1), datetime.now(UTC))
+
+
 def _reports(run_id: str, name: str) -> dict[str, tuple[_Numbers, str]]:
-    """Its reports by their folders, whose names begin with the time: the numbers, and the sha256 of their file.
+    """Its reports by their folders, whose names end with the time: the numbers, and the sha256 of their file.
+
+    What was cut off before its numbers came is none.
 
     Raises:
         RefusedError: one can't be read.
@@ -197,12 +242,7 @@ def _reports(run_id: str, name: str) -> dict[str, tuple[_Numbers, str]]:
     found: dict[str, tuple[_Numbers, str]] = {}
     client: Any = tracking.client()
     with tempfile.TemporaryDirectory() as local, tracking.told("can't read the experiment's reports"):
-        for entry in client.list_artifacts(run_id):
-            folder = str(entry.path)
-            if not entry.is_dir or not folder.startswith(REPORTS):
-                continue
-            if f"{folder}/{RESULTS}" not in [one.path for one in client.list_artifacts(run_id, folder)]:
-                raise RefusedError(f"experiment {name}: {folder} among its artifacts lacks {RESULTS}")
+        for folder in report_folders(run_id):
             data = Path(client.download_artifacts(run_id, f"{folder}/{RESULTS}", local)).read_bytes()
             numbers = read_record(_Numbers, data, f"experiment {name}: {folder}/{RESULTS}")
             found[folder] = (numbers, hashlib.sha256(data).hexdigest())

@@ -19,7 +19,7 @@ from matchmaking.base.redact import redact
 from matchmaking.base.settings import OUTCOMES_URI, PREDICTIONS_URI
 from matchmaking.data.parquet_rows import is_parquet
 from matchmaking.data.parts import fetch_dataset, parts_of
-from matchmaking.live.logs import fetch_log
+from matchmaking.live.logs import NoLogError, fetch_log
 from matchmaking.live.series import Series, looked_at
 
 # what stands in the folder between the steps
@@ -75,7 +75,7 @@ def fetch_logs(predictions: str, outcomes: str, data: str, folder: Path) -> str:
             continue
         try:
             fetch_log(uri, folder / name)
-        except InputError:
+        except NoLogError:
             # a schedule looks there before anybody has written a log
             if uri not in (PREDICTIONS_URI, OUTCOMES_URI):
                 raise

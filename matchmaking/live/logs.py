@@ -6,7 +6,8 @@ adds up to the records that were read.
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,8 +16,16 @@ import pandas as pd
 
 from matchmaking import storage
 from matchmaking.base.errors import InputError
+from matchmaking.base.redact import redact
 from matchmaking.data.schema import FEATURES, TARGET
 from matchmaking.live.parts import COLUMNS, Finding, finding, read_parts, utc
+
+# parts that are brought here together: most are small, and waiting for answers is most of what each takes
+AT_ONCE = 8
+
+
+class NoLogError(InputError):
+    """There is nothing where a log should be: no file, no part. Nobody may have written one yet."""
 
 
 @dataclass(frozen=True)
@@ -37,11 +46,17 @@ class Logs:
     accounts: dict[str, dict[str, int]]
 
 
-def fetch_log(uri: str, target: Path) -> Path:
+def fetch_log(uri: str, target: Path, wanted: Callable[[str], bool] | None = None) -> Path:
     """Copies a log here, a file or a folder of parts, and gives the copy's path.
 
+    Args:
+        uri: the file or folder.
+        target: the folder that gets the copy.
+        wanted: which parts, by their names in the folder; all, if left out.
+
     Raises:
-        InputError: there is no such log.
+        NoLogError: there is no such log.
+        InputError: it may not be read, or a part that was there is gone.
         StorageError: the store can't be reached, even after retries.
     """
     # what is on the web is a file: nobody lists it; and what follows its name isn't part of it
@@ -51,9 +66,22 @@ def fetch_log(uri: str, target: Path) -> Path:
         plain = uri.partition("?")[0] if web else uri
         file = target / (plain.rstrip("/").rpartition("/")[2] or "log")
         target.mkdir(parents=True, exist_ok=True)
-        storage.download(uri, file)
+        if not storage.download_if_there(uri, file):
+            is_empty = not web and storage.is_folder(uri)
+            said = "has nothing in it" if is_empty else "doesn't exist"
+            raise NoLogError(f"{redact(uri)} {said}; give the path of a log's file, or of its folder of parts")
         return file
-    storage.download_folder(uri, names, target)
+    target.mkdir(parents=True, exist_ok=True)
+    with ThreadPoolExecutor(AT_ONCE) as pool:
+        tasks = [
+            pool.submit(storage.download_folder, uri, [name], target) for name in names if not wanted or wanted(name)
+        ]
+        try:
+            for task in tasks:
+                task.result()
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            raise
     return target
 
 

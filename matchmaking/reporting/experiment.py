@@ -33,6 +33,7 @@ HEADLINES = {
     "unreadable": "Stop: the arms can't be compared, so the results aren't shown.",
 }
 
+TO_COME = "This looks at a day to come: outcomes that will have come by then count as none. It is kept nowhere."
 NONE = "No experiment is under way; `mlops experiment start` records one."
 
 
@@ -72,6 +73,7 @@ def experiment_report(analysis: Analysis) -> str:
         headline=HEADLINES[analysis.verdict.state],
         tone=TONES.get(analysis.verdict.state, "bad"),
         reason=analysis.verdict.reason,
+        to_come=TO_COME if analysis.to_come else "",
         results=results_of(analysis) if readable else [],
         plot=base64.b64encode(draw_sequence(analysis)).decode() if readable and len(analysis.table) else "",
         guardrails=[
@@ -103,7 +105,7 @@ def experiment_files(folder: Path, out: Path) -> str:
     if asked.definition is None:
         (out / RESULTS).write_text(json.dumps({"experiment": None, "verdict": None, "headline": NONE}))
         return ""
-    found, odd = read(folder, asked.definition, pd.Timestamp(asked.now))
+    found, odd = read(folder, asked.definition, pd.Timestamp(asked.now), pd.Timestamp(asked.clock))
     write_report(found, odd, out)
     return found.verdict.state
 
@@ -117,7 +119,7 @@ def write_report(analysis: Analysis, odd: Sequence[Finding], folder: Path) -> No
         folder: where they go.
     """
     said = numbers(analysis) | {
-        "headline": HEADLINES[analysis.verdict.state],
+        "headline": HEADLINES[analysis.verdict.state] + (f" {TO_COME}" if analysis.to_come else ""),
         "results": results_of(analysis) if analysis.verdict.state != "unreadable" else [],
         "log": {one.code: one.count for one in odd},
     }

@@ -14,7 +14,7 @@ from matchmaking.base.errors import MlopsError
 from matchmaking.base.files import written_whole
 from matchmaking.base.redact import redact
 from matchmaking.base.settings import code_version
-from matchmaking.experiments.announce import keep_reading, tell_verdict
+from matchmaking.experiments.announce import keep_reading, tell_ended, tell_verdict
 from matchmaking.experiments.record import RESULTS
 from matchmaking.live.record import LIVE, WINDOWS, Live, log_points, read_folder
 from matchmaking.live.series import beside
@@ -169,7 +169,10 @@ def write_reports(
     summary = result.as_dict()
     _tell(summary, found["decision"])
     if definition:
-        tell_verdict(definition, reading, tracking.links(run_id))
+        tell_verdict(definition, reading, tracking.links(run_id), run_id)
+    if experiment:
+        # of those that ended where nobody heard of it
+        tell_ended(tracking.links(run_id), run_id)
     _look(summary, record)
     if live:
         _show_dashboard(page, production_uri)

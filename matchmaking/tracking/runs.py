@@ -167,8 +167,9 @@ def finish_run(
         log_params(run_id, params)
         for start in range(0, len(rows), 1000):
             client().log_batch(run_id, metrics=rows[start : start + 1000])
-        client().log_batch(run_id, tags=[RunTag(name, value[:TAG_LIMIT]) for name, value in tags.items()])
+        # what a tag is looked for by is there once it is
         client().log_artifacts(run_id, str(artifacts))
+        client().log_batch(run_id, tags=[RunTag(name, value[:TAG_LIMIT]) for name, value in tags.items()])
     if close:
         succeed_run(run_id)
 

@@ -1,4 +1,4 @@
-"""`mlops experiment plan|start|status|report`: an experiment's definition, recorded, and what its logs say."""
+"""`mlops experiment plan|start|status|report|end`: an experiment's definition, recorded, and what its logs say."""
 
 from __future__ import annotations
 
@@ -48,6 +48,7 @@ def register(app: typer.Typer) -> None:
     app.command()(start)
     app.command()(status)
     app.command()(report)
+    app.command()(end)
 
 
 def plan(
@@ -106,13 +107,15 @@ def status(
 ) -> None:
     """Show what an experiment says as of its last full day."""
     from matchmaking.experiments.analysis import numbers
-    from matchmaking.reporting.experiment import HEADLINES, results_of
+    from matchmaking.reporting.experiment import HEADLINES, TO_COME, results_of
 
     _, found, _ = _read(name, until, work_dir, exposures, outcomes, pairs)
     if as_json:
         typer.echo(json.dumps(numbers(found), indent=1))
         return
     typer.echo(for_terminal(f"{name}: {HEADLINES[found.verdict.state]} {found.verdict.reason}"))
+    if found.to_come:
+        typer.echo(f"  {TO_COME}")
     if found.verdict.state != "unreadable":
         for label, value in results_of(found):
             typer.echo(for_terminal(f"  {label}: {value}"))
@@ -132,9 +135,12 @@ def report(
     ),
     work_dir: WorkDir = Path("work"),
 ) -> None:
-    """Write an experiment's report, one HTML page, and keep it with the experiment's MLflow record."""
+    """Write an experiment's report, one HTML page, and keep it with the experiment's MLflow record.
+
+    A report of a day to come (--until) is written, and not kept.
+    """
     from matchmaking.experiments.record import keep
-    from matchmaking.reporting.experiment import write_report
+    from matchmaking.reporting.experiment import TO_COME, write_report
 
     run_id, found, said = _read(name, until, work_dir, exposures, outcomes, pairs)
     try:
@@ -142,10 +148,28 @@ def report(
         write_report(found, said, out)
     except OSError as error:
         raise cannot_write(out, error) from None
-    with tempfile.TemporaryDirectory() as folder:
-        write_report(found, said, Path(folder))
-        keep(run_id, Path(folder))
+    if found.to_come:
+        typer.echo(TO_COME)
+    else:
+        with tempfile.TemporaryDirectory() as folder:
+            write_report(found, said, Path(folder))
+            keep(run_id, Path(folder))
     typer.echo(for_terminal(f"{name}: {found.verdict.state}; {out / 'experiment.html'}"))
+
+
+def end(
+    name: Name,
+    reason: Annotated[str, typer.Option(help="Why, in a sentence.")],
+    work_dir: WorkDir = Path("work"),
+) -> None:
+    """End an experiment that was given up, so that the pipeline looks for it no more; the gateway isn't touched."""
+    from matchmaking.experiments import record
+
+    if not reason.strip():
+        raise InputError("--reason is empty: say why the experiment is given up")
+    _open_records(work_dir)
+    record.end(name, reason)
+    typer.echo(for_terminal(f"{name}: ended; `mlops experiment stop` gives everybody the champion again"))
 
 
 def _open_records(work_dir: Path) -> None:
@@ -160,10 +184,11 @@ def _read(name: str, until: str, work_dir: Path, *uris: str) -> tuple[str, Analy
 
     _open_records(work_dir)
     run_id, definition = recorded(name)
-    now = gather.moment(until)
+    clock = gather.moment("")
+    now = gather.moment(until) if until else clock
     with tempfile.TemporaryDirectory() as folder:
-        gather.fetch(gather.Sources(*uris), Path(folder))
-        found, odd = gather.read(Path(folder), definition, now)
+        gather.fetch(gather.Sources(*uris), Path(folder), definition, now)
+        found, odd = gather.read(Path(folder), definition, now, clock)
     for one in odd:
         typer.echo(for_terminal(f"exposure log: {one.code}, {one.count}: {', '.join(one.examples)}"), err=True)
     return run_id, found, odd

@@ -120,11 +120,10 @@ def run(
         "evaluate": {**common, "split": split.value, "production_data": production_data},
         "monitor": {**common, "current": current},
         "observe": {
-            "production": production,
             "seed": seed,
             "period": period.value,
-            # as a series goes on where its logs are the same, wherever one stands
-            **{name: _absolute(uri) if uri else "" for name, uri in logs.items()},
+            # as a series goes on where its logs are the same, and the model that scores a dataset, wherever one stands
+            **{name: _absolute(uri) if uri else "" for name, uri in {**logs, "production": production}.items()},
         },
         "experiment": {
             **{

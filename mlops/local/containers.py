@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from docker import DockerClient
     from kfp.local import DockerRunner
 
-READ = ("data", "predictions", "outcomes", "current", "production", "production_data")
+READ = ("data", "predictions", "outcomes", "exposures", "pairs", "current", "production", "production_data")
 WRITTEN = ("candidates",)
 
 # what a step is told of the environment here; everything else stays outside
