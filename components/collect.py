@@ -45,7 +45,6 @@ def collect(
     from matchmaking.tracking.step import step
 
     with step("collect", "", {"Logs": logs, "Production model": production_model}) as this:
-        from matchmaking.base.stamps import check_stamp
         from matchmaking.inputs.ingest import fetch_production
         from matchmaking.live.collect import fetch_logs, write_asked
         from matchmaking.live.series import looked_at
@@ -53,7 +52,6 @@ def collect(
         from matchmaking.tracking import log_params
 
         run_id, stamp = this.open_run("observe", timestamp, job_id, params)
-        check_stamp(stamp)
         # before anything can fail: which series the run goes on with
         log_params(run_id, looked_at(period, predictions, outcomes, data, production))
         folder = Path(logs.path)

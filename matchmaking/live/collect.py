@@ -17,6 +17,7 @@ from matchmaking.base.files import file_md5
 from matchmaking.base.records import Record
 from matchmaking.base.redact import redact
 from matchmaking.base.settings import OUTCOMES_URI, PREDICTIONS_URI
+from matchmaking.base.stamps import check_stamp
 from matchmaking.data.parquet_rows import is_parquet
 from matchmaking.data.parts import fetch_dataset, parts_of
 from matchmaking.live.logs import NoLogError, fetch_log
@@ -97,7 +98,11 @@ def write_asked(
         timestamp: the run's.
         uris: of predictions, outcomes, data and production.
         promoted: the models that have been production, oldest first; None where nobody knows.
+
+    Raises:
+        InputError: the run's time is one to come: pairs without an outcome by then aren't without one for good.
     """
+    check_stamp(timestamp)
     predictions, outcomes, data, production = map(redact, uris)
     asked = Asked(
         period=period,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -13,14 +14,16 @@ import pytest
 from typer.testing import CliRunner
 
 from matchmaking import tracking
+from matchmaking.experiments.record import under_way
 from mlops.cli.app import app
-from tests.experiment_fixtures import DEFINITION, START, write_logs
+from tests.experiment_fixtures import DEFINITION, START, UNTIL, record_earlier, write_logs
 from tests.unit.experiments.test_definition import GIVEN
 
 
 @pytest.fixture
 def work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    # where the commands look with --work-dir
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
     tracking.client.cache_clear()
     yield tmp_path
     tracking.client.cache_clear()
@@ -31,9 +34,7 @@ def call(*args: object) -> Any:
 
 
 def test_from_the_definition_to_the_report(work: Path) -> None:
-    (work / "experiment.json").write_text(json.dumps(DEFINITION))
-    started = call("start", work / "experiment.json", "--work-dir", work)
-    assert started.exit_code == 0 and "recorded, sha256" in started.output
+    record_earlier(DEFINITION)
     logs = write_logs(work, 0.12)
     status = call("status", "embeddings-1", *logs, "--work-dir", work)
     assert status.exit_code == 0
@@ -52,9 +53,41 @@ def test_from_the_definition_to_the_report(work: Path) -> None:
     assert run.info.status == "FINISHED"
 
 
+def test_a_definition_is_recorded_before_its_start_and_a_day_to_come_is_shown_alone(work: Path) -> None:
+    start = datetime.now(UTC).replace(microsecond=0) + timedelta(hours=1)
+    (work / "experiment.json").write_text(json.dumps({**DEFINITION, "start": start.isoformat()}))
+    started = call("start", work / "experiment.json", "--work-dir", work)
+    assert started.exit_code == 0 and "recorded, sha256" in started.output
+    logs = write_logs(work, 0.12, start)
+    for command in ("status", "report"):
+        out = ["--out", work / "out"] if command == "report" else []
+        shown = call(command, "embeddings-1", *logs, *out, "--work-dir", work)
+        assert shown.exit_code == 0 and "This looks at a day to come" in shown.output
+    assert "This looks at a day to come" in (work / "out/experiment.html").read_text()
+    (run,) = tracking.client().search_runs(["1"], "tags.experiment_name = 'embeddings-1'")
+    assert "experiment_verdict" not in run.data.tags and "difference" not in run.data.metrics
+    assert not [one.path for one in tracking.client().list_artifacts(run.info.run_id) if one.is_dir]
+
+
+def test_an_experiment_that_was_given_up_is_ended_and_the_other_is_read(work: Path) -> None:
+    record_earlier(DEFINITION)
+    later = (START + timedelta(days=1)).isoformat()
+    given_up = record_earlier({**DEFINITION, "name": "embeddings-2", "salt": "embeddings-2", "start": later})
+    now = pd.Timestamp(UNTIL)
+    assert (found := under_way(now)) is not None and found[1].name == "embeddings-2"
+    ended = call("end", "embeddings-2", "--reason", "the challenger was\nwithdrawn", "--work-dir", work)
+    assert ended.exit_code == 0
+    assert (found := under_way(now)) is not None and found[1].name == "embeddings-1"
+    tags = tracking.client().get_run(given_up).data.tags
+    assert (tags["experiment_ended"], tags["experiment_end_reason"]) == ("by hand", "the challenger was withdrawn")
+    again = call("end", "embeddings-2", "--reason", "x", "--work-dir", work)
+    assert again.exit_code and "has ended: by hand" in str(again.exception)
+    assert "no experiment" in str(call("end", "other", "--reason", "x", "--work-dir", work).exception)
+    assert "--reason is empty" in str(call("end", "embeddings-1", "--reason", " ", "--work-dir", work).exception)
+
+
 def test_another_version_of_the_service_in_the_log_forbids_to_read_it(work: Path) -> None:
-    (work / "experiment.json").write_text(json.dumps(DEFINITION))
-    assert call("start", work / "experiment.json", "--work-dir", work).exit_code == 0
+    record_earlier(DEFINITION)
     logs = write_logs(work, 0.0)
     for version, part in zip(("1.4", "1.5"), sorted((work / "exposures").rglob("*.jsonl")), strict=True):
         part.write_text(part.read_text().replace("}\n", f', "service": "{version}"}}\n'))
@@ -69,8 +102,7 @@ def test_what_goes_wrong_is_one_line(work: Path) -> None:
     (work / "late.json").write_text(json.dumps(GIVEN))
     late = call("start", work / "late.json", "--work-dir", work)
     assert late.exit_code and "give a later start" in str(late.exception)
-    (work / "experiment.json").write_text(json.dumps({**GIVEN, "start": START.isoformat()}))
-    assert call("start", work / "experiment.json", "--work-dir", work).exit_code == 0
+    record_earlier({**GIVEN, "start": START.isoformat()})
     zone = call("status", "embeddings-1", *logs[:-1], "2026-03-01", "--work-dir", work)
     assert "no time with an offset" in str(zone.exception)
     (work / "outcomes.csv").write_text("")

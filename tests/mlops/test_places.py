@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import resource
 import subprocess
 import sys
@@ -12,9 +13,12 @@ from pathlib import Path
 
 import pytest
 
+import pipelines
 from matchmaking.base.errors import InputError
 from matchmaking.base.settings import MAX_SEED
 from matchmaking.data.sample import generate_file
+from mlops.cli.run import Local
+from mlops.local.containers import READ, WRITTEN
 
 Mlops = Callable[..., subprocess.CompletedProcess[str]]
 MLOPS = Path(sys.executable).with_name("mlops")
@@ -25,6 +29,14 @@ def pairs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("places") / "pairs.csv"
     generate_file(path, 600, seed=1)
     return path
+
+
+def test_a_container_sees_every_place_that_a_pipeline_is_given() -> None:
+    sources = [
+        (Path(pipelines.__file__).parent / f"{name.value}.py").read_text() for name in Local if name != Local.all
+    ]
+    given = {name for source in sources for name in re.findall(r"^ {8}(\w+): .*\bURI of ", source, re.M)}
+    assert {"exposures", "pairs", "production"} < given <= {*READ, *WRITTEN}
 
 
 def test_steps_import_nothing_from_where_the_user_stands(pairs: Path, incumbent: Path, tmp_path: Path) -> None:

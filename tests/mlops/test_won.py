@@ -15,7 +15,7 @@ from matchmaking.model import production
 from matchmaking.release import registry
 from matchmaking.release.package import fetch_package
 from mlops.cli.app import app
-from tests.mlops.test_experiment_results import START, write_logs
+from tests.experiment_fixtures import START, record_earlier, write_logs
 from tests.promotion_fixtures import contents, package, variant
 from tests.unit.experiments.test_definition import GIVEN
 
@@ -44,8 +44,7 @@ def test_a_held_candidate_wins_and_is_promoted(work: Path, served: Path) -> None
     sha256 = {arm: found[production.MODEL] for arm, found in models.items()}
     given = {**GIVEN, "start": START.isoformat(), "window_days": 2, "label_delay_days": 3, "planned_clients": 3_000}
     given |= {"champion": sha256["a"], "challenger": sha256["b"]}
-    (work / "definition.json").write_text(json.dumps(given))
-    assert call("experiment", "start", work / "definition.json", "--work-dir", work).exit_code == 0
+    record_earlier(given)
     logs = write_logs(work, 0.12)
     for part in (work / "exposures").rglob("*.jsonl"):
         text = part.read_text()

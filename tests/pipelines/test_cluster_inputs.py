@@ -16,13 +16,11 @@ import pytest
 
 from matchmaking import tracking
 from matchmaking.data.sample import generate_file
-from matchmaking.experiments.definition import Definition
-from matchmaking.experiments.record import record
 from matchmaking.tracking.step import costs_of
 from mlops.local import run
 from mlops.local.run import run_pipeline
 from tests.compiled_steps import as_compiled
-from tests.experiment_fixtures import DEFINITION, UNTIL, write_logs
+from tests.experiment_fixtures import DEFINITION, UNTIL, record_earlier, write_logs
 
 
 def stored(value: Any) -> Any:
@@ -118,7 +116,7 @@ def test_an_experiment_takes_them(seen: list[dict[str, Any]], tmp_path: Path, mo
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path / 'work' / 'mlflow.db'}")
     (tmp_path / "work").mkdir()
     tracking.client.cache_clear()
-    record(Definition.model_validate(DEFINITION))
+    record_earlier(DEFINITION)
     write_logs(tmp_path, 0.12)
     given = {"exposures": str(tmp_path / "exposures"), "outcomes": str(tmp_path / "outcomes.csv"), "until": UNTIL}
     outcome = run_pipeline("experiment", given, tmp_path / "work")

@@ -6,13 +6,14 @@ import json
 import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import closing
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from matchmaking import tracking
-from tests.experiment_fixtures import DEFINITION, EARLY, UNTIL, write_logs
+from tests.experiment_fixtures import DEFINITION, EARLY, START, UNTIL, record_earlier, write_logs
 from tests.webhook import Hook
 
 Mlops = Callable[..., subprocess.CompletedProcess[str]]
@@ -37,7 +38,6 @@ def definition_run() -> Any:
 
 
 def test_from_the_definition_to_the_verdict(mlops: Mlops, work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (work / "experiment.json").write_text(json.dumps(DEFINITION))
     *logs, _, _ = write_logs(work, 0.12)
     with closing(Hook()) as hook:
         monkeypatch.setenv("MLOPS_NOTIFY_URLS", hook.url)
@@ -45,13 +45,17 @@ def test_from_the_definition_to_the_verdict(mlops: Mlops, work: Path, monkeypatc
         def run(*more: object) -> subprocess.CompletedProcess[str]:
             return mlops("run", "experiment", *logs, "--work-dir", work, *more)
 
-        assert mlops("experiment", "start", work / "experiment.json", "--work-dir", work).returncode == 0
+        record_earlier(DEFINITION)
         # before it has begun there is nothing to read, which is no failure of a daily run
-        done = run()
+        done = run("--until", (START - timedelta(hours=1)).isoformat())
         assert done.returncode == 0 and "No experiment is under way" in done.stdout, done.stderr
         # early on nothing is decided
         done = run("--until", EARLY)
         assert done.returncode == 0 and "embeddings-1: Nothing is decided yet: go on." in done.stdout, done.stderr
+        assert definition_run().data.tags["experiment_verdict"] == "go on" and hook.titles() == []
+        # a day to come may be looked at, and that is all: nothing is kept, tagged or told of it
+        done = run("--until", (START + timedelta(days=35)).isoformat())
+        assert done.returncode == 0 and "This looks at a day to come" in done.stdout, done.stderr
         assert definition_run().data.tags["experiment_verdict"] == "go on" and hook.titles() == []
         done = run("--until", UNTIL)
         assert done.returncode == 0 and "embeddings-1: The challenger is better." in done.stdout, done.stderr
@@ -64,8 +68,9 @@ def test_from_the_definition_to_the_verdict(mlops: Mlops, work: Path, monkeypatc
         assert done.returncode == 0 and "The challenger is better." in done.stdout, done.stderr
         assert len(hook.titles()) == 1
     read = [summary["experiment"] for summary in summaries(work)]
-    assert [said["verdict"] for said in read] == [None, "go on", "better", None, "better"]
-    assert read[2] == read[4] and dict(read[2]["results"])["clients exposed"] == "3,000"
+    assert [said["verdict"] for said in read] == [None, "go on", "better", "better", None, "better"]
+    assert [said.get("to_come") for said in read] == [None, False, True, False, None, False]
+    assert read[3] == read[5] and dict(read[3]["results"])["clients exposed"] == "3,000"
     last = summaries(work)[-1]
     page = (work / "runs" / last["run_name"] / "report.html").read_text()
     assert "The challenger is better." in page and "data:image/png" in page
@@ -73,19 +78,18 @@ def test_from_the_definition_to_the_verdict(mlops: Mlops, work: Path, monkeypatc
     # kept with the definition, and the runs are the pipeline's
     kept = definition_run()
     assert kept.data.tags["experiment_verdict"] == "better" and kept.info.status == "FINISHED"
-    assert kept.data.metrics["difference"] == pytest.approx(read[2]["difference"])
+    assert kept.data.metrics["difference"] == pytest.approx(read[3]["difference"])
     reports = [one.path for one in tracking.client().list_artifacts(kept.info.run_id) if one.is_dir]
     assert len(reports) == 3
     inside = {Path(one.path).name for one in tracking.client().list_artifacts(kept.info.run_id, reports[-1])}
     assert inside == {"experiment.html", "experiment.json"}
     runs = tracking.client().search_runs(["1"], "tags.pipeline = 'experiment'")
-    assert len(runs) == 5 and {run.info.status for run in runs} == {"FINISHED"}
+    assert len(runs) == 6 and {run.info.status for run in runs} == {"FINISHED"}
 
 
 def test_what_goes_wrong_is_one_reason(mlops: Mlops, work: Path) -> None:
-    (work / "experiment.json").write_text(json.dumps(DEFINITION))
     exposures, log, *_ = write_logs(work, 0.0)
-    assert mlops("experiment", "start", work / "experiment.json", "--work-dir", work).returncode == 0
+    record_earlier(DEFINITION)
 
     def fails(*given: object) -> str:
         done = mlops("run", "experiment", *given, "--work-dir", work)

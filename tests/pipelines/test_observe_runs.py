@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
 import pandas as pd
 import pytest
+from mlflow import MlflowClient
 
 from matchmaking.live.record import read_folder, series
 
@@ -50,9 +52,14 @@ def test_from_logs_to_the_report(mlops: Mlops, incumbent: Path, logs: Path, tmp_
 
 
 def test_a_labelled_file(mlops: Mlops, incumbent: Path, sample_csv: Path, tmp_path: Path) -> None:
-    done = mlops(*("run", "observe", "--data", sample_csv, "--production", incumbent, "--work-dir", tmp_path, "--json"))
+    # the model that scored it is part of the series, wherever one stood
+    given = ("--data", os.path.relpath(sample_csv), "--production", os.path.relpath(incumbent))
+    done = mlops("run", "observe", *given, "--work-dir", tmp_path, "--json")
     assert done.returncode == 0, done.stderr
-    live = json.loads(done.stdout)["live"]
+    summary = json.loads(done.stdout)
+    params = MlflowClient(f"sqlite:///{tmp_path}/mlflow.db").get_run(summary["run_id"]).data.params
+    assert (params["data"], params["production"]) == (str(sample_csv), str(incumbent))
+    live = summary["live"]
     assert [one["code"] for one in live["findings"]] == ["no-time"]
     (window,) = live["recent"]
     assert window["rows"] == window["labelled"] > 1_000

@@ -12,9 +12,7 @@ import pytest
 
 from matchmaking import tracking
 from matchmaking.base.settings import EXPERIMENT
-from matchmaking.experiments.definition import Definition
-from matchmaking.experiments.record import record
-from tests.experiment_fixtures import DEFINITION, UNTIL, write_logs
+from tests.experiment_fixtures import DEFINITION, UNTIL, record_earlier, write_logs
 from tests.services.conftest import S3, seaweedfs
 from tests.services.test_observe import records, step  # noqa: F401
 from tests.services.test_tracking import NO_CREDENTIALS
@@ -46,10 +44,10 @@ def test_killed_at_each_step_it_is_told_once(logs: S3, records: dict[str, str], 
     with closing(Hook()) as hook:
         env = {**NO_CREDENTIALS, **logs.pipeline, "AWS_ENDPOINT_URL": logs.endpoint, **records}
         env["MLOPS_NOTIFY_URLS"] = hook.url
-        definition = record(Definition.model_validate(DEFINITION))
+        definition = record_earlier(DEFINITION)
         given: dict[str, Any] = {
             **{"experiment_name": "", "exposures": "s3://data/exposures", "outcomes": "s3://data/outcomes"},
-            **{"pairs": "", "until": UNTIL, "timestamp": "20270101T000000Z"},
+            **{"pairs": "", "until": UNTIL, "timestamp": tracking.now()},
         }
         for name, places in KILLED.items():
             for writes in places:

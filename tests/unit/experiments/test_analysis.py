@@ -14,7 +14,16 @@ from matchmaking import tracking
 from matchmaking.base.errors import InputError, RefusedError
 from matchmaking.experiments.analysis import analyse
 from matchmaking.experiments.definition import Definition
-from matchmaking.experiments.record import RESULTS, SHA256_TAG, keep, read_definition, record, recorded
+from matchmaking.experiments.record import (
+    NAME_TAG,
+    RESULTS,
+    SHA256_TAG,
+    keep,
+    read_definition,
+    record,
+    recorded,
+    under_way,
+)
 from matchmaking.reporting.experiment import experiment_report
 from tests.unit.experiments.test_definition import GIVEN
 from tests.unit.experiments.test_integrity import DEFINED, assigned, logs
@@ -105,10 +114,52 @@ def test_before_the_start_and_without_columns() -> None:
     assert "too few clients yet" in experiment_report(first_day)
 
 
+def test_of_the_pairs_only_known_columns_are_read() -> None:
+    exposures, outcomes, pairs = better()
+    guarded = DEFINED.model_copy(
+        update={"guardrails": DEFINED.guardrails.model_copy(update={"slices": {"case_type": ("Tax",)}})}
+    )
+    plain = analyse(guarded, exposures, outcomes, NOW, pairs, assigned)
+    more = pairs.assign(unit="x", variant="champion", time=NOW, look=0, day=0, challenger=True)
+    same = analyse(guarded, exposures, outcomes, NOW, more, assigned)
+    assert (same.guardrails, same.overlap) == (plain.guardrails, plain.overlap)
+    with pytest.raises(InputError, match="pairs: no column case_type"):
+        analyse(guarded, exposures, outcomes, NOW, pairs.drop(columns="case_type"), assigned)
+
+
 @pytest.fixture
 def mlflow_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path / 'mlflow.db'}")
     tracking.client.cache_clear()
+
+
+@pytest.mark.usefixtures("mlflow_file")
+def test_a_start_that_was_cut_off_is_completed_and_fails_no_other(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    now = pd.Timestamp.now("UTC")
+    start = (now + pd.Timedelta(hours=1)).to_pydatetime()
+    torn = Definition.model_validate({**GIVEN, "name": "torn", "start": start})
+    with monkeypatch.context() as patch:
+
+        def away(*_: object) -> None:
+            raise KeyboardInterrupt
+
+        patch.setattr(tracking.client(), "log_artifacts", away)
+        with pytest.raises(KeyboardInterrupt):
+            record(torn)
+    with pytest.raises(InputError, match="no experiment 'torn'"):
+        recorded("torn")
+    run_id = record(torn)
+    assert recorded("torn") == (run_id, torn)
+    # as earlier versions left it: found by its name, and without its definition
+    broken, _ = tracking.start_run("definition", tracking.now(), "broken", {})
+    other = torn.model_copy(update={"name": "broken"})
+    tracking.tag_run(broken, {NAME_TAG: "broken", SHA256_TAG: other.sha256})
+    later = now + pd.Timedelta(hours=2)
+    assert under_way(later) == (run_id, torn)
+    assert "the definition of broken is missing" in capsys.readouterr().out
+    assert record(other) == broken and recorded("broken") == (broken, other)
 
 
 @pytest.mark.usefixtures("mlflow_file")
@@ -132,6 +183,9 @@ def test_a_definition_is_recorded_once_and_before_its_start(tmp_path: Path) -> N
     keep(run_id, tmp_path / "page")
     run = tracking.client().get_run(run_id)
     assert (run.data.tags["experiment_verdict"], run.data.metrics["difference"]) == ("go on", 0.01)
+    (tmp_path / "page" / RESULTS).write_text(json.dumps({**said, "to_come": True}))
+    with pytest.raises(RefusedError, match="day 3 isn't over"):
+        keep(run_id, tmp_path / "page")
     # what was recorded is compared with its sha256
     tracking.client().set_tag(run_id, SHA256_TAG, "0" * 64)
     with pytest.raises(RefusedError, match="isn't the one that was recorded"):

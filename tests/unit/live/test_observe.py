@@ -10,12 +10,12 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from matchmaking import tracking
+from matchmaking import storage, tracking
 from matchmaking.base.errors import InputError
 from matchmaking.data import sample
 from matchmaking.data.read import read_pairs
 from matchmaking.data.schema import FEATURES
-from matchmaking.live import record
+from matchmaking.live import collect, record
 from matchmaking.live.as_of import Serving
 from matchmaking.live.collect import fetch_logs, read_times, write_asked
 from matchmaking.live.estimate import Minimum
@@ -292,6 +292,25 @@ def test_neither_and_both_are_refused(tmp_path: Path, folder: Path) -> None:
         fetch_logs("", "o", "d", tmp_path)
     with pytest.raises(InputError, match=r"nowhere"):
         fetch_logs(str(tmp_path / "nowhere"), "", "", tmp_path / "out")
+
+
+def test_a_run_of_a_time_to_come_is_refused(tmp_path: Path) -> None:
+    write_asked(tmp_path, "week", tracking.now(), ("p", "", "", ""), None)
+    with pytest.raises(InputError, match="is still to come"):
+        write_asked(tmp_path, "week", "29990101T000000Z", ("p", "", "", ""), None)
+
+
+def test_a_scheduled_log_that_may_not_be_read_isnt_one_that_nobody_has_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(uri: str) -> list[str]:
+        raise InputError(f"{uri}: access denied")
+
+    monkeypatch.setattr(collect, "PREDICTIONS_URI", str(tmp_path / "none"))
+    fetch_logs(str(tmp_path / "none"), "", "", tmp_path / "out")
+    monkeypatch.setattr(storage, "list_names", refused)
+    with pytest.raises(InputError, match="access denied"):
+        fetch_logs(str(tmp_path / "none"), "", "", tmp_path / "out")
 
 
 def test_the_version_of_logs_is_that_of_their_parts(folder: Path, tmp_path: Path) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from matchmaking.model import production
 from matchmaking.release import audit, check
 from matchmaking.release.package import CONTRACT, DECISION, PACKAGED
 from matchmaking.release.promote import apply
+from tests.experiment_fixtures import record_earlier
 from tests.promotion_fixtures import change_evidence, contents, cut_off, promote, quiet, refused, rollback, variant
 from tests.webhook import Hook
 
@@ -68,7 +69,9 @@ def report(tmp_path: Path) -> Callable[..., None]:
     return keep
 
 
-def experiment(held: str, served: Path, **values: Any) -> tuple[str, Definition]:
+def experiment(
+    held: str, served: Path, recorded_by: Callable[[Any], str] = record_earlier, **values: Any
+) -> tuple[str, Definition]:
     """A recorded experiment of the two; its run and its definition."""
     definition = Definition.model_validate(
         {
@@ -77,7 +80,7 @@ def experiment(held: str, served: Path, **values: Any) -> tuple[str, Definition]
             "champion": production.hashes(served)[production.MODEL],
             "challenger": production.hashes(Path(held))[production.MODEL],
             "salt": NAME,
-            "start": datetime.now(UTC) + timedelta(hours=1),
+            "start": "2026-03-01T00:00:00Z",
             "effect": 0.01,
             "label_delay_days": 3,
             "planned_clients": 3_000,
@@ -85,7 +88,7 @@ def experiment(held: str, served: Path, **values: Any) -> tuple[str, Definition]
             **values,
         }
     )
-    return record.record(definition), definition
+    return recorded_by(definition), definition
 
 
 def test_a_win_takes_the_place_of_a_hold_and_is_named(
@@ -166,6 +169,15 @@ def another_experiments_report(run_id: str, of: Definition, report: Callable[...
     report(run_id, of, experiment="ranking-0")
 
 
+def of_a_day_to_come(run_id: str, of: Definition, report: Callable[..., None], folder: Path) -> None:
+    # the report was made on day 31
+    report(run_id, of, day=32)
+
+
+def labels_arrive_apart(run_id: str, of: Definition, report: Callable[..., None], folder: Path) -> None:
+    report(run_id, of, checks=[{"code": "labels-arrive-apart", "found": True, "stops": False, "said": "80 % and 60 %"}])
+
+
 def no_numbers(run_id: str, of: Definition, report: Callable[..., None], folder: Path) -> None:
     report(run_id, of, low=None)
 
@@ -207,6 +219,8 @@ def a_definition_altered(run_id: str, of: Definition, report: Callable[..., None
         (harmful_until_pairs_were_left_out, ("contradicts itself", "'harmful'")),
         (another_definition_in_the_report, ("of another definition",)),
         (another_experiments_report, ("of another definition",)),
+        (of_a_day_to_come, ("looks at day 32", "wasn't over", "without a later --until")),
+        (labels_arrive_apart, ("labels-arrive-apart", "80 % and 60 %")),
         (no_numbers, ("lacks the numbers",)),
         (an_interval_with_zero, (r"within -0\.0010 and",)),
         (a_torn_report, ("experiment.json is damaged",)),
@@ -244,6 +258,29 @@ def test_it_must_be_about_this_candidate_and_what_production_holds_now(
 
 
 @ON_SQLITE
+def test_a_look_at_a_day_to_come_is_no_obstacle_to_the_honest_report_after_it(
+    held: str, served: Path, report: Callable[..., None]
+) -> None:
+    run_id, definition = experiment(held, served)
+    report(run_id, definition, "worse", day=40)
+    report(run_id, definition, checks=[{"code": "bot", "found": True, "stops": False, "said": "1 client"}])
+    entry = promote(held, served, experiment=NAME)
+    assert entry.experiment is not None and entry.experiment.day == 25
+    assert str(entry.experiment).endswith("noticed: bot")
+
+
+@ON_SQLITE
+def test_a_report_whose_upload_broke_off_is_passed_over(
+    held: str, served: Path, report: Callable[..., None], tmp_path: Path
+) -> None:
+    run_id, definition = experiment(held, served)
+    report(run_id, definition)
+    (tmp_path / "experiment.html").write_text("<p>")
+    tracking.client().log_artifact(run_id, str(tmp_path / "experiment.html"), "report-20260401T000900Z")
+    assert promote(held, served, experiment=NAME).experiment is not None
+
+
+@ON_SQLITE
 def test_an_experiment_recorded_after_its_start_is_none(
     held: str, served: Path, report: Callable[..., None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -253,7 +290,7 @@ def test_an_experiment_recorded_after_its_start_is_none(
             return datetime(2026, 1, 1, tzinfo=UTC)
 
     monkeypatch.setattr(record, "datetime", Earlier)
-    report(*experiment(held, served, start="2026-01-02T00:00:00Z"))
+    report(*experiment(held, served, record.record, start="2026-01-02T00:00:00Z"))
     with refused("recorded after its start"):
         promote(held, served, experiment=NAME)
 
