@@ -27,7 +27,7 @@ def experiment(  # type: ignore[no-untyped-def]
             request where it is known; empty where there is none yet.
         pairs: URI of what is known of the requests, in the same formats; empty for nothing.
         experiment_name: which experiment; empty for the one that is under way, where there is one.
-        until: as of when, ISO 8601 with an offset; empty for the run's own time.
+        until: as of when, ISO 8601 with an offset; empty for the run's own time. Of a day to come nothing is kept.
         timestamp: UTC; empty for now.
         memory: request and limit of the step that holds the log, as in "6Gi"; see docs/cluster.md.
     """

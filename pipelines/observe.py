@@ -30,7 +30,7 @@ def observe(  # type: ignore[no-untyped-def]
         data: in place of both logs, URI of a labelled dataset, which may have a column `time`.
         period: of the windows: "day", "week" or "month".
         seed: of everything that is drawn by chance.
-        timestamp: UTC, the time of looking; empty for now.
+        timestamp: UTC, the time of looking, which is none to come; empty for now.
         memory: request and limit of the step that holds the pairs, as in "6Gi"; see docs/cluster.md.
     """
     fetched = collect(

@@ -16,6 +16,7 @@ from matchmaking import tracking
 from matchmaking.experiments import announce
 from matchmaking.experiments.announce import keep_reading, tell_ended, tell_verdict
 from matchmaking.experiments.record import RESULTS, under_way
+from matchmaking.tracking import notify
 from tests.experiment_fixtures import DEFINITION, UNTIL, record_earlier
 from tests.webhook import Hook
 
@@ -80,15 +81,15 @@ def test_a_day_to_come_ends_nothing(run_id: str, hook: Hook, tmp_path: Path, mon
 
 def test_of_two_that_tell_at_once_one_does(run_id: str, hook: Hook, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MLOPS_NOTIFY_URLS", hook.url)
-    tell = announce.notify.tell
+    tell = notify.tell
 
     def slowly(*given: Any) -> set[str]:
         # the other run comes while this one sends
-        monkeypatch.setattr(announce.notify, "tell", tell)
+        monkeypatch.setattr(notify, "tell", tell)
         tell_verdict(run_id, SAID, [], "run-2")
         return tell(*given)
 
-    monkeypatch.setattr(announce.notify, "tell", slowly)
+    monkeypatch.setattr(notify, "tell", slowly)
     tell_verdict(run_id, SAID, [], "run-1")
     assert len(hook.titles()) == 1 and tags(run_id)["experiment_told"] == "harmful"
 
