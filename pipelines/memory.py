@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from math import ceil
 from typing import Any
+from urllib.parse import urlsplit
 
 from matchmaking.base.errors import InputError, MlopsError
 
@@ -60,6 +61,10 @@ STEPS = {
 }
 # bytes of a row of generated pairs by the ending of the file; rows of more bytes take no more memory
 ROW_BYTES = {".csv": 81.0, ".csv.gz": 24.0, ".parquet": 13.0}
+# a Parquet file knows its rows: so many files of a dataset, the largest, are asked, by so many bytes of their ends
+ASKED, FOOTER = 4, 1 << 18
+# in DVC's remotes: a version of the data, which is one plain CSV file
+_DVC_FILE = re.compile(r"(?:^|/)files/md5/[0-9a-f]{2}/[0-9a-f]{30}$")
 # of a record of a generated prediction log, by the ending of its part
 LOG_ROW_BYTES = {".parquet": 40.0, ".jsonl": 480.0, ".ndjson": 480.0, ".jsonl.gz": 50.0, ".ndjson.gz": 50.0}
 # of a line of an exposure log; the gateway's parts, of a minute each, are compressed less well
@@ -151,21 +156,68 @@ def killed(task: str, limit: str, arguments: Mapping[str, Any]) -> str:
 
 
 def _rows(uri: str) -> float:
-    """How many rows a dataset has, by the size of its file or parts."""
-    from matchmaking.data.parts import dataset_sizes
+    """How many rows a dataset has: what Parquet files say themselves, and of others by their size."""
+    from matchmaking.data.parts import dataset_files
+    from matchmaking.storage import join
 
-    return sum(size / _row_bytes(name, ROW_BYTES) for name, size in dataset_sizes(uri).items())
+    folder, sizes = dataset_files(uri)
+    kinds = {name: _ending(name, ROW_BYTES) or _looked_up(name) for name in sizes}
+    parquet = sorted((name for name, kind in kinds.items() if kind in (".parquet", "")), key=lambda name: -sizes[name])
+    told = {name: _rows_told(join(folder, name) if folder else name) for name in parquet[:ASKED]}
+    known = {name: rows for name, rows in told.items() if rows is not None}
+    row_bytes = dict(ROW_BYTES)
+    if sum(known.values()):
+        # the other parts are like those that were asked
+        row_bytes[".parquet"] = sum(sizes[name] for name in known) / sum(known.values())
+    return sum(known.get(name, size / _row_bytes(kinds[name], row_bytes)) for name, size in sizes.items())
 
 
 def _rows_of_log(uri: str, row_bytes: Mapping[str, float]) -> float:
     """How many records a log has, by the size of its parts and by what a record takes."""
     from matchmaking.storage import list_sizes, size
 
-    sizes = list_sizes(uri) or {uri: size(uri)}
-    return sum(size / _row_bytes(name, row_bytes) for name, size in sizes.items())
+    web = uri.lower().startswith(("http://", "https://"))
+    sizes = ({} if web else list_sizes(uri, once=True)) or {uri: size(uri)}
+    return sum(size / _row_bytes(_ending(name, row_bytes), row_bytes) for name, size in sizes.items())
 
 
-def _row_bytes(name: str, known: Mapping[str, float]) -> float:
-    """Bytes of a row, by the ending of a file's name; of one without, as of a CSV."""
-    ends = (end for end in known if name.lower().endswith(end))
-    return known.get(next(ends, ""), ROW_BYTES[".csv"])
+def _row_bytes(kind: str, known: Mapping[str, float]) -> float:
+    """Bytes of a row, by the kind of a file; where that isn't known, the fewest: too much room is enough."""
+    return known[kind] if kind else min(known.values())
+
+
+def _ending(name: str, known: Mapping[str, float]) -> str:
+    """The ending of a file's name, or of a web address without its query; empty where it is none of these."""
+    plain = urlsplit(name).path if name.lower().startswith(("http://", "https://")) else name
+    return next((end for end in known if plain.lower().endswith(end)), "")
+
+
+def _looked_up(uri: str) -> str:
+    """The kind of a dataset's file whose name doesn't say it: by how it begins, where it is here; empty if unknown."""
+    from matchmaking.storage import local_path
+
+    if _DVC_FILE.search(urlsplit(uri).path):
+        return ".csv"
+    if "://" in uri and not uri.startswith("file://"):
+        return ""
+    try:
+        with local_path(uri).open("rb") as file:
+            start = file.read(4)
+    except OSError:
+        return ""
+    return {b"PAR1": ".parquet", b"\x1f\x8b": ".csv.gz"}.get(start if start == b"PAR1" else start[:2], ".csv")
+
+
+def _rows_told(uri: str) -> int | None:
+    """How many rows a Parquet file has, as its end says; None where it is none, or its end is too long."""
+    import io
+
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    from matchmaking.storage import read_end
+
+    try:
+        return int(pq.read_metadata(io.BytesIO(read_end(uri, FOOTER))).num_rows)
+    except (MlopsError, pa.ArrowException, OSError, ValueError):
+        return None

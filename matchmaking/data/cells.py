@@ -23,7 +23,7 @@ PLAIN_WHOLE = "^[0-9]{1,15}$"
 NOT_PLAIN = r"^[+-]?[0-9]{1,3}\.[0-9]{3}$|^[^iI]*[eE]"
 
 
-def category(name: str, text: Any, first: int, found: Problems) -> pd.Categorical:
+def category(name: str, text: Any, first: int, found: Problems, *, typed: bool = False) -> pd.Categorical:
     """Texts without the spaces around them; what is wrong with one is looked for once, however many rows have it.
 
     Args:
@@ -31,6 +31,8 @@ def category(name: str, text: Any, first: int, found: Problems) -> pd.Categorica
         text: Arrow's array of text, or a dictionary of text; null is what is missing.
         first: the number of its first row.
         found: takes the rows that can't be read.
+        typed: whether nobody has looked yet for what stands for a missing value; of a CSV file its parser has, which
+            knows what was in quotation marks.
 
     Raises:
         ValueError: a row refers to a text that isn't in the dictionary, in a damaged file.
@@ -44,8 +46,10 @@ def category(name: str, text: Any, first: int, found: Problems) -> pd.Categorica
         raise ValueError(f"column '{name}' refers to texts that aren't there")
     # the last one stands for what is missing
     known = pd.Series([*given, None], dtype=object)
-    bare = known.str.lstrip(" ")
-    stripped = known.mask(bare.isin(MISSING), None).str.strip().replace("", None)
+    if typed:
+        # as in the CSV file of these texts: a space before is none of one, but one after it is
+        known = known.mask(known.str.lstrip(" ").isin(MISSING), None)
+    stripped = known.str.strip().replace("", None)
     not_text = pd.Series([*no_text, False])
     missing = stripped.isna() & ~not_text
     broken = stripped.str.contains("[\r\n]", regex=True, na=False).astype(bool)
@@ -106,12 +110,31 @@ def typed_number(name: str, array: Any, first: int, found: Problems, *, exact: b
             return spelt_number(name, array, first, found)
     if pa.types.is_boolean(array.type):
         array = array.cast(pa.uint8())
+    short = pa.types.is_float16(array.type) or pa.types.is_float32(array.type)
+    given = array.to_numpy(zero_copy_only=False) if short else None
     # what a float can't hold to the last digit is far outside of what any column may be
     values = np.array(pc.cast(array, pa.float64(), safe=False).to_numpy(zero_copy_only=False), dtype=float)
+    if given is not None:
+        values = _as_written(given, values)
     missing = np.isnan(values)
     if missing.any():
         found.add(name, "missing values", pd.Series(missing, index=pd.RangeIndex(first, first + len(values))))
     return as_csv_has_it(values) if exact and name not in INTEGERS else values
+
+
+def _as_written(given: np.ndarray, values: np.ndarray) -> np.ndarray:
+    """Numbers of 16 or 32 bits as they are written, as 0.1, and not as what 64 bits make of these bits.
+
+    Args:
+        given: float16 or float32, shape (rows,).
+        values: the same as float64.
+    """
+    # whole numbers of few digits are the same either way
+    odd = np.flatnonzero(np.isfinite(values) & ~((np.floor(values) == values) & (np.abs(values) < 1e6)))
+    if len(odd):
+        different, place = np.unique(given[odd], return_inverse=True)
+        values[odd] = pd.to_numeric(pd.Series(different.astype(str), dtype=object)).to_numpy(dtype=float)[place]
+    return values
 
 
 def as_csv_has_it(values: np.ndarray) -> np.ndarray:

@@ -22,9 +22,9 @@ MAGIC, ENCRYPTED = b"PAR1", b"PARE"
 CHUNK = 100_000
 # bytes of a column read at a time: a row group may be as large as the file
 BUFFER = 1 << 20
-# numbers to look at for how a dataset's were made, and the share of them that as CSV would be others: of numbers as
-# somebody wrote them 6 to 40 % a column, of such that a CSV parser (pandas') made 0 to 1 %
-SAMPLE, EXACT_FROM = 20_000, 0.03
+# numbers of 16 digits and more that tell how a column's were made, and the share of them that as CSV would be others:
+# of numbers as somebody wrote them 13 to 100 % a column, of such that a CSV parser (pandas') made 0 to 2.4 %
+ENOUGH, EXACT_FROM = 400, 0.06
 # that may be true or false as well
 FLAGS = ("availability", TARGET)
 
@@ -45,14 +45,15 @@ class ParquetRows:
 
     Attributes:
         names: of its columns.
-        exact: what `parts` takes its numbers for; see `are_exact`.
+        exact: the columns whose numbers `parts` takes for exact; see `tell_exact`.
 
     Raises:
         InputError: it is no such file.
     """
 
     def __init__(self, path: Path, name: str, wanted: tuple[str, ...]) -> None:
-        self.path, self.name, self.exact = path, name, False
+        self.path, self.name = path, name
+        self.exact: frozenset[str] = frozenset()
         with path.open("rb") as file:
             start = file.read(4)
         if start == ENCRYPTED:
@@ -68,10 +69,15 @@ class ParquetRows:
         ours = [column for column in COLUMNS if column in self.names]
         if repeated := [column for column in ours if self.names.count(column) > 1]:
             raise InputError(f"{name}: the file has {listed(repeated)} more than once; keep one of each")
+        # of the others there is no doubt: they have few digits, or all that was written
+        self._doubtful: list[str] = []
         # as the file spells each
         self._spelt = {column: schema.names[self.names.index(column)] for column in ours}
         for column, spelt in self._spelt.items():
-            _check_type(name, column, schema.field(spelt).type)
+            kind = schema.field(spelt).type
+            _check_type(name, column, kind)
+            if column in NUMERIC and column not in INTEGERS and str(kind) == "double":
+                self._doubtful.append(column)
 
     def places(self, rows: list[int]) -> list[str]:
         """What to call rows, by their numbers in the file."""
@@ -88,22 +94,26 @@ class ParquetRows:
                 for name, spelt in self._spelt.items():
                     column = batch.column(spelt)
                     if name in CATEGORICAL:
-                        columns[name] = category(name, column, first, found)
+                        columns[name] = category(name, column, first, found, typed=True)
                     else:
-                        columns[name] = typed_number(name, column, first, found, exact=self.exact)
+                        columns[name] = typed_number(name, column, first, found, exact=name in self.exact)
                 if batch.num_rows:
                     yield pd.DataFrame(columns, index=pd.RangeIndex(first, first + batch.num_rows))
                 first += batch.num_rows
 
-    def sample(self) -> np.ndarray:
-        """Some of its numbers that have a fraction, from its first rows, float64."""
-        names = {name: spelt for name, spelt in self._spelt.items() if name in NUMERIC and name not in INTEGERS}
-        with self._opened() as file:
-            batch = next(file.iter_batches(SAMPLE // len(names), columns=[*names.values()]), None)
-            if batch is None:
-                return np.empty(0)
-            read = [typed_number(name, batch.column(spelt), 0, Problems()) for name, spelt in names.items()]
-        return np.concatenate(read)
+    def sample(self) -> dict[str, np.ndarray]:
+        """The first numbers of 16 digits and more, `ENOUGH` of them if there are, float64, by columns that have any."""
+        found: dict[str, np.ndarray] = {}
+        for name in self._doubtful:
+            long = np.empty(0)
+            with self._opened() as file:
+                for batch in file.iter_batches(CHUNK, columns=[self._spelt[name]]):
+                    long = np.append(long, _long(typed_number(name, batch.column(0), 0, Problems())))
+                    if len(long) >= ENOUGH:
+                        break
+            if len(long):
+                found[name] = long[:ENOUGH]
+        return found
 
     @contextmanager
     def _opened(self, dictionaries: Iterable[str] = ()) -> Iterator[Any]:
@@ -127,19 +137,42 @@ class ParquetRows:
             ) from error
 
 
-def are_exact(files: Iterable[ParquetRows]) -> bool:
-    """Whether the numbers of a dataset are the nearest ones to what was written, and not a CSV parser's of it.
+def tell_exact(files: Iterable[ParquetRows]) -> None:
+    """Tells each file of a dataset which of its columns hold the nearest numbers to what was written.
 
-    A warehouse's are; those of a CSV file that pandas has made Parquet are what it is read as here already.
+    A warehouse's do; those of a CSV file that pandas has made Parquet hold that parser's, as they are read here anyway.
+    A column of a file that has too few numbers to tell goes by the same column of such files, and by the others in it
+    where these are too few as well.
     """
-    found: list[np.ndarray] = []
-    for file in files:
-        found.append(file.sample())
-        if sum(map(len, found)) >= SAMPLE:
-            break
-    values = np.concatenate(found)
-    values = values[np.isfinite(values)]
-    return bool(len(values)) and float((as_csv_has_it(values) != values).mean()) > EXACT_FROM
+    files = list(files)
+    # of each column of each file, how many numbers there are, and how many would be others
+    found: dict[tuple[int, str], np.ndarray] = {}
+    for place, file in enumerate(files):
+        for name, values in file.sample().items():
+            found[place, name] = np.array([len(values), (as_csv_has_it(values) != values).sum()])
+    few = {key: counts for key, counts in found.items() if counts[0] < ENOUGH}
+    exact: dict[int, set[str]] = {}
+    for (place, name), own in found.items():
+        groups = (
+            [own],
+            [counts for (_, other), counts in few.items() if other == name],
+            [counts for (other, _), counts in found.items() if other == place],
+            [*found.values()],
+        )
+        sums = [sum(group, np.zeros(2)) for group in groups]
+        rows, others = next((counts for counts in sums if counts[0] >= ENOUGH), sums[-1])
+        if others > EXACT_FROM * rows:
+            exact.setdefault(place, set()).add(name)
+    for place, file in enumerate(files):
+        file.exact = frozenset(exact.get(place, ()))
+
+
+def _long(values: np.ndarray) -> np.ndarray:
+    """Of numbers, the first that have 16 digits or more when written as short as they can be, up to `ENOUGH`."""
+    # most are ruled out by few operations; of numbers of 10 to 15 digits, some thousand tell that there are such alone
+    may = values[np.isfinite(values) & ~((np.abs(values) < 1e6) & (np.round(values, 9) == values))][: 10 * ENOUGH]
+    long = np.array([float(f"{value:.15g}") != value for value in may.tolist()], dtype=bool)
+    return may[long][:ENOUGH]
 
 
 def _check_type(name: str, column: str, given: Any) -> None:

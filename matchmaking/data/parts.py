@@ -35,7 +35,7 @@ def chosen(names: Iterable[str], source: str) -> list[str]:
         the data (`_SUCCESS`), and what isn't finished.
 
     Raises:
-        InputError: there is none, they are of both kinds, or one is of neither.
+        InputError: there is none, they are of both kinds, one is of neither, or two seem to be one and the same.
     """
     # a bucket may hold an object in the place of a folder
     shown = sorted(name for name in names if name.rpartition("/")[2] and not _hidden(name))
@@ -54,6 +54,16 @@ def chosen(names: Iterable[str], source: str) -> list[str]:
     if all(by_kind.values()):
         csv, parquet = (visible(names[0]) for names in by_kind.values())
         raise InputError(f"{source} holds parts of both kinds ({csv}, {parquet}); give one of them by a pattern")
+    called: dict[str, str] = {}
+    for name in shown:
+        ending = next(ending for ending in (".csv.gz", ".csv", ".parquet") if name.lower().endswith(ending))
+        # as gzip leaves them where it is told to keep its input
+        other = called.setdefault(name[: -len(ending)], name)
+        if other != name:
+            raise InputError(
+                f"{source} holds {visible(other)} and {visible(name)}, which seem to be the same part twice; take one "
+                "out, or give a pattern"
+            )
     return shown
 
 
@@ -80,24 +90,36 @@ def fetch_dataset(uri: str, target: Path) -> str:
     names = chosen(sizes, redact(uri))
     shutil.rmtree(target, ignore_errors=True)
     storage.download_folder(folder, names, target)
+    # what is read from here on is what the disk calls them
+    if (here := parts_of(target)) != names:
+        shutil.rmtree(target)
+        odd = next(name for name in names if name not in here)
+        raise InputError(f"{redact(uri)}: {visible(odd)} can't be the name of a part on a disk; rename it")
     return version_of(target)
 
 
-def dataset_sizes(uri: str) -> dict[str, int]:
-    """How many bytes each file of a dataset has, by its name, without reading it; errors as of `fetch_dataset`."""
-    found = storage.matching(uri)
-    if found:
-        sizes = found[1]
-    else:
+def dataset_files(uri: str) -> tuple[str, dict[str, int]]:
+    """How many bytes each file of a dataset has, without reading it; the store is asked once, and not waited for.
+
+    Returns:
+        The parts' folder, and their bytes by their names in it; of one file an empty text, and its bytes by `uri`.
+
+    Raises:
+        InputError: see `fetch_dataset`.
+        StorageError: the store can't be reached.
+    """
+    found = storage.matching(uri, once=True)
+    if found is None:
         try:
-            return {uri: storage.size(uri)}
+            return "", {uri: storage.size(uri)}
         except InputError:
             if _web(uri):
                 raise
-        sizes = storage.list_sizes(uri)
-        if not sizes:
+        found = uri, storage.list_sizes(uri, once=True)
+        if not found[1]:
             raise InputError(f"{redact(uri)} isn't there")
-    return {name: sizes[name] for name in chosen(sizes, redact(uri))}
+    folder, sizes = found
+    return folder, {name: sizes[name] for name in chosen(sizes, redact(uri))}
 
 
 def version_of(path: Path) -> str:

@@ -12,7 +12,7 @@ from matchmaking.base.errors import InputError
 from matchmaking.base.escape import visible
 from matchmaking.data.batches import Progress
 from matchmaking.data.csv_rows import CsvRows
-from matchmaking.data.parquet_rows import ParquetRows, are_exact, is_parquet
+from matchmaking.data.parquet_rows import ParquetRows, is_parquet, tell_exact
 from matchmaking.data.parts import PARQUET, parts_of
 from matchmaking.data.problems import Problems, Wrong
 from matchmaking.data.schema import CATEGORICAL, COLUMNS, FEATURES, INTEGERS, TARGET
@@ -92,10 +92,7 @@ class _Dataset:
             if (TARGET in file.names) != (TARGET in self.kept):
                 held, lacks = (self.called[0], called) if TARGET in self.kept else (called, self.called[0])
                 raise InputError(f"{name}: {held} has the column '{TARGET}', {lacks} hasn't; all parts have it or none")
-        parquet = [file for file in self.files if isinstance(file, ParquetRows)]
-        exact = bool(parquet) and are_exact(parquet)
-        for each in parquet:
-            each.exact = exact
+        tell_exact(file for file in self.files if isinstance(file, ParquetRows))
         self.starts: list[int] = []
 
     def rows(self) -> Iterator[pd.DataFrame]:

@@ -210,8 +210,10 @@ def add(given: Path | str, message: str = "", *, commit: bool = True) -> tuple[P
         counted.check_enough(source)
         if as_it_is:
             _copy_plain(file, plain)
-        elif extra:
-            say(f"left out, as nobody knows them here: {', '.join(map(visible, extra))}")
+        else:
+            _check_written(plain, counted.rows, source)
+            if extra:
+                say(f"left out, as nobody knows them here: {', '.join(map(visible, extra))}")
         md5 = file_md5(plain)
         if (root / POINTER).exists() and working_pointer(root).md5 == md5 and not uncommitted(root):
             raise InputError(f"{source} is the current version already (md5 {md5})")
@@ -294,6 +296,25 @@ def _append(part: pd.DataFrame, out: TextIO) -> None:
 
     numbers = {str(name): csv_texts(part[name].to_numpy()) for name in part if part[name].dtype == float}
     part.assign(**numbers).to_csv(out, index=False, header=out.tell() == 0, lineterminator="\n")
+
+
+def _check_written(plain: Path, rows: int, source: str) -> None:
+    """Refuses pairs that their CSV file doesn't hold, as a city that is a missing value there: nobody could read it.
+
+    Args:
+        plain: the file that was written of them.
+        rows: how many they are.
+        source: what to call them in messages.
+
+    Raises:
+        InputError: it is not read as so many pairs.
+    """
+    from matchmaking.data.read import open_pairs
+
+    called = f"{source} can't be stored as a CSV file, which nobody could read"
+    found = sum(len(part) for part in open_pairs(plain, source=called)[0])
+    if found != rows:
+        raise InputError(f"{called}: {found:,} of {rows:,} pairs would be there")
 
 
 def _copy_plain(file: Path, target: Path) -> None:

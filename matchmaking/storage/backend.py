@@ -102,8 +102,12 @@ class Store:
         """The object's bytes."""
         self._cannot()
 
-    def sizes(self) -> dict[str, int]:
-        """What is in the folder, and how many bytes each has."""
+    def end(self, count: int) -> bytes:
+        """The object's last bytes, so many of them, or all."""
+        self._cannot()
+
+    def sizes(self, start: str = "") -> dict[str, int]:
+        """What is in the folder, and how many bytes each has; of names that begin so."""
         self._cannot()
 
     def is_folder(self) -> bool:

@@ -68,10 +68,15 @@ class GS(Bucket):
             raise Missing
         return int(found.size)
 
-    def sizes(self) -> dict[str, int]:
+    def end(self, count: int) -> bytes:
+        self._check_key()
+        with self._errors():
+            return bytes(self.blob.download_as_bytes(start=-count, raw_download=True, checksum=None, **self.options))
+
+    def sizes(self, start: str = "") -> dict[str, int]:
         try:
             with self._errors():
-                blobs = list(self.blobs.list_blobs(prefix=self.prefix, **self.options))
+                blobs = list(self.blobs.list_blobs(prefix=self.prefix + start, **self.options))
         except Missing:
             raise self._no_bucket() from None
         return {found.name.removeprefix(self.prefix): int(found.size or 0) for found in blobs}

@@ -5,10 +5,14 @@ from __future__ import annotations
 import io
 import os
 import shutil
+import stat
+from collections.abc import Sequence
+from fnmatch import fnmatchcase
 from pathlib import Path
-from urllib.parse import unquote, urlsplit
+from urllib.parse import unquote
 
 from matchmaking.base.errors import InputError, cannot_write
+from matchmaking.base.escape import visible
 from matchmaking.base.files import digest_of, file_sha256, written_whole
 from matchmaking.base.redact import redact
 from matchmaking.storage.backend import CHUNK, Lost, Missing, Store, scheme_of
@@ -21,13 +25,86 @@ def local_path(uri: str) -> Path:
         InputError: it isn't one.
     """
     if uri.startswith("file://"):
-        parts = urlsplit(uri)
-        if parts.netloc not in ("", "localhost"):
+        # a file has neither a query nor a fragment: ? and # are of its name
+        host, slash, path = uri.removeprefix("file://").partition("/")
+        if host not in ("", "localhost"):
             raise InputError(f"{redact(uri)}: write a local file as file:///path, or as its path alone")
-        return Path(unquote(parts.path))
+        return Path(unquote(slash + path, errors="surrogateescape"))
     if scheme_of(uri):
         raise InputError(f"{redact(uri)}: only a local path can be used here")
     return Path(uri)
+
+
+def exists(path: Path) -> bool:
+    """Whether something is there; what nobody may look at isn't."""
+    try:
+        return path.exists()
+    except OSError:
+        return False
+
+
+def files_in(folder: Path, wanted: Sequence[str] | None = None) -> dict[str, int]:
+    """The files in a folder and in its folders, links to either among them, and how many bytes each has.
+
+    Args:
+        folder: where to look; in one that isn't there there are none.
+        wanted: patterns of the names on the way, one for each folder and the last for the file; None for any.
+
+    Returns:
+        By their names in the folder. What begins with `.` is left out, and with `_` (no reader's) if it can't be read.
+
+    Raises:
+        InputError: a folder can't be read, a link leads nowhere, or two of its folders are the same one by a link.
+    """
+    found: dict[str, int] = {}
+    seen: dict[str, str] = {}
+    last = len(wanted) - 1 if wanted is not None else None
+
+    def fits(name: str, depth: int) -> bool:
+        return not name.startswith(".") and (wanted is None or fnmatchcase(name, wanted[depth]))
+
+    def told(error: OSError) -> None:
+        if not _aside(os.path.relpath(error.filename, folder)):
+            raise error
+
+    try:
+        # `os.walk` calls a folder that isn't there an error
+        for root, folders, files in os.walk(folder, followlinks=True, onerror=told) if folder.is_dir() else ():
+            place = Path(root).relative_to(folder)
+            depth = len(place.parts)
+            here = seen.setdefault(os.path.realpath(root), root)
+            if here != root:
+                folders.clear()
+                if _aside(place.as_posix()):
+                    continue
+                raise InputError(
+                    f"{visible(root)} is the same folder as {visible(here)}, by a link; its files would count twice: "
+                    "take one of them out, or give a pattern"
+                )
+            folders[:] = sorted(name for name in folders if depth != last and fits(name, depth))
+            for name in files if last in (None, depth) else ():
+                if fits(name, depth) and (size := _size(folder / place / name, _aside((place / name).as_posix()))) >= 0:
+                    found[(place / name).as_posix()] = size
+    except OSError as error:
+        raise InputError(f"{visible(error.filename or str(folder))} can't be read: {error.strerror}") from error
+    return found
+
+
+def _size(path: Path, aside: bool) -> int:
+    """A file's bytes; -1 where it is none, as a socket, or can't be read and needn't be."""
+    try:
+        found = path.stat()
+    except OSError as error:
+        if aside:
+            return -1
+        if path.is_symlink() and not isinstance(error, PermissionError):
+            raise InputError(f"{visible(str(path))} is a link that leads nowhere; take it out, or mend it") from None
+        raise
+    return found.st_size if stat.S_ISREG(found.st_mode) else -1
+
+
+def _aside(name: str) -> bool:
+    return any(part.startswith("_") for part in name.split("/"))
 
 
 class Local(Store):
@@ -36,9 +113,9 @@ class Local(Store):
         self.path = local_path(uri)
 
     def fetch(self, file: io.BufferedIOBase) -> str:
-        if not self.path.is_file():
-            raise Missing
         try:
+            if not self.path.is_file():
+                raise Missing
             source = self.path.open("rb")
         except OSError as error:
             raise InputError(f"{self.uri} can't be read: {error.strerror}") from error
@@ -65,15 +142,27 @@ class Local(Store):
         except OSError as error:
             raise cannot_write(self.uri, error) from error
 
-    def size(self) -> int:
-        if not self.path.is_file():
-            raise Missing
-        return self.path.stat().st_size
+    def end(self, count: int) -> bytes:
+        try:
+            with self.path.open("rb") as file:
+                file.seek(max(0, file.seek(0, io.SEEK_END) - count))
+                return file.read()
+        except OSError as error:
+            raise InputError(f"{self.uri} can't be read: {error.strerror}") from error
 
-    def sizes(self) -> dict[str, int]:
-        found = ((path, path.relative_to(self.path)) for path in self.path.rglob("*") if path.is_file())
-        shown = ((path, name) for path, name in found if not any(part.startswith(".") for part in name.parts))
-        return {name.as_posix(): path.stat().st_size for path, name in shown}
+    def size(self) -> int:
+        try:
+            if not self.path.is_file():
+                raise Missing
+            return self.path.stat().st_size
+        except OSError as error:
+            raise InputError(f"{self.uri} can't be read: {error.strerror}") from error
+
+    def sizes(self, start: str = "") -> dict[str, int]:
+        return {name: size for name, size in files_in(self.path).items() if name.startswith(start)}
 
     def is_folder(self) -> bool:
-        return self.path.is_dir()
+        try:
+            return self.path.is_dir()
+        except OSError as error:
+            raise InputError(f"{self.uri} can't be read: {error.strerror}") from error

@@ -19,8 +19,10 @@ from concurrent.futures import Future
 from contextlib import suppress
 from pathlib import Path
 from typing import TypeVar
+from urllib.parse import quote
 
 from matchmaking.base.errors import InputError, MlopsError, cannot_write
+from matchmaking.base.escape import visible
 from matchmaking.base.files import file_sha256, sync, temporary_beside, written_whole
 from matchmaking.base.redact import redact
 from matchmaking.storage import limits
@@ -74,14 +76,25 @@ def download_folder(uri: str, names: Iterable[str], target: Path) -> None:
     """Brings these files of a folder here, as `list_sizes` names them; each is whole or absent.
 
     Raises:
-        InputError: one of them isn't there (any more), may not be read, or would be written outside of the folder.
+        InputError: one of them isn't there (any more), may not be read, or would be written outside of the folder, or
+            two are the same file on this disk.
         StorageError: the store can't be reached, even after retries.
     """
+    places = {}
     for name in names:
-        place = target / name
+        place = places[name] = target / name
         if not place.resolve().is_relative_to(target.resolve()):
-            raise InputError(f"{redact(uri)}: the part '{name}' leads out of the folder; rename it")
-        download(_join(uri, name), place)
+            raise InputError(f"{redact(uri)}: the part '{visible(name)}' leads out of the folder; rename it")
+        download(join(uri, name), place)
+    # a//b is a/b on a disk, and on some A is a
+    by_file: dict[tuple[int, int], str] = {}
+    for name, place in places.items():
+        found = place.stat()
+        other = by_file.setdefault((found.st_dev, found.st_ino), name)
+        if other != name:
+            raise InputError(
+                f"{redact(uri)}: '{visible(other)}' and '{visible(name)}' are the same file on a disk; rename one"
+            )
 
 
 def download_bundle(uri: str, names: tuple[str, ...], target: Path) -> bool:
@@ -93,7 +106,7 @@ def download_bundle(uri: str, names: tuple[str, ...], target: Path) -> bool:
         InputError: there is no such folder, or only some of the files are in it.
         StorageError: the store can't be reached, even after retries.
     """
-    missing = [name for name in names if not download_if_there(_join(uri, name), target / name)]
+    missing = [name for name in names if not download_if_there(join(uri, name), target / name)]
     if not missing:
         return True
     if len(missing) < len(names):
@@ -117,7 +130,7 @@ def hash_bundle(uri: str, names: tuple[str, ...]) -> dict[str, str]:
     """
     with tempfile.TemporaryDirectory() as folder:
         copies = {name: Path(folder, name) for name in names}
-        return {name: file_sha256(copy) for name, copy in copies.items() if download_if_there(_join(uri, name), copy)}
+        return {name: file_sha256(copy) for name, copy in copies.items() if download_if_there(join(uri, name), copy)}
 
 
 def publish(folder: Path, uri: str) -> str:
@@ -177,12 +190,12 @@ def size(uri: str) -> int:
         InputError: it isn't there, or may not be read.
         StorageError: it can't be reached.
     """
-    try:
-        return _open(uri).size()
-    except Missing:
-        raise InputError(f"{redact(uri)} isn't there") from None
-    except Outage as error:
-        raise StorageError(f"{redact(uri)} can't be reached: {redact(str(error))}") from None
+    return _once(uri, lambda store: store.size())
+
+
+def read_end(uri: str, count: int) -> bytes:
+    """The last bytes of a file or object, so many of them, or all; asked once, errors as of `size`."""
+    return _once(uri, lambda store: store.end(count))
 
 
 def replace_bytes(uri: str, data: bytes, expected_token: str | None) -> str:
@@ -222,9 +235,19 @@ def list_names(uri: str) -> list[str]:
     return [*list_sizes(uri)]
 
 
-def list_sizes(uri: str) -> dict[str, int]:
-    """The names of `list_names`, and how many bytes each file has; errors as there."""
-    return dict(sorted(_patiently(uri, "listed", lambda store: store.sizes()).items()))
+def list_sizes(uri: str, start: str = "", *, once: bool = False) -> dict[str, int]:
+    """The names of `list_names`, and how many bytes each file has; errors as there.
+
+    Args:
+        uri: the folder.
+        start: of the names; others aren't asked for.
+        once: whether not to wait for a store that is away, as nothing depends on it but a guess.
+    """
+
+    def sizes(store: Store) -> dict[str, int]:
+        return store.sizes(start)
+
+    return dict(sorted((_once(uri, sizes) if once else _patiently(uri, "listed", sizes)).items()))
 
 
 def is_folder(uri: str) -> bool:
@@ -240,7 +263,7 @@ def delete(uri: str) -> None:
         StorageError: the store can't be reached, even after retries.
     """
     for name in list_names(uri):
-        _patiently(_join(uri, name), "deleted", lambda store: store.remove())
+        _patiently(join(uri, name), "deleted", lambda store: store.remove())
     with suppress(Missing):
         _patiently(uri, "deleted", lambda store: store.remove())
 
@@ -253,6 +276,16 @@ def _open(uri: str) -> Store:
     if scheme not in _STORES:
         raise InputError(f"{redact(uri)}: give a local path, or a URI that begins with file, s3, gs, https or http")
     return _STORES[scheme](uri)
+
+
+def _once(uri: str, request: Callable[[Store], T]) -> T:
+    """Makes a request of a store, and no other one if that is away."""
+    try:
+        return request(_open(uri))
+    except Missing:
+        raise InputError(f"{redact(uri)} isn't there") from None
+    except Outage as error:
+        raise StorageError(f"{redact(uri)} can't be reached: {redact(str(error))}") from None
 
 
 def _patiently(uri: str, verb: str, request: Callable[[Store], T]) -> T:
@@ -345,17 +378,17 @@ def _publish_objects(folder: Path, uri: str) -> str:
         raise InputError(f"{folder} holds no {MANIFEST}; without it nothing can be published")
     names.remove(MANIFEST)
     exists = InputError(f"{redact(uri)} exists already; a published candidate is never overwritten")
-    manifest = _join(uri, MANIFEST)
+    manifest = join(uri, MANIFEST)
     if _patiently(manifest, "read", lambda store: store.stat()):
         raise exists
     writer = uuid.uuid4().hex
     try:
         for name in names:
-            _create_or_find(folder / name, _join(uri, name), writer)
+            _create_or_find(folder / name, join(uri, name), writer)
     except BaseException:
         with suppress(Exception):
             for name in names:
-                _remove_own(_join(uri, name), writer)
+                _remove_own(join(uri, name), writer)
         raise
     # from here on nothing is taken back: a late manifest must find its files
     try:
@@ -385,5 +418,8 @@ def _remove_own(uri: str, writer: str) -> None:
         store.remove()
 
 
-def _join(uri: str, name: str) -> str:
+def join(uri: str, name: str) -> str:
+    """The URI of a file, by its name in a folder."""
+    if uri.startswith("file://"):
+        name = quote(name, errors="surrogateescape")
     return f"{uri.rstrip('/')}/{name}"

@@ -85,9 +85,17 @@ class S3(Bucket):
         with self._errors():
             return int(self.client.head_object(Bucket=self.bucket, Key=self.key)["ContentLength"])
 
-    def sizes(self) -> dict[str, int]:
+    def end(self, count: int) -> bytes:
+        self._check_key()
         with self._errors():
-            pages = self.client.get_paginator("list_objects_v2").paginate(Bucket=self.bucket, Prefix=self.prefix)
+            return bytes(
+                self.client.get_object(Bucket=self.bucket, Key=self.key, Range=f"bytes=-{count}")["Body"].read()
+            )
+
+    def sizes(self, start: str = "") -> dict[str, int]:
+        with self._errors():
+            prefix = self.prefix + start
+            pages = self.client.get_paginator("list_objects_v2").paginate(Bucket=self.bucket, Prefix=prefix)
             objects = [found for page in pages for found in page.get("Contents", [])]
         return {found["Key"].removeprefix(self.prefix): int(found["Size"]) for found in objects}
 

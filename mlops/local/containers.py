@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 READ = ("data", "predictions", "outcomes", "exposures", "pairs", "current", "production", "production_data")
 WRITTEN = ("candidates",)
+# a mount for each
+MOST_LINKED = 100
 
 # what a step is told of the environment here; everything else stays outside
 _PASSED = re.compile(
@@ -70,7 +72,7 @@ def docker_runner(arguments: Mapping[str, Any]) -> tuple[dict[str, Any], DockerR
 
     Raises:
         MlopsError: no engine answers.
-        InputError: the run would write to production, which is mounted read-only.
+        InputError: the run would write to production, which is mounted read-only; see `seen_by`.
     """
     from kfp.local import DockerRunner, docker_task_handler
 
@@ -82,11 +84,9 @@ def docker_runner(arguments: Mapping[str, Any]) -> tuple[dict[str, Any], DockerR
             absolute[name] = str(path)
             if name in WRITTEN:
                 path.mkdir(parents=True, exist_ok=True)
-            elif not path.exists() and (found := storage.matching(str(path))):
-                path = Path(found[0])
-            # one that isn't there is the step's to tell
-            if path.exists():
-                mounts[path] = name in WRITTEN
+                mounts[path] = True
+            else:
+                mounts |= dict.fromkeys(seen_by(path), False)
     uris = [str(value) for name, value in absolute.items() if name in (*READ, *WRITTEN) and value]
     environment = _environment(uris)
     # SQLite writes a journal beside its file, and MLflow's artifacts lie there too
@@ -107,6 +107,58 @@ def docker_runner(arguments: Mapping[str, Any]) -> tuple[dict[str, Any], DockerR
         environment=environment,
         network_mode=_network([*uris, tracking] if records is None else uris, environment),
     )
+
+
+def seen_by(path: Path) -> list[Path]:
+    """What has to be mounted, each at its own place, so that a step can read a file, a folder or what a pattern is of.
+
+    Args:
+        path: absolute, without links in it; of one that isn't there the step tells.
+
+    Returns:
+        The file or folder, and what links in it lead to outside of it, where the link says that it is.
+
+    Raises:
+        InputError: a folder can't be listed, too many links lead out of it, or one leads elsewhere in a container.
+    """
+    if path.exists():
+        base, names = path, storage.list_names(str(path)) if path.is_dir() else []
+    elif found := storage.matching(str(path)):
+        base, names = Path(found[0]).resolve(), [*found[1]]
+    else:
+        return []
+    if not base.exists():
+        return []
+    mounted = [base]
+    for name in names:
+        _follow(base / name, mounted)
+    if len(mounted) > MOST_LINKED:
+        raise InputError(
+            f"{base}: {len(mounted) - 1:,} links lead out of it, too many for a container; copy the files, give the "
+            "folder that they are in, or use --runner subprocess"
+        )
+    return mounted
+
+
+def _follow(path: Path, mounted: list[Path]) -> Path:
+    """Follows the links on the way to a file as a container would, and adds what has to be mounted for that."""
+    root = next((each for each in mounted if path.is_relative_to(each)), None)
+    if root is None:
+        # what it is in the end, whatever links are behind its name
+        mounted.append(path)
+        return path
+    place = root
+    for part in path.relative_to(root).parts:
+        place /= part
+        if place.is_symlink() and place not in mounted:
+            target = Path(os.path.normpath(place.parent / place.readlink()))
+            # from another folder than the one that it is in, a relative link leads elsewhere
+            if target.resolve() != place.resolve():
+                raise InputError(
+                    f"{place} is a link that leads elsewhere in a container; copy the file, or use --runner subprocess"
+                )
+            place = _follow(target, mounted)
+    return place
 
 
 def options(mounts: Mapping[Path, bool], *, rootless: bool = False) -> dict[str, Any]:

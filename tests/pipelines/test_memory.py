@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import gzip
 import subprocess
 import sys
+import threading
+from collections.abc import Iterator
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
 
+from matchmaking.data.sample import generate
 from pipelines import memory
 from pipelines.memory import HEADROOM, NEEDS
 
@@ -96,5 +102,66 @@ def test_memory_is_asked_for_by_the_format_and_all_parts_of_a_dataset(tmp_path: 
     ):
         chosen, why = memory.choose("retrain", {"data": f"{tmp_path}/{uri}", "production_data": f"{tmp_path}/one.csv"})
         assert chosen == memory.of_rows("retrain", 2_000_000) and "2,000,000 rows" in why, uri
-    for uri in ("none.parquet", "none", "*.none", "files/md5"):
+    for uri in ("none.parquet", "none", "*.none", "files/md5", "**/one.csv"):
         assert "isn't known here" in memory.choose("retrain", {"data": f"{tmp_path}/{uri}"})[1]
+
+
+@pytest.mark.parametrize("form", ["{}/pairs.parquet", "file://{}/pairs.parquet", "{}/unnamed", "{}/parts", "{}/p*s/*"])
+def test_parquet_says_itself_how_many_rows_there_are(tmp_path: Path, form: str) -> None:
+    """Whatever it takes for a row, and whatever it is called."""
+    pairs = generate(3_000, seed=0)
+    pairs.to_parquet(tmp_path / "pairs.parquet", index=False)
+    pairs.to_parquet(tmp_path / "unnamed", index=False)
+    (tmp_path / "parts").mkdir()
+    # more of them than are asked: the others are reckoned by what these have
+    parts = 2 * memory.ASKED
+    for number in range(parts):
+        pairs.iloc[: 3_000 // parts].to_parquet(tmp_path / "parts" / f"{number}.parquet", index=False)
+    assert (tmp_path / "pairs.parquet").stat().st_size / 3_000 > 2 * memory.ROW_BYTES[".parquet"]
+    assert memory._rows(form.format(tmp_path)) == pytest.approx(3_000)
+
+
+def test_a_file_here_whose_name_says_nothing_is_looked_at(tmp_path: Path) -> None:
+    (tmp_path / "plain").write_bytes(b"x" * 81_000)
+    (tmp_path / "packed").write_bytes(gzip.compress(b"x" * 81_000, compresslevel=0))
+    assert memory._rows(str(tmp_path / "plain")) == 1_000
+    assert memory._rows(str(tmp_path / "packed")) == (tmp_path / "packed").stat().st_size / memory.ROW_BYTES[".csv.gz"]
+
+
+@pytest.fixture
+def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """The URL of an HTTP server for the folder."""
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    handler = partial(SimpleHTTPRequestHandler, directory=str(tmp_path))
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_address[1]}"
+        server.shutdown()
+
+
+@pytest.mark.parametrize(
+    ("address", "row_bytes"),
+    [
+        ("a.parquet?X-Amz-Signature=abc&name=b.csv", 13),
+        ("a.csv.gz?sig=abc", 24),
+        ("a.csv?sig=b.parquet", 81),
+        # nobody knows: it may be Parquet
+        ("export?file=a.csv", 13),
+        # a version in DVC's remote
+        ("files/md5/ab/0123456789abcdef0123456789abcd?sig=abc", 81),
+    ],
+)
+def test_the_ending_of_a_signed_address_is_that_of_its_path(
+    site: str, tmp_path: Path, address: str, row_bytes: float
+) -> None:
+    path = tmp_path / address.partition("?")[0]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(b"x" * 1_000 * int(row_bytes))
+    assert memory._rows(f"{site}/{address}") == 1_000
+
+
+def test_a_log_of_no_known_ending_may_be_the_smallest(site: str, tmp_path: Path) -> None:
+    for name in ("log.jsonl", "log"):
+        (tmp_path / name).write_bytes(b"x" * 480_000)
+    assert memory._rows_of_log(f"{site}/log.jsonl?sig=a.parquet", memory.LOG_ROW_BYTES) == 1_000
+    assert memory._rows_of_log(f"{site}/log", memory.LOG_ROW_BYTES) == 12_000

@@ -15,7 +15,7 @@ import pytest
 
 from matchmaking import storage
 from matchmaking.base.errors import InputError
-from matchmaking.data.parts import dataset_sizes, fetch_dataset
+from matchmaking.data.parts import dataset_files, fetch_dataset
 from matchmaking.release.store import open_store
 from matchmaking.release.store.interface import LOCK
 
@@ -60,7 +60,7 @@ def test_a_dataset_in_parts(gs: Any, tmp_path: Path) -> None:
         ("part-0.parquet", 1),
         ("part-1.parquet", 2),
     ]
-    assert dataset_sizes(f"gs://{gs.name}/year/part-*") == {"part-0.parquet": 1, "part-1.parquet": 2}
+    assert dataset_files(f"gs://{gs.name}/year/part-*")[1] == {"part-0.parquet": 1, "part-1.parquet": 2}
     for name, message in (("year", "both kinds"), ("none", "doesn't exist"), ("year/*.csv", "no file matches")):
         with pytest.raises(InputError, match=message):
             fetch_dataset(f"gs://{gs.name}/{name}", tmp_path / "none")

@@ -15,7 +15,7 @@ from botocore.exceptions import ClientError
 
 from matchmaking import storage
 from matchmaking.base.errors import InputError
-from matchmaking.data.parts import dataset_sizes, fetch_dataset
+from matchmaking.data.parts import dataset_files, fetch_dataset
 from matchmaking.storage import limits
 
 from .conftest import PIPELINE, S3, free_ports, race, use_s3
@@ -47,8 +47,8 @@ def test_a_dataset_in_parts(s3: S3, tmp_path: Path) -> None:
     for pattern in ("s3://data/year/part-[12].csv", "s3://data/y*r/part-[12].csv"):
         fetch_dataset(pattern, tmp_path / "some")
         assert sum(path.stat().st_size for path in (tmp_path / "some").rglob("*.csv")) == 3
-        assert list(dataset_sizes(pattern).values()) == [1, 2]
-    assert sum(dataset_sizes("s3://data/year/").values()) == 4
+        assert list(dataset_files(pattern)[1].values()) == [1, 2]
+    assert sum(dataset_files("s3://data/year/")[1].values()) == 4
     # one name, not those below it
     fetch_dataset("s3://data/*", tmp_path / "one")
     assert [path.name for path in (tmp_path / "one").iterdir()] == ["years.csv"]

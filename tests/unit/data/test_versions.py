@@ -132,6 +132,23 @@ def test_all_but_one_csv_file_becomes_one(
         versions.add(str(tmp_path / form))
 
 
+@pytest.mark.parametrize("form", ["pairs.parquet", "parts"])
+def test_a_version_that_nobody_could_read_is_not_made(clone: Path, tmp_path: Path, form: str) -> None:
+    """A city that is a missing value where it is written without what told it from one."""
+    pairs = generate(200, seed=1)
+    pairs.loc[7, "city"] = "NA "
+    pairs.to_parquet(tmp_path / "pairs.parquet", index=False)
+    (tmp_path / "parts").mkdir()
+    for number in range(2):
+        pairs.iloc[number * 100 : (number + 1) * 100].to_csv(tmp_path / "parts" / f"{number}.csv", index=False)
+    # by itself it can be read
+    assert read_pairs(tmp_path / form)[0]["city"][7] == "NA"
+    before = state(clone)
+    with pytest.raises(InputError, match=rf"{form} can't be stored .* column 'city': missing values in line 9$"):
+        versions.add(str(tmp_path / form))
+    assert state(clone) == before
+
+
 def test_no_commit(clone: Path, tmp_path: Path) -> None:
     head = git(clone, "rev-parse", "HEAD")
     versions.add(pairs_file(tmp_path, 1), commit=False)
