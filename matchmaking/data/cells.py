@@ -146,16 +146,25 @@ def as_csv_has_it(values: np.ndarray) -> np.ndarray:
     Args:
         values: float64, shape (rows,).
     """
-    import pyarrow as pa
-    import pyarrow.compute as pc
-
     # any parser is exact with few digits
     long = np.flatnonzero(~((np.abs(values) < 1e6) & (np.round(values, 9) == values)) & np.isfinite(values))
     if len(long):
-        texts = pc.cast(pa.array(values[long]), pa.string())
+        texts = pd.Series(_shortest(values[long]), dtype=object)
         values = values.copy()
-        values[long] = pd.to_numeric(pd.Series(texts.to_pylist(), dtype=object)).to_numpy(dtype=float)
+        values[long] = pd.to_numeric(texts).to_numpy(dtype=float)
     return values
+
+
+def _shortest(values: np.ndarray) -> np.ndarray:
+    """Numbers as short as they can be written: text, of shape (rows,)."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    texts = np.array(pc.cast(pa.array(values), pa.string()).to_pylist(), dtype=object)
+    # which Arrow spells with all their zeros, of which the parser counts each as a digit; as pandas and Python do not
+    small = np.flatnonzero((np.abs(values) < 1e-4) & (values != 0))
+    texts[small] = [repr(value) for value in values[small].tolist()]
+    return texts
 
 
 def csv_texts(values: np.ndarray) -> np.ndarray:
@@ -168,10 +177,7 @@ def csv_texts(values: np.ndarray) -> np.ndarray:
     Args:
         values: finite float64, shape (rows,).
     """
-    import pyarrow as pa
-    import pyarrow.compute as pc
-
-    texts = np.array(pc.cast(pa.array(values), pa.string()).to_pylist(), dtype=object)
+    texts = _shortest(values)
     left = np.flatnonzero(as_csv_has_it(values) != values)
     for steps in (1, -1, 0, 2, -2):
         for digits in (17, 16, 15, 18, 19, 20, 22):

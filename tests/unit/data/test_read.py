@@ -37,6 +37,20 @@ def test_column_order_and_extra_columns_do_not_matter(tmp_path: Path, pairs: pd.
     assert extra == ["note"]
 
 
+@pytest.mark.parametrize(("field", "missing"), [("NA", True), (" NA", True), ('" NA"', False), ("NA ", False)])
+def test_what_stands_for_a_missing_value_is_the_whole_field(
+    tmp_path: Path, pairs: pd.DataFrame, field: str, missing: bool
+) -> None:
+    """But for spaces before it; what is in quotation marks has them in the text."""
+    path = write(tmp_path, pairs.assign(city=["FIELD", *pairs["city"][1:]]))
+    path.write_text(path.read_text().replace("FIELD", field))
+    if missing:
+        with pytest.raises(InputError, match="'city': missing values in line 2"):
+            read_pairs(path)
+    else:
+        assert read_pairs(path)[0]["city"][0] == "NA"
+
+
 def test_current_data_may_have_no_label(tmp_path: Path, pairs: pd.DataFrame) -> None:
     read, _ = read_pairs(write(tmp_path, pairs.drop(columns="match")), target=False)
     assert list(read.columns) == list(COLUMNS[:-1])
