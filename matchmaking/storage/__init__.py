@@ -4,15 +4,14 @@ What can be done there stands in `operations`; a backend is a file, which others
 """
 
 from matchmaking.storage.backend import ConflictError, StorageError
+from matchmaking.storage.bundles import download_bundle, hash_bundle
 from matchmaking.storage.globs import matching
 from matchmaking.storage.local import local_path
 from matchmaking.storage.operations import (
     delete,
     download,
-    download_bundle,
     download_folder,
     download_if_there,
-    hash_bundle,
     is_folder,
     join,
     list_names,

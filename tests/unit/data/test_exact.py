@@ -1,0 +1,79 @@
+"""Numbers in Parquet: which of them are what was written, and which are what a CSV parser has made of it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from matchmaking.data.parquet_rows import ENOUGH
+from matchmaking.data.read import read_pairs
+from matchmaking.data.sample import generate
+from tests.pairs_fixtures import write
+
+
+def parquet(folder: Path, pairs: pd.DataFrame, name: str = "pairs.parquet") -> Path:
+    folder.mkdir(exist_ok=True)
+    pairs.to_parquet(folder / name, index=False)
+    return folder / name
+
+
+LONG = {"experience": 28, "rating": 4, "success_rate": 1, "case_complexity_score": 1}
+
+
+def with_long_numbers(rows: int) -> pd.DataFrame:
+    rng = np.random.default_rng(0)
+    pairs = generate(rows, seed=0)
+    for name, most in LONG.items():
+        pairs[name] = rng.random(rows) * most + (name == "rating")
+    return pairs
+
+
+@pytest.mark.parametrize("name", sorted(LONG))
+@pytest.mark.parametrize("made", ["exactly", "by pandas"])
+def test_how_numbers_were_made_is_told_by_column(tmp_path: Path, name: str, made: str) -> None:
+    """One column that somebody has worked out, among such that a CSV parser has read; and the other way round."""
+    exact = with_long_numbers(2_000)
+    parsed = read_pairs(write(tmp_path, exact))[0]
+    mixed = parsed.assign(**{name: exact[name]}) if made == "exactly" else exact.assign(**{name: parsed[name]})
+    assert (mixed[name] == parsed[name]).all() == (made == "by pandas")
+    pd.testing.assert_frame_equal(read_pairs(parquet(tmp_path, mixed))[0], parsed, check_exact=True)
+    # in parts of which none has enough by itself
+    folder = tmp_path / "parts"
+    for start in range(0, 2_000, 300):
+        parquet(folder, mixed.iloc[start : start + 300], f"{start:04}.parquet")
+    assert ENOUGH > 300
+    pd.testing.assert_frame_equal(read_pairs(folder)[0], parsed, check_exact=True)
+
+
+def test_how_numbers_were_made_is_told_by_file(tmp_path: Path) -> None:
+    """Whoever made the first part: pandas the one, a warehouse the next."""
+    exact = with_long_numbers(2_000)
+    parsed = read_pairs(write(tmp_path, exact))[0]
+    for number, order in enumerate(((parsed, exact), (exact, parsed))):
+        folder = tmp_path / str(number)
+        for place, each in enumerate(order):
+            parquet(folder, each.iloc[place * 1_000 : (place + 1) * 1_000], f"{place}.parquet")
+        pd.testing.assert_frame_equal(read_pairs(folder)[0], parsed, check_exact=True)
+
+
+def test_long_numbers_behind_many_short_ones_tell(tmp_path: Path) -> None:
+    """A file in the order of its ratings, say: the first of them have few digits."""
+    exact = with_long_numbers(26_000)
+    for name in LONG:
+        exact.loc[:24_999, name] = exact[name].round(1).clip(1, 4) if name == "rating" else exact[name].round(1)
+    parsed = read_pairs(write(tmp_path, exact))[0]
+    assert not (exact["rating"] == parsed["rating"]).all()
+    pd.testing.assert_frame_equal(read_pairs(parquet(tmp_path, exact))[0], parsed, check_exact=True)
+
+
+@pytest.mark.parametrize("kind", ["float32", "float16"])
+def test_numbers_of_fewer_bits_are_those_of_their_text(tmp_path: Path, pairs: pd.DataFrame, kind: str) -> None:
+    """0.1 of 32 bits is written 0.1, and not as the number of 64 bits that these are."""
+    short = pairs.astype({"rating": kind, "success_rate": kind, "experience": kind, "urgency_level": kind})
+    one = write(tmp_path, short.astype({"urgency_level": int}))
+    path = parquet(tmp_path, short)
+    assert (pd.read_parquet(path)["rating"].astype(float) != pd.read_csv(one)["rating"]).any()
+    pd.testing.assert_frame_equal(read_pairs(path)[0], read_pairs(one)[0], check_exact=True)
