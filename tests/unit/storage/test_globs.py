@@ -6,7 +6,6 @@ import os
 import re
 import tempfile
 import threading
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -18,7 +17,6 @@ import pytest
 from matchmaking import storage
 from matchmaking.base.errors import InputError
 from matchmaking.data.parts import dataset_files, fetch_dataset
-from matchmaking.storage import limits
 
 
 def files(folder: Path, **content: str) -> Path:
@@ -246,10 +244,9 @@ def test_names_that_a_disk_does_not_hold_are_refused(
 @pytest.mark.parametrize("uri", ["s3://data/y/part-*.csv", "s3://data/y", "s3://data/y/a.csv"])
 def test_a_store_that_is_away_is_asked_once_for_sizes(bucket: Objects, uri: str) -> None:
     bucket.away = True
-    start = time.monotonic()
     with pytest.raises(storage.StorageError, match="can't be reached"):
         dataset_files(uri)
-    assert bucket.requests == 1 and time.monotonic() - start < limits.FIRST_WAIT
+    assert bucket.requests == 1
 
 
 def test_the_end_of_a_file(bucket: Objects, tmp_path: Path) -> None:
