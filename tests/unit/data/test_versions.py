@@ -127,7 +127,9 @@ def test_all_but_one_csv_file_becomes_one(
     assert pointer.rows == 600
     whole = tmp_path / form.removesuffix("/*")
     pd.testing.assert_frame_equal(read_pairs(clone / DATA)[0], read_pairs(whole)[0], check_exact=True)
-    assert capsys.readouterr().out == "left out, as nobody knows them here: note\n"
+    # where a machine is slow, it says how far it is as well
+    said = [line for line in capsys.readouterr().out.splitlines() if not line.startswith("read ")]
+    assert said == ["left out, as nobody knows them here: note"]
     with pytest.raises(InputError, match="is the current version already"):
         versions.add(str(tmp_path / form))
 
