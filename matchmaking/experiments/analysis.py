@@ -17,7 +17,14 @@ from matchmaking.experiments.definition import Definition
 from matchmaking.experiments.guardrails import Guardrail, judge_recall, judge_requests
 from matchmaking.experiments.integrity import Check, check_integrity, lawyer_overlap
 from matchmaking.experiments.sequences import Betting
-from matchmaking.experiments.units import DAY, client_days, client_outcomes, client_requests, in_experiment
+from matchmaking.experiments.units import (
+    DAY,
+    client_days,
+    client_outcomes,
+    client_requests,
+    in_experiment,
+    outcomes_in_time,
+)
 from matchmaking.experiments.verdict import Verdict, bets, fixed_horizon, judge, sequence
 
 # of the pairs, beside the columns of slices
@@ -101,7 +108,7 @@ def analyse(
     if known is not None:
         seen = in_experiment(exposures, definition, now).merge(known, on="request")
         if "probability" in seen:
-            guardrails += judge_recall(_matched(seen, outcomes, clients), definition)
+            guardrails += judge_recall(_matched(seen, outcomes, clients, definition), definition)
         if "lawyer" in seen:
             shown = seen[seen["probability"] >= THRESHOLD] if "probability" in seen else seen
             overlap = lawyer_overlap(shown)
@@ -160,11 +167,17 @@ def _finite(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def _matched(seen: pd.DataFrame, outcomes: pd.DataFrame, clients: pd.DataFrame) -> pd.DataFrame:
-    """The pairs that matched, of clients that count: as `guardrails.judge_recall` takes them."""
+def _matched(seen: pd.DataFrame, outcomes: pd.DataFrame, clients: pd.DataFrame, definition: Definition) -> pd.DataFrame:
+    """The pairs that matched, of clients that count: as `guardrails.judge_recall` takes them.
+
+    What counts is what counts for the primary metric: what comes after a client's deadline changes no look.
+    """
     if "request" not in outcomes:
         return pd.DataFrame(columns=["unit", "challenger", "look", "recommended", *seen.columns])
-    matches = outcomes.loc[outcomes["match"] == 1, "request"].dropna()
-    found = seen[seen["request"].isin(matches) & seen["probability"].notna()]
+    first = clients.set_index("unit")["first"]
+    asked = seen[seen["time"] <= seen["unit"].map(first) + pd.Timedelta(days=definition.window_days)]
+    came = outcomes_in_time(asked, outcomes, first, definition)
+    matches = came.loc[came["match"] == 1, "request"].dropna()
+    found = asked[asked["request"].isin(matches) & asked["probability"].notna()]
     found = found.merge(clients[["unit", "challenger", "look"]], on="unit")
     return found.assign(recommended=np.asarray(found["probability"] >= THRESHOLD))

@@ -48,7 +48,7 @@ def client_outcomes(
 
     Args:
         exposures: the log.
-        outcomes: the log; those with a `request` that the client's window doesn't hold don't count.
+        outcomes: the log; see `outcomes_in_time`.
         definition: the experiment.
         now: what is later hasn't happened yet.
         scores: the champion's own score of the pairs, of both arms' clients: `request`, `score`.
@@ -68,11 +68,7 @@ def client_outcomes(
     first = seen["unit"].map(clients["first"])
     asked = seen[(seen["time"] <= first + window) & _answered(seen)]
     answered = asked.groupby("unit").size()
-    came = outcomes[outcomes["unit"].isin(clients.index) & outcomes["match"].notna()]
-    since = came["unit"].map(clients["first"])
-    came = came[(came["time"] >= since) & (came["time"] <= since + wait)]
-    if "request" in came:
-        came = came[came["request"].isna() | came["request"].isin(asked["request"])]
+    came = outcomes_in_time(asked, outcomes, clients["first"], definition)
     of_client = came.groupby("unit")["match"]
     found = pd.DataFrame(
         {
@@ -93,6 +89,31 @@ def client_outcomes(
         found["score"] = sums.reindex(clients.index)
     found = found[found["pairs"] <= definition.bot_pairs]
     return found.rename_axis("unit").reset_index().sort_values(["look", "first"], kind="stable", ignore_index=True)
+
+
+def outcomes_in_time(
+    asked: pd.DataFrame, outcomes: pd.DataFrame, first: pd.Series, definition: Definition
+) -> pd.DataFrame:
+    """The outcomes that count: from a client's first exposure to its deadline, of what it asked about in its window.
+
+    A request has one: where it is there more often, the last that came in time, and of two at once the match. Each
+    outcome without a request counts.
+
+    Args:
+        asked: the answered exposures of the clients' windows.
+        outcomes: the log; those with a `request` that isn't among these don't count.
+        first: each client's first exposure, by `unit`.
+        definition: the experiment.
+    """
+    wait = pd.Timedelta(days=definition.window_days) + pd.Timedelta(days=definition.label_delay_days)
+    came = outcomes[outcomes["unit"].isin(first.index) & outcomes["match"].notna()]
+    since = came["unit"].map(first)
+    came = came[(came["time"] >= since) & (came["time"] <= since + wait)]
+    if "request" in came:
+        came = came[came["request"].isna() | came["request"].isin(asked["request"])]
+        came = came.sort_values(["time", "match"], kind="stable")
+        came = came[came["request"].isna() | ~came.duplicated(["unit", "request"], keep="last")]
+    return came
 
 
 def _answered(seen: pd.DataFrame) -> pd.Series:

@@ -88,6 +88,23 @@ def test_a_later_look_says_the_same_of_the_days_before() -> None:
     assert (early.exposed, early.guardrails, early.checks) == (midnight.exposed, midnight.guardrails, midnight.checks)
 
 
+def test_what_comes_after_a_clients_deadline_changes_nothing() -> None:
+    exposures, outcomes, pairs = better()
+    guarded = DEFINED.model_copy(
+        update={"guardrails": DEFINED.guardrails.model_copy(update={"slices": {"case_type": ("Tax", "Fraud")}})}
+    )
+    then = at(15.6)
+    early = analyse(guarded, exposures, outcomes[outcomes["time"] <= then], then, pairs, assigned)
+    # matches of the same pairs' other requests that are told at last, all of the champion's clients
+    rest = exposures.iloc[len(outcomes) :]
+    late = rest[rest["unit"].str.endswith("0")].assign(match=1, time=rest["time"] + pd.Timedelta(days=7))
+    more = pd.concat([outcomes, late[["unit", "time", "match", "request"]]], ignore_index=True)
+    again = analyse(guarded, exposures, more, then, pairs, assigned)
+    assert [one.name for one in again.guardrails][-1] == "recall case_type=Fraud"
+    assert str((again.guardrails, again.overlap)) == str((early.guardrails, early.overlap))
+    pd.testing.assert_frame_equal(again.table, early.table)
+
+
 def test_what_is_not_to_be_read_is_not_shown() -> None:
     exposures, outcomes, pairs = better()
     exposures.loc[3, "model"] = "c" * 64

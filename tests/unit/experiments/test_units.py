@@ -78,6 +78,15 @@ def test_outcomes_of_other_requests_do_not_count() -> None:
     assert client_outcomes(log, came, DEFINED, NOW)["matches"].tolist() == [2]
 
 
+def test_a_request_has_one_outcome_however_often_it_is_there() -> None:
+    log = exposures((0, "u", "champion"), (0, "u", "champion"), (0, "u", "champion"))
+    came = outcomes((1, "u", 1), (1, "u", 1), (1, "u", 0), (2, "u", 1), (1, "u", 1), (9, "u", 0))
+    came["request"] = ["r0", "r0", "r1", "r1", "r2", "r2"]
+    # shipped twice; no match yet, then one; a correction that comes after the deadline, which is day 5
+    found = client_outcomes(log, came, DEFINED, NOW)
+    assert found[["pairs", "matches", "labelled"]].to_dict("records") == [{"pairs": 3, "matches": 3, "labelled": 3}]
+
+
 def test_a_pair_without_an_answer_is_none_and_a_program_is_no_client() -> None:
     log = exposures((0, "u", "champion"), (0.1, "u", "champion"), *[(0.2, "bot", "challenger")] * 51)
     log.loc[1, "status"] = 502
