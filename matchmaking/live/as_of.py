@@ -16,7 +16,17 @@ import pandas as pd
 from matchmaking.data.schema import CATEGORICAL, FEATURES, TARGET
 from matchmaking.live import record
 from matchmaking.live.delay import estimate_delay
-from matchmaking.live.estimate import METRICS, Estimate, Floats, Minimum, density_ratio, estimate
+from matchmaking.live.estimate import (
+    METRICS,
+    Estimate,
+    Floats,
+    Method,
+    Minimum,
+    density_ratio,
+    estimate,
+    learnt_chances,
+    too_few,
+)
 from matchmaking.live.windows import Period, end_of, starts
 
 REFERENCE_DAYS = 180
@@ -27,6 +37,7 @@ MOST_DELAYS = 40_000
 # a density-ratio classifier that does no better than this tells nothing apart, and its weights are noise
 NO_SHIFT = 0.55
 SAY_SECONDS = 5.0
+METHOD: Method = "robust"
 
 Score = Callable[[pd.DataFrame], np.ndarray]
 
@@ -42,6 +53,16 @@ class Serving:
 
     model: str
     score: Score
+
+
+@dataclass(frozen=True)
+class _Learnt:
+    """What a window and its reference tell, which their slices share: see `density_ratio` and `learnt_chances`."""
+
+    weight: Floats
+    shift: float
+    of_reference: Floats
+    of_window: Floats
 
 
 class Estimates:
@@ -108,31 +129,37 @@ class Estimates:
         # two models' scores don't go together: those of the one with most pairs tell
         part = _draw(part[part["model"] == model], self.seed)
         reference, why = self._reference(model, at)
-        whole, ratio = self._whole(reference, part, why)
+        whole, learnt = self._whole(reference, part, why)
         found = [_estimate_rows(start, "", "", at, whole)]
         for column in self.slices:
             window_groups = part.groupby(column, observed=True).indices
             groups = reference.groupby(column, observed=True).indices
             for value, rows in sorted(window_groups.items()):
                 of_reference = np.asarray(groups.get(value, []), dtype=int)
-                one = self._slice(reference, part, of_reference, np.asarray(rows), whole, ratio)
+                one = self._slice(reference, part, of_reference, np.asarray(rows), whole, learnt)
                 found.append(_estimate_rows(start, column, str(value), at, one))
         return pd.concat(found, ignore_index=True)
 
-    def _whole(
-        self, reference: pd.DataFrame, part: pd.DataFrame, why: str
-    ) -> tuple[Estimate, tuple[Floats, float] | None]:
+    def _whole(self, reference: pd.DataFrame, part: pd.DataFrame, why: str) -> tuple[Estimate, _Learnt | None]:
         if why:
-            return Estimate("pape", len(part), 0, 0, 0, None, {}, why), None
-        enough = len(part) >= self.minimum.window_rows and reference[TARGET].sum() >= self.minimum.effective_positives
-        ratio = density_ratio(reference, part, seed=self.seed) if enough else None
-        found = estimate(reference, part, "pape", minimum=self.minimum, ratio=ratio, seed=self.seed)
-        if found.withheld and ratio and ratio[1] < NO_SHIFT:
+            return Estimate(METHOD, len(part), 0, 0, 0, None, {}, why), None
+        even = np.ones(len(reference))
+        if too_few(reference, part, even, self.minimum):
+            return estimate(reference, part, METHOD, minimum=self.minimum, seed=self.seed), None
+        weight, shift = density_ratio(reference, part, seed=self.seed)
+        if shift < NO_SHIFT and too_few(reference, part, weight, self.minimum):
             # there is nothing that weights could make up for
-            plain = estimate(reference, part, "cbpe", minimum=self.minimum, seed=self.seed)
-            if not plain.withheld:
-                return replace(plain, shift=ratio[1]), (np.ones(len(reference)), ratio[1])
-        return found, ratio
+            weight = even
+        if too_few(reference, part, weight, self.minimum):
+            # none: a slice that is worth enough by itself is calibrated by its probabilities alone
+            chances = np.zeros(len(reference)), np.zeros(len(part))
+        else:
+            chances = learnt_chances(reference, part, weight, seed=self.seed)
+        learnt = _Learnt(weight, shift, *chances)
+        found = estimate(
+            reference, part, METHOD, minimum=self.minimum, ratio=(weight, shift), chances=chances, seed=self.seed
+        )
+        return found, learnt
 
     def _slice(
         self,
@@ -141,18 +168,19 @@ class Estimates:
         of_reference: np.ndarray,
         of_part: np.ndarray,
         whole: Estimate,
-        ratio: tuple[Floats, float] | None,
+        learnt: _Learnt | None,
     ) -> Estimate:
-        if ratio is None:
+        if learnt is None:
             return replace(whole, rows=len(of_part), effective_rows=0, effective_positives=0, metrics={})
-        weight = ratio[0][of_reference]
+        weight = learnt.weight[of_reference]
         mean = float(weight.mean()) if len(weight) else 1.0
         return estimate(
             reference.iloc[of_reference],
             part.iloc[of_part],
-            whole.method,
+            METHOD,
             minimum=self.minimum,
-            ratio=(weight / (mean or 1.0), ratio[1]),
+            ratio=(weight / (mean or 1.0), learnt.shift),
+            chances=(learnt.of_reference[of_reference], learnt.of_window[of_part]),
             resamples=60,
             seed=self.seed,
         )

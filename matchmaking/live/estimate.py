@@ -1,11 +1,17 @@
-"""Performance on pairs whose outcomes haven't come, from calibrated confidence: CBPE, and PAPE under covariate shift.
+"""Performance on pairs whose outcomes haven't come: calibrated confidence (CBPE, PAPE), and what features say besides.
 
 CBPE reads the expected confusion matrix off calibrated probabilities: a pair with the calibrated probability c is c of
 a match and 1 - c of none. PAPE first weights the reference, so that it has the window's distribution of features: the
 density ratio comes from a classifier that tells the two apart, and the calibration is fitted under those weights.
 Source of both: Bialek et al., "Estimating Model Performance Under Covariate Shift Without Labels", arXiv 2401.08348.
 
-Both see what the features and the probabilities show. What changes in the outcomes alone (concept drift) they cannot
+Both know a pair by its probability alone. Where a model misjudges a kind of pair, those of one probability differ, and
+their chances aren't those of the reference, nor in a window of a few thousand pairs their mean. "robust" therefore
+learns each pair's chance from its features as well, under PAPE's weights, and corrects what that leaves over by the
+weighted calibration of PAPE: right where either the weights or the learnt chances are ("doubly robust": Bang & Robins,
+Biometrics 61, 2005).
+
+All see what the features and the probabilities show. What changes in the outcomes alone (concept drift) they cannot
 see: there the estimate stays where it was, and only measurement tells.
 """
 
@@ -22,7 +28,7 @@ from matchmaking.data.schema import CATEGORICAL, FEATURES, NUMERIC, TARGET
 from matchmaking.evidence.bootstrap import metric_scorer
 
 Floats = npt.NDArray[np.float64]
-Method = Literal["cbpe", "pape"]
+Method = Literal["cbpe", "pape", "robust"]
 METRICS = ("accuracy", "precision", "recall", "f1", "roc_auc", "average_precision", "brier", "log_loss")
 BINS = 60
 FOLDS = 3
@@ -53,7 +59,7 @@ class Estimate:
     """One method's view of a window.
 
     Attributes:
-        method: "cbpe" or "pape".
+        method: "cbpe", "pape" or "robust".
         rows: pairs in the window.
         effective_rows: the reference's effective sample size (Kish): its rows, for CBPE.
         effective_positives: the same of its matches.
@@ -108,6 +114,7 @@ def estimate(
     *,
     minimum: Minimum | None = None,
     ratio: tuple[Floats, float] | None = None,
+    chances: tuple[Floats, Floats] | None = None,
     resamples: int = 100,
     confidence: float = 0.95,
     seed: int = 0,
@@ -118,9 +125,10 @@ def estimate(
         reference: labelled pairs scored by the window's model, none of which it was trained on: `FEATURES`,
             `probability`, `match`; all of them mature, else early outcomes speak for all.
         window: the pairs to look at: `FEATURES`, `probability`.
-        method: "cbpe", or "pape" for weights against covariate shift.
+        method: "cbpe"; "pape" for weights against covariate shift; "robust" for chances learnt from features as well.
         minimum: below what the estimate is withheld.
         ratio: what `density_ratio` gives, where it is known already: for part of a window, its part of the weights.
+        chances: what `learnt_chances` gives, where it is known already, for "robust".
         resamples: of the reference and of the window's outcomes; the interval is of their percentiles. It is one for
             what will be measured on these pairs once all outcomes have come, if the concept doesn't drift.
         confidence: of the interval, two-sided.
@@ -130,23 +138,35 @@ def estimate(
     match = reference[TARGET].to_numpy(dtype=float)
     weight, shift = np.ones(len(reference)), None
     unsupported = _unsupported(reference, window)
-    too_few = None
-    if len(window) < least.window_rows:
-        too_few = f"{len(window)} pairs in the window, at least {least.window_rows} are needed"
-    elif match.sum() < least.effective_positives:
-        too_few = f"{match.sum():.0f} matches in the reference, at least {least.effective_positives:g} are needed"
-    if method == "pape" and not too_few:
+    why = too_few(reference, window, weight, least)
+    if method != "cbpe" and not why:
         weight, shift = ratio or density_ratio(reference, window, seed=seed)
+        why = too_few(reference, window, weight, least)
     rows, positives = kish(weight), kish(weight[match == 1])
-    if not too_few and (rows < least.effective_rows or positives < least.effective_positives):
-        too_few = (
+    found: dict[str, dict[str, float]] = {}
+    if not why:
+        if method == "robust" and chances is None:
+            chances = learnt_chances(reference, window, weight, seed=seed)
+        found = _metrics(
+            reference, window, match, weight, chances if method == "robust" else None, resamples, confidence, seed
+        )
+    return Estimate(method, len(window), rows, positives, unsupported, shift, found, why)
+
+
+def too_few(reference: pd.DataFrame, window: pd.DataFrame, weight: Floats, least: Minimum) -> str | None:
+    """Why an estimate from a reference so weighted is withheld; None where it isn't."""
+    match = reference[TARGET].to_numpy(dtype=float)
+    if len(window) < least.window_rows:
+        return f"{len(window)} pairs in the window, at least {least.window_rows} are needed"
+    if match.sum() < least.effective_positives:
+        return f"{match.sum():.0f} matches in the reference, at least {least.effective_positives:g} are needed"
+    rows, positives = kish(weight), kish(weight[match == 1])
+    if rows < least.effective_rows or positives < least.effective_positives:
+        return (
             f"the reference is worth {rows:.0f} pairs and {positives:.0f} matches, at least {least.effective_rows:g} "
             f"and {least.effective_positives:g} are needed"
         )
-    found: dict[str, dict[str, float]] = {}
-    if not too_few:
-        found = _metrics(reference, window, match, weight, resamples, confidence, seed)
-    return Estimate(method, len(window), rows, positives, unsupported, shift, found, too_few)
+    return None
 
 
 def _metrics(
@@ -154,13 +174,20 @@ def _metrics(
     window: pd.DataFrame,
     match: Floats,
     weight: Floats,
+    chances: tuple[Floats, Floats] | None,
     resamples: int,
     confidence: float,
     seed: int,
 ) -> dict[str, dict[str, float]]:
     rng = np.random.default_rng(seed)
     scores = window["probability"].to_numpy(dtype=float)
-    chance = calibrate(reference["probability"].to_numpy(dtype=float), match, weight, scores, resamples, rng)
+    probability = reference["probability"].to_numpy(dtype=float)
+    chance = calibrate(probability, match, weight, scores, resamples, rng)
+    if chances is not None:
+        # what the features say of each pair, and what that leaves over where pairs have its probability
+        of_reference, of_window = chances
+        left = calibrate(probability, of_reference, weight, scores, 0, rng, by=match)
+        chance = np.clip(chance - left + of_window, 0, 1)
     # what the outcomes will be is drawn as well: pairs with the same probability differ in ways it doesn't show
     chance[1:] = rng.random(chance[1:].shape) < chance[1:]
     values = expected_metrics(scores, chance)
@@ -176,7 +203,14 @@ def _metrics(
 
 
 def calibrate(
-    probability: Floats, match: Floats, weight: Floats, scores: Floats, resamples: int, rng: np.random.Generator
+    probability: Floats,
+    match: Floats,
+    weight: Floats,
+    scores: Floats,
+    resamples: int,
+    rng: np.random.Generator,
+    *,
+    by: Floats | None = None,
 ) -> Floats:
     """Calibrated chances of a match by weighted histogram binning, and as many resamples of them.
 
@@ -190,27 +224,29 @@ def calibrate(
 
     Args:
         probability: of the reference, shape (rows,).
-        match: its labels, 0 or 1, shape (rows,).
+        match: its labels, 0 or 1, or chances between them, shape (rows,).
         weight: not negative, shape (rows,).
         scores: the probabilities to calibrate, shape (n,).
         resamples: how many, may be 0.
         rng: what draws.
+        by: the labels that the bins are made by, where they aren't `match`.
 
     Returns:
         Shape (1 + resamples, n), the fit on the data first.
     """
     order = np.argsort(probability, kind="stable")
     p, y, w = probability[order], match[order], weight[order]
-    mass = np.cumsum(y / max(y.sum(), 1) + (1 - y) / max((1 - y).sum(), 1)) / 2
+    label = y if by is None else by[order]
+    mass = np.cumsum(label / max(label.sum(), 1) + (1 - label) / max((1 - label).sum(), 1)) / 2
     edges = np.minimum(np.searchsorted(mass, np.arange(1, BINS) / BINS), len(p) - 1)
     # pairs with the same probability stay together
     first = np.unique(np.concatenate([[0], np.searchsorted(p, p[edges], side="left")]))
     total = np.add.reduceat(w, first)
     place = np.add.reduceat(w * p, first) / np.maximum(total, 1e-12)
     by_class = []
-    for label in (y, 1 - y):
-        sums = np.add.reduceat(w * label, first)
-        squares = np.add.reduceat(w**2 * label, first)
+    for share in (y, 1 - y):
+        sums = np.add.reduceat(w * share, first)
+        squares = np.add.reduceat(w**2 * share, first)
         shape = np.where(squares > 0, sums**2 / np.maximum(squares, 1e-300), 1.0)
         drawn = rng.gamma(shape, sums / shape, (resamples, len(first)))
         by_class.append(np.vstack([sums, drawn]))
@@ -265,6 +301,42 @@ def density_ratio(reference: pd.DataFrame, window: pd.DataFrame, seed: int = 0) 
         odds[test] = chance[test] / np.maximum(1 - chance[test], 1e-9) * len(known) / len(new)
     weight = np.minimum(odds[: len(reference)], MOST_WEIGHT)
     return weight / weight.mean(), float(roc_auc_score(target, chance))
+
+
+def learnt_chances(
+    reference: pd.DataFrame, window: pd.DataFrame, weight: Floats, seed: int = 0
+) -> tuple[Floats, Floats]:
+    """The chance of a match by a pair's features and probability, learnt from the reference's labels.
+
+    Gradient boosting under the reference's weights, stopped where it learns no more. Cross-fitted: of a reference pair
+    it is said by a classifier that hasn't seen it, of a window's pair by all of them, on average.
+
+    Returns:
+        Of the reference, shape (reference rows,), and of the window, shape (window rows,).
+    """
+    from sklearn.ensemble import HistGradientBoostingClassifier
+    from sklearn.model_selection import StratifiedKFold
+    from threadpoolctl import threadpool_limits
+
+    inputs, rows = _inputs(reference, window), len(reference)
+    match = reference[TARGET].to_numpy(dtype=int)
+    of_reference, of_window = np.empty(rows), np.zeros(len(window))
+    for train, test in StratifiedKFold(FOLDS, shuffle=True, random_state=seed).split(inputs[:rows], match):
+        classifier = HistGradientBoostingClassifier(
+            learning_rate=0.1,
+            max_iter=150,
+            max_leaf_nodes=15,
+            min_samples_leaf=50,
+            l2_regularization=1.0,
+            early_stopping=True,
+            n_iter_no_change=5,
+            random_state=seed,
+        )
+        with threadpool_limits(1):
+            classifier.fit(inputs[train], match[train], sample_weight=weight[train])
+            of_reference[test] = classifier.predict_proba(inputs[test])[:, 1]
+            of_window += classifier.predict_proba(inputs[rows:])[:, 1] / FOLDS
+    return of_reference, of_window
 
 
 def _inputs(reference: pd.DataFrame, window: pd.DataFrame) -> Floats:

@@ -9,7 +9,15 @@ from sklearn import metrics as sk
 
 from matchmaking.data import sample
 from matchmaking.data.schema import FEATURES
-from matchmaking.live.estimate import Minimum, calibrate, density_ratio, estimate, expected_metrics, kish
+from matchmaking.live.estimate import (
+    Minimum,
+    calibrate,
+    density_ratio,
+    estimate,
+    expected_metrics,
+    kish,
+    learnt_chances,
+)
 
 # a model that knows all but overstates, and takes every third kind of case for a hopeless one
 MISJUDGED = ("Fraud", "Tax")
@@ -101,10 +109,10 @@ def test_density_ratio_is_even_without_shift_and_right_with_one(reference: pd.Da
     assert weight[misjudged].mean() / weight[~misjudged].mean() > 11  # 22.5, less what the classifier shrinks
 
 
-def test_without_shift_both_are_near_the_truth(reference: pd.DataFrame) -> None:
+def test_without_shift_all_are_near_the_truth(reference: pd.DataFrame) -> None:
     window = scored(4_000, 2)
     true = expected_metrics(window["probability"].to_numpy(), window["chance"].to_numpy())
-    for method in ("cbpe", "pape"):
+    for method in ("cbpe", "pape", "robust"):
         found = estimate(reference, window, method)
         assert found.withheld is None
         assert found.rows == 4_000
@@ -114,8 +122,8 @@ def test_without_shift_both_are_near_the_truth(reference: pd.DataFrame) -> None:
             assert one["low"] < float(true[name][0]) < one["high"], (method, name)
         assert found.effective_rows == pytest.approx(20_000, rel=0 if method == "cbpe" else 0.1)
         assert (found.shift is None) == (method == "cbpe")
-    again = estimate(reference, window, "pape")
-    assert again == estimate(reference, window, "pape")
+    again = estimate(reference, window, "robust")
+    assert again == estimate(reference, window, "robust")
 
 
 def test_under_covariate_shift_pape_sees_what_cbpe_misses(reference: pd.DataFrame) -> None:
@@ -128,11 +136,57 @@ def test_under_covariate_shift_pape_sees_what_cbpe_misses(reference: pd.DataFram
     assert pape.shift is not None and pape.shift > 0.6
 
 
-def test_concept_drift_is_invisible_to_both(reference: pd.DataFrame) -> None:
+def test_learnt_chances_are_of_pairs_not_seen_and_tell_pairs_of_one_probability_apart(reference: pd.DataFrame) -> None:
+    window = scored(4_000, 8)
+    even = np.ones(len(reference))
+    _, of_window = learnt_chances(reference, window, even)
+    p, match = reference["probability"].to_numpy(), reference["match"].to_numpy(dtype=float)
+    by_score = calibrate(p, match, even, window["probability"].to_numpy(), 0, np.random.default_rng(0))[0]
+    error, by_score_error = (np.square(one - window["chance"]).mean() for one in (of_window, by_score))
+    assert error < 0.5 * by_score_error
+    # labels that nothing tells: a classifier that had seen them would know some of them
+    noise = np.random.default_rng([0, 7]).integers(2, size=3_000)
+    blind, _ = learnt_chances(reference[:3_000].assign(match=noise), window, np.ones(3_000))
+    assert sk.roc_auc_score(noise, blind) == pytest.approx(0.5, abs=0.035)
+
+
+def test_robust_is_nearer_than_pape_where_pairs_of_one_probability_differ(reference: pd.DataFrame) -> None:
+    errors: dict[str, list[float]] = {"pape": [], "robust": []}
+    for seed in range(20, 26):
+        window = scored(1_500, seed, demand=0.7)
+        true = expected_metrics(window["probability"].to_numpy(), window["chance"].to_numpy())["recall"][0]
+        ratio = density_ratio(reference, window)
+        for method in ("pape", "robust"):
+            found = estimate(reference, window, method, ratio=ratio)
+            errors[method].append(abs(found.metrics["recall"]["value"] - float(true)))
+    assert np.mean(errors["robust"]) < 0.7 * np.mean(errors["pape"])
+
+
+def test_robust_corrects_what_its_chances_leave_over_and_what_its_weights_do(reference: pd.DataFrame) -> None:
+    window = scored(4_000, 9, demand=0.7)
+    ratio = density_ratio(reference, window)
+    names = ("recall", "precision", "average_precision")
+
+    def values(**known: object) -> np.ndarray:
+        return np.array([estimate(reference, window, **known).metrics[name]["value"] for name in names])  # type: ignore[arg-type]
+
+    # chances that say nothing: what is left over is what PAPE says
+    blind = np.full(len(reference), 0.02), np.full(len(window), 0.02)
+    assert values(method="robust", ratio=ratio, chances=blind) == pytest.approx(values(method="pape", ratio=ratio))
+    # weights that say nothing, but right chances
+    true = expected_metrics(window["probability"].to_numpy(), window["chance"].to_numpy())
+    known = reference["chance"].to_numpy(), window["chance"].to_numpy()
+    even = np.ones(len(reference)), 0.5
+    right = np.array([float(true[name][0]) for name in names])
+    assert values(method="robust", ratio=even, chances=known) == pytest.approx(right, abs=0.02)
+    assert np.abs(values(method="cbpe") - right).max() > 0.1
+
+
+def test_concept_drift_is_invisible_to_all(reference: pd.DataFrame) -> None:
     window = scored(4_000, 4)
     drifted = 0.5 * window["chance"] + 0.5 * window["chance"].mean()
     true = expected_metrics(window["probability"].to_numpy(), drifted.to_numpy())["average_precision"][0]
-    for method in ("cbpe", "pape"):
+    for method in ("cbpe", "pape", "robust"):
         assert estimate(reference, window, method).metrics["average_precision"]["value"] - true > 0.2
 
 

@@ -119,7 +119,7 @@ def test_after_a_promotion_the_new_model_is_asked_about_earlier_pairs(logs: Logs
     # the new model's first whole week: not one of its own pairs has an outcome old enough
     start = pd.Timestamp("2025-04-07", tz="UTC")
     found = whole(windows)
-    assert found.loc[start, "model"] == NEW and found.loc[start, "method"] == "pape"
+    assert found.loc[start, "model"] == NEW and found.loc[start, "method"] == "robust"
     alone = whole(observe(logs, "week", NOW, serving=None, **OPTIONS)[1])
     assert np.isnan(alone.loc[start, "estimate"])
     assert alone.loc[start, "estimate_withheld"] == "the pairs old enough were scored by other models"
