@@ -59,6 +59,18 @@ def test_how_numbers_were_made_is_told_by_file(tmp_path: Path) -> None:
         pd.testing.assert_frame_equal(read_pairs(folder)[0], parsed, check_exact=True)
 
 
+@pytest.mark.parametrize(("name", "least", "most"), [("success_rate", 0.72, 0.8), ("experience", 20, 28)])
+def test_how_numbers_were_made_is_told_wherever_they_lie(tmp_path: Path, name: str, least: float, most: float) -> None:
+    """A CSV parser makes others of few exact numbers in some places, and of many of its own in others."""
+    exact = generate(6_000, seed=0)
+    exact[name] = least + np.random.default_rng(0).random(len(exact)) * (most - least)
+    parsed = read_pairs(write(tmp_path, exact))[0]
+    for made in (exact, parsed):
+        for start in range(0, len(exact), 600):
+            parquet(tmp_path / "parts", made.iloc[start : start + 600], f"{start:04}.parquet")
+        pd.testing.assert_frame_equal(read_pairs(tmp_path / "parts")[0], parsed, check_exact=True)
+
+
 def test_long_numbers_behind_many_short_ones_tell(tmp_path: Path) -> None:
     """A file in the order of its ratings, say: the first of them have few digits."""
     exact = with_long_numbers(26_000)
