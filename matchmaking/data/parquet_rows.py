@@ -22,8 +22,9 @@ MAGIC, ENCRYPTED = b"PAR1", b"PARE"
 CHUNK = 100_000
 # bytes of a column read at a time: a row group may be as large as the file
 BUFFER = 1 << 20
-# numbers of 16 digits and more that tell how a column's were made
-ENOUGH = 400
+# numbers of 16 digits and more that tell how a column's were made, if that is so much likelier (the log of the ratio):
+# where a file is in order of its numbers, the first may be none of those that differ
+ENOUGH, SURE = 400, 10
 # that may be true or false as well
 FLAGS = ("availability", TARGET)
 
@@ -100,18 +101,20 @@ class ParquetRows:
                     yield pd.DataFrame(columns, index=pd.RangeIndex(first, first + batch.num_rows))
                 first += batch.num_rows
 
-    def sample(self) -> dict[str, np.ndarray]:
-        """The first numbers of 16 digits and more, `ENOUGH` of them if there are, float64, by columns that have any."""
+    def evidence(self) -> dict[str, np.ndarray]:
+        """Of columns with numbers of 16 digits and more, how many were looked at and what they tell (`_evidence`)."""
         found: dict[str, np.ndarray] = {}
         for name in self._doubtful:
-            long = np.empty(0)
+            counts = np.zeros(2)
             with self._opened() as file:
                 for batch in file.iter_batches(CHUNK, columns=[self._spelt[name]]):
-                    long = np.append(long, _long(typed_number(name, batch.column(0), 0, Problems())))
-                    if len(long) >= ENOUGH:
+                    long = _long(typed_number(name, batch.column(0), 0, Problems()))
+                    if len(long):
+                        counts += (len(long), _evidence(long))
+                    if counts[0] >= ENOUGH and abs(counts[1]) > SURE:
                         break
-            if len(long):
-                found[name] = long[:ENOUGH]
+            if counts[0]:
+                found[name] = counts
         return found
 
     @contextmanager
@@ -147,8 +150,8 @@ def tell_exact(files: Iterable[ParquetRows]) -> None:
     # of each column of each file, how many numbers there are, and the evidence in them
     found: dict[tuple[int, str], np.ndarray] = {}
     for place, file in enumerate(files):
-        for name, values in file.sample().items():
-            found[place, name] = np.array([len(values), _evidence(values)])
+        for name, counts in file.evidence().items():
+            found[place, name] = counts
     few = {key: counts for key, counts in found.items() if counts[0] < ENOUGH}
     exact: dict[int, set[str]] = {}
     for (place, name), own in found.items():
@@ -188,11 +191,18 @@ def _evidence(values: np.ndarray) -> float:
 
 
 def _long(values: np.ndarray) -> np.ndarray:
-    """Of numbers, the first that have 16 digits or more when written as short as they can be, up to `ENOUGH`."""
+    """Of numbers, up to `ENOUGH` that have 16 digits or more when written as short as they can be, from all over."""
     # most are ruled out by few operations; of numbers of 10 to 15 digits, some thousand tell that there are such alone
-    may = values[np.isfinite(values) & ~((np.abs(values) < 1e6) & (np.round(values, 9) == values))][: 10 * ENOUGH]
+    may = _spread(
+        values[np.isfinite(values) & ~((np.abs(values) < 1e6) & (np.round(values, 9) == values))], 10 * ENOUGH
+    )
     long = np.array([float(f"{value:.15g}") != value for value in may.tolist()], dtype=bool)
-    return may[long][:ENOUGH]
+    return _spread(may[long], ENOUGH)
+
+
+def _spread(values: np.ndarray, count: int) -> np.ndarray:
+    """So many of them, at even distances; all where there are no more."""
+    return values if len(values) <= count else values[np.linspace(0, len(values) - 1, count).astype(int)]
 
 
 def _check_type(name: str, column: str, given: Any) -> None:
