@@ -7,6 +7,7 @@ class Pipeline(StrEnum):
     """All of them."""
 
     retrain = "retrain"
+    sweep = "sweep"
     evaluate = "evaluate"
     monitor = "monitor"
     observe = "observe"

@@ -44,6 +44,8 @@ NEEDS = {
     # of the stratified split, which may ask for the rows in any order; of the others it is a third
     "split": Need(fixed=325, per_row=0.25),
     "train": Need(fixed=870, per_row=0.28),
+    # of more than `trial.MOST_ROWS` it draws a part
+    "trial": Need(fixed=870, per_row=0.28),
     "evaluate": Need(fixed=790, per_row=0.29),
     "compare": Need(fixed=215, per_row=0.24),
     "score": Need(fixed=790, per_row=0.21),
@@ -54,6 +56,7 @@ NEEDS = {
 }
 STEPS = {
     "retrain": ("validate", "split", "train", "evaluate", "compare"),
+    "sweep": ("validate", "split", "trial", "train", "evaluate", "compare"),
     "evaluate": ("validate", "split", "evaluate"),
     "monitor": ("validate", "score", "drift"),
     "observe": ("observe",),

@@ -89,6 +89,14 @@ class Compact:
         blocks = [block[codes] for block, codes in zip(self.blocks, self.codes[which].T, strict=True)]
         return np.concatenate([*blocks, self.numbers[which]], axis=1)
 
+    def take(self, which: np.ndarray) -> Compact:
+        """Some rows as they are here; which are given by their numbers."""
+        codes: np.ndarray = aligned((len(which), self.codes.shape[1]), self.codes.dtype)
+        numbers: np.ndarray = aligned((len(which), self.numbers.shape[1]), self.numbers.dtype)
+        np.take(self.codes, which, axis=0, out=codes)
+        np.take(self.numbers, which, axis=0, out=numbers)
+        return Compact(codes, self.blocks, numbers, self.match[which] if len(self.match) else self.match)
+
 
 def compact(batches: Iterable[pd.DataFrame], rows: int, encoder: Any, scaler: Any) -> Compact:
     """Model inputs for pairs that come in batches.

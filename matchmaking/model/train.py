@@ -29,53 +29,22 @@ from matchmaking.data.batches import batches, rows_in
 from matchmaking.model import ALGORITHMS, features, lineage, production
 from matchmaking.model.callbacks import progress, validate_averages
 from matchmaking.model.predict import prepare_tensorflow
+from matchmaking.model.recipe import DENSE_DROPOUT, MIN_STEPS, Recipe, completed
 
 if TYPE_CHECKING:
     import keras
 
 TRAINING_RECORD = "training.json"
-# the architecture of `interactions`, chosen on out-of-fold predictions
-MEMBERS = 4
-EMBEDDING = 8
-HIDDEN = (32, 16)
-DROPOUT = 0.3
-WEIGHT_DECAY = 1e-4
 # recall counts this much more than precision where the operating point is chosen: the one is a person who needed help
 # and was not matched, the other a suggestion that is declined
 RECALL_WEIGHT = 1.25
-# (epochs, batch size, learning rate) of each
-OWN = {"interactions": (30, 512, 8e-3), "dense": (30, 64, 1e-3)}
 # enough optimiser steps to converge on any number of rows: past it, more rows mean fewer passes over them
 MAX_STEPS = 4_000
 MIN_EPOCHS = 3
-# and of few rows smaller batches, so that there are steps enough to learn anything in
-MIN_STEPS = 500
-SMALLEST_BATCH = 32
 # the kept weights are averages over about the last 1 / (1 - MOMENTUM) steps, a hundred, where a training has MIN_STEPS;
 # in a shorter one they would be of weights that still have far to go
 MOMENTUM = 0.99
 VALIDATION_SHARE = 0.15
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """How a candidate is trained.
-
-    Attributes:
-        algorithm: one of `ALGORITHMS`.
-        seed: of initial weights, folds and shuffling; the same seed gives the same model on the same machine.
-        epochs: passes over the training rows, at most (fewer where the rows are many, see `MAX_STEPS`).
-        batch_size: rows a step.
-        learning_rate: the optimiser's first; it falls to 0 along a cosine (`interactions`).
-
-    Where one of the last three is 0 it is the algorithm's own, see `OWN`.
-    """
-
-    algorithm: str = ALGORITHMS[0]
-    seed: int = 0
-    epochs: int = 0
-    batch_size: int = 0
-    learning_rate: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -98,7 +67,13 @@ class Training:
 
 
 def train_candidate(
-    train_path: Path, production_dir: Path, out_dir: Path, recipe: Recipe, *, lineage_path: Path | None = None
+    train_path: Path,
+    production_dir: Path,
+    out_dir: Path,
+    recipe: Recipe,
+    *,
+    lineage_path: Path | None = None,
+    sweep: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Trains a candidate and writes it as a bundle, with a record of the training.
 
@@ -110,19 +85,19 @@ def train_candidate(
         recipe: how to train.
         lineage_path: HDF5 file with the lineage of the training pairs, which becomes part of the model file; None for a
             model that won't know which they were.
+        sweep: how the recipe was chosen, as `sweep.choose` tells it; becomes part of the record.
 
     Returns:
-        The record: the fields of `Training` as plain values, and `bootstrapped`.
+        The record: the fields of `Training` as plain values, `bootstrapped`, and `sweep` where there was one.
     """
     from matchmaking.base import files
 
     out_dir.mkdir(parents=True, exist_ok=True)
     bootstrapped = not production.present(production_dir)
+    encoders = encoders_for(train_path, production_dir)
     if bootstrapped:
-        encoders = production.Encoders(*features.fit_encoders(batches(train_path, what="fitted the encoder on")))
         production.write_encoders(out_dir, encoders)
     else:
-        encoders = production.read_encoders(production_dir)
         for name in (production.ENCODER, production.SCALER):
             files.copy_file(production_dir / name, out_dir / name)
     read = batches(train_path, what="encoded")
@@ -132,9 +107,16 @@ def train_candidate(
     model.save(out_dir / production.MODEL, include_optimizer=False)
     if lineage_path is not None and (known := lineage.read_lineage(lineage_path)):
         lineage.write_lineage(out_dir / production.MODEL, known)
-    record = {**asdict(training), "bootstrapped": bootstrapped}
+    record = {**asdict(training), "bootstrapped": bootstrapped, **({"sweep": sweep} if sweep else {})}
     (out_dir / TRAINING_RECORD).write_text(json.dumps(record, indent=1))
     return record
+
+
+def encoders_for(train_path: Path, production_dir: Path) -> production.Encoders:
+    """Production's encoder and scaler; without production, those fitted on the training pairs."""
+    if production.present(production_dir):
+        return production.read_encoders(production_dir)
+    return production.Encoders(*features.fit_encoders(batches(train_path, what="fitted the encoder on")))
 
 
 def train(
@@ -156,14 +138,7 @@ def train(
     """
     if recipe.algorithm not in ALGORITHMS:
         raise InputError(f"--algorithm {recipe.algorithm}: unknown; choose one of {', '.join(ALGORITHMS)}")
-    epochs, batch_size, learning_rate = OWN[recipe.algorithm]
-    epochs = recipe.epochs or epochs
-    recipe = replace(
-        recipe,
-        epochs=epochs,
-        batch_size=recipe.batch_size or min(batch_size, max(SMALLEST_BATCH, len(match) * epochs // MIN_STEPS)),
-        learning_rate=recipe.learning_rate or learning_rate,
-    )
+    recipe = completed(recipe, len(match))
     prepare_tensorflow()
     import keras
     import tensorflow as tf
@@ -196,13 +171,13 @@ def _train_interactions(
     import keras
     from sklearn.model_selection import StratifiedKFold
 
-    logits = _member_logits(widths)
+    logits = _member_logits(widths, recipe)
     rows = len(match)
     fold = np.empty(rows, dtype=np.int8)
-    folds = StratifiedKFold(MEMBERS, shuffle=True, random_state=recipe.seed)
+    folds = StratifiedKFold(recipe.members, shuffle=True, random_state=recipe.seed)
     for member, (_, held_out) in enumerate(folds.split(match, match)):
         fold[held_out] = member
-    counted, loss = _fold_loss()
+    counted, loss = _fold_loss(recipe.members)
 
     steps = math.ceil(rows / recipe.batch_size)
     epochs = min(recipe.epochs, max(MIN_EPOCHS, MAX_STEPS // steps))
@@ -264,28 +239,28 @@ def _by_row(model: keras.Model, inputs: features.Compact | np.ndarray) -> keras.
     return keras.Model(which, model(Rows()(which)))
 
 
-def _fold_loss() -> tuple[Callable[..., np.ndarray], Callable[..., Any]]:
+def _fold_loss(members: int) -> tuple[Callable[..., np.ndarray], Callable[..., Any]]:
     """The members' binary cross-entropy, each on the rows that count for it, and what it is told of every row.
 
     Returns:
         A function (match, fold, held_out) -> a number a row, uint8 of shape (rows,): its label, its fold, and whether
-        it counts for the member that has not seen it or for the others; and the loss of those and (rows, MEMBERS, 1)
+        it counts for the member that has not seen it or for the others; and the loss of those and (rows, members, 1)
         logits, scaled so that it is a mean over the rows that count.
     """
     import keras
     import tensorflow as tf
 
-    seen = (np.arange(MEMBERS)[:, None] != np.arange(MEMBERS)).astype(np.float32)
+    seen = (np.arange(members)[:, None] != np.arange(members)).astype(np.float32)
     # by held_out, fold and label
-    weights = np.stack([seen * MEMBERS / (MEMBERS - 1), (1 - seen) * MEMBERS]).repeat(2, axis=1).reshape(-1, MEMBERS)
+    weights = np.stack([seen * members / (members - 1), (1 - seen) * members]).repeat(2, axis=1).reshape(-1, members)
 
     def counted(match: np.ndarray, fold: np.ndarray, *, held_out: bool) -> np.ndarray:
-        return (match.astype(np.uint8) + 2 * fold.astype(np.uint8) + 2 * MEMBERS * held_out).astype(np.uint8)
+        return (match.astype(np.uint8) + 2 * fold.astype(np.uint8) + 2 * members * held_out).astype(np.uint8)
 
     def loss(row: Any, logits: Any) -> Any:
         row = tf.cast(tf.reshape(row, (-1,)), tf.int32)
         match = tf.cast(row % 2, logits.dtype)[:, None, None]
-        each = keras.losses.binary_crossentropy(tf.repeat(match, MEMBERS, axis=1), logits, from_logits=True)
+        each = keras.losses.binary_crossentropy(tf.repeat(match, members, axis=1), logits, from_logits=True)
         return each * tf.gather(weights, row)
 
     return counted, loss
@@ -296,13 +271,14 @@ def momentum(steps: int) -> float:
     return MOMENTUM if steps >= MIN_STEPS else 0.0
 
 
-def _member_logits(widths: list[int]) -> keras.Model:
-    """(rows, 47) -> logits (rows, MEMBERS, 1): the members side by side, none sharing a weight with another."""
+def _member_logits(widths: list[int], recipe: Recipe) -> keras.Model:
+    """(rows, 47) -> logits (rows, members, 1): the members side by side, none sharing a weight with another."""
     import keras
     from keras import layers
 
-    decay = keras.regularizers.L2(WEIGHT_DECAY)
-    light = keras.regularizers.L2(WEIGHT_DECAY / 10)
+    members, embedding = recipe.members, recipe.embedding
+    decay = keras.regularizers.L2(recipe.weight_decay)
+    light = keras.regularizers.L2(recipe.weight_decay / 10)
     # products of embeddings start at a saddle when the embeddings start near zero
     spread = keras.initializers.RandomNormal(stddev=0.5)
     inputs = keras.Input((features.INPUT_WIDTH,), name="inputs")
@@ -312,10 +288,10 @@ def _member_logits(widths: list[int]) -> keras.Model:
         return layers.Flatten()(layers.Cropping1D((start, features.INPUT_WIDTH - start - width))(columns))
 
     starts = np.concatenate([[0], np.cumsum(widths)])
-    # (rows, MEMBERS, 1, EMBEDDING) each
+    # (rows, members, 1, embedding) each
     embedded = [
         layers.EinsumDense(
-            "bi,mfik->bmfk", output_shape=(MEMBERS, 1, EMBEDDING), kernel_initializer=spread, kernel_regularizer=light
+            "bi,mfik->bmfk", output_shape=(members, 1, embedding), kernel_initializer=spread, kernel_regularizer=light
         )(block(int(start), width))
         for start, width in zip(starts, widths, strict=False)
     ]
@@ -323,20 +299,20 @@ def _member_logits(widths: list[int]) -> keras.Model:
     pairs = list(itertools.combinations(range(len(widths)), 2))
     left, right = (layers.Concatenate(axis=2)([embedded[pair[side]] for pair in pairs]) for side in (0, 1))
     products = layers.EinsumDense(
-        "bmpk,mpk->bmp", output_shape=(MEMBERS, len(pairs)), kernel_initializer="ones", kernel_regularizer=light
+        "bmpk,mpk->bmp", output_shape=(members, len(pairs)), kernel_initializer="ones", kernel_regularizer=light
     )(layers.Multiply()([left, right]))
-    numbers = layers.RepeatVector(MEMBERS)(block(int(starts[-1]), features.INPUT_WIDTH - int(starts[-1])))
+    numbers = layers.RepeatVector(members)(block(int(starts[-1]), features.INPUT_WIDTH - int(starts[-1])))
     hidden = layers.Concatenate()([products, numbers])
-    for units in HIDDEN:
+    for units in recipe.hidden:
         hidden = layers.EinsumDense(
             "bmd,mdh->bmh",
-            output_shape=(MEMBERS, units),
+            output_shape=(members, units),
             bias_axes="mh",
             activation="swish",
             kernel_regularizer=decay,
         )(hidden)
-        hidden = layers.Dropout(DROPOUT)(hidden)
-    logit = layers.EinsumDense("bmd,mdh->bmh", output_shape=(MEMBERS, 1), bias_axes="mh", name="member_logits")(hidden)
+        hidden = layers.Dropout(recipe.dropout)(hidden)
+    logit = layers.EinsumDense("bmd,mdh->bmh", output_shape=(members, 1), bias_axes="mh", name="member_logits")(hidden)
     return keras.Model(inputs, logit, name="members")
 
 
@@ -351,7 +327,7 @@ def _train_dense(
     model = keras.Sequential([keras.Input((features.INPUT_WIDTH,), name="inputs")], name="lawyer_match")
     for units in (256, 128, 64):
         model.add(layers.Dense(units, activation="relu"))
-        model.add(layers.Dropout(DROPOUT))
+        model.add(layers.Dropout(DENSE_DROPOUT))
     model.add(layers.Dense(1, activation="sigmoid", name="match_probability"))
     x, x_val, y, y_val = train_test_split(
         np.arange(len(match), dtype=np.int32),

@@ -59,6 +59,7 @@ def html_report(
         slice_metrics=[LABELS.get(name, name) for name in SLICE_METRICS],
         few_positives=FEW_POSITIVES,
         most_slices=MOST_SLICES,
+        sweep=(summary.get("training") or {}).get("sweep"),
         drift=drift_of(summary),
         live=summary.get("live"),
         live_rows=[(day(w), w, state(w)) for w in summary["live"]["recent"]] if summary.get("live") else [],

@@ -196,6 +196,10 @@ def _show_dashboard(page: Path, production_uri: str) -> None:
         say(f"the dashboard could not be made: {redact(said)}")
 
 
+# of the training record, what the summary has
+_TRAINING = ("recipe", "operating_point", "logit_shift", "sweep")
+
+
 def summarise(found: Mapping[str, Any], training: Mapping[str, Any] | None, **run: Any) -> Summary:
     """The summary of a run, from what its steps have written; of a failed run some of that is missing.
 
@@ -216,7 +220,7 @@ def summarise(found: Mapping[str, Any], training: Mapping[str, Any] | None, **ru
         live=found.get("live"),
         experiment=found.get("experiment"),
         drifted_columns=drift.get("drifted_columns"),
-        training={key: training[key] for key in ("recipe", "operating_point", "logit_shift")} if training else None,
+        training={key: training[key] for key in _TRAINING if key in training} if training else None,
         **run,
     )
 

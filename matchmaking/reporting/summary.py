@@ -37,7 +37,7 @@ class Failure(BaseModel):
 class Summary(Record):
     """`summary.json`: what came of a run, whole or failed; the descriptions are those of docs/reference.md."""
 
-    pipeline: str = Field(description="retrain, evaluate, monitor, observe or experiment")
+    pipeline: str = Field(description="retrain, sweep, evaluate, monitor, observe or experiment")
     run_name: str = Field(description="`<pipeline>_<UTC time>`: the name of its MLflow run")
     run_id: str | None = Field(default=None, description="the MLflow run's; null where none was opened")
     status: Literal["succeeded", "failed"] = Field(
@@ -66,7 +66,9 @@ class Summary(Record):
         default=Models(),
         description="`production` and `candidate`, each null or `rows`, `positives`, the metrics and `confusion`",
     )
-    verdict: str | None = Field(default=None, description="promote, hold, reject or bootstrap; null but for retrain")
+    verdict: str | None = Field(
+        default=None, description="promote, hold, reject or bootstrap; null but for retrain and sweep"
+    )
     reasons: list[str] = Field(default=[], description="of the verdict, one sentence each")
     drift: dict[str, Any] | None = Field(
         default=None,
@@ -88,7 +90,8 @@ class Summary(Record):
     drifted_columns: list[str] | None = Field(default=None, description="the names alone; null but for monitor")
     training: dict[str, Any] | None = Field(
         default=None,
-        description="null but for retrain; `recipe`, `operating_point` (0..1), `logit_shift` (in the output bias)",
+        description="null but for retrain and sweep; `recipe`, `operating_point` (0..1), `logit_shift` (in the output "
+        "bias); of sweep `sweep`, how the recipe was chosen: `chosen` (a trial's number), `why`, `trials`",
     )
     candidate_uri: str | None = Field(default=None, description="where the package is; null for none or a rejected one")
     production_sha256: Sha256s = Field(default=Sha256s(), description="`before` and `after`: sha256 by file name")

@@ -135,7 +135,7 @@ def step(
         if known:
             sys.exit(code)
         raise
-    costs = _as_text([*collect(inputs), own_cost(name)])
+    costs = as_text([*collect(inputs), own_cost(name)])
     for place, (title, artifact) in enumerate((outputs or {}).items()):
         artifact.metadata["display_name"] = title
         if place == 0:
@@ -174,7 +174,8 @@ def costs_of(metadata: Mapping[str, Any]) -> list[dict[str, Any]]:
     return found
 
 
-def _as_text(costs: Iterable[Mapping[str, Any]]) -> str:
+def as_text(costs: Iterable[Mapping[str, Any]]) -> str:
+    """Costs as the text that an artifact's metadata holds."""
     # four digits tell enough, and each is kept a hundred times
     return ";".join(f"{c['step']}:{c['wall_seconds']:.4g}:{c['import_seconds']:.4g}:{c['peak_mb']:.4g}" for c in costs)
 

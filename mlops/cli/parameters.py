@@ -7,10 +7,13 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from matchmaking.base.settings import kfp_host
+from matchmaking.model.sweep import MOST_TRIALS, TRIALS
 
 if TYPE_CHECKING:
     from mlops.kubeflow.kfp_api import Server
 
+
+__all__ = ["TRIALS"]
 
 # what names data whose size counts
 DATA_ARGUMENTS = ("data", "current", "production_data", "predictions", "exposures")
@@ -19,7 +22,8 @@ Data = Annotated[
     str, typer.Option(help="The dataset, as the cluster sees it: a file, a folder of parts, or a pattern.")
 ]
 Production = Annotated[str, typer.Option(help="The production model's place, as the cluster sees it.")]
-Candidates = Annotated[str, typer.Option(help="retrain: where packages go.")]
+Candidates = Annotated[str, typer.Option(help="retrain, sweep: where packages go.")]
+Trials = Annotated[int, typer.Option(min=2, max=MOST_TRIALS, help="sweep: recipes to try, the default one among them.")]
 Predictions = Annotated[str, typer.Option(help="observe: the prediction log, as the cluster sees it.")]
 Outcomes = Annotated[str, typer.Option(help="observe: the outcome log, as the cluster sees it.")]
 Exposures = Annotated[str, typer.Option(help="experiment: the gateway's log, as the cluster sees it.")]

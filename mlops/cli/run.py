@@ -21,6 +21,7 @@ from matchmaking.live import Window
 from matchmaking.model import Algorithm
 from mlops.cli.console import make_console, policy_text
 from mlops.cli.options import ExperimentName, Until, check_options
+from mlops.cli.parameters import TRIALS, Trials
 from mlops.local import Runner, warm
 
 if TYPE_CHECKING:
@@ -33,6 +34,7 @@ class Local(StrEnum):
     """What `mlops run` can run: a promotion is `mlops promote`."""
 
     retrain = "retrain"
+    sweep = "sweep"
     evaluate = "evaluate"
     monitor = "monitor"
     observe = "observe"
@@ -47,7 +49,7 @@ def run(
     context: typer.Context,
     pipeline: Annotated[
         Local,
-        typer.Argument(help="Which pipeline; 'all' runs them one after the other, observe where there are logs."),
+        typer.Argument(help="Which pipeline; 'all' runs all but sweep in turn, observe where there are logs."),
     ],
     data: Annotated[
         str, typer.Option(help="The dataset: CSV (plain or gzip) or Parquet; a file, a folder of parts, or a pattern.")
@@ -56,7 +58,7 @@ def run(
     production: Annotated[
         str,
         typer.Option(
-            help="Folder of the production model, only ever read. Left out, retrain bootstraps a first model."
+            help="Folder of the production model, only ever read. Left out, retrain and sweep bootstrap a first model."
         ),
     ] = "",
     current: Annotated[str, typer.Option(help="monitor: the data of now, to compare with --data.")] = "",
@@ -70,13 +72,14 @@ def run(
     runner: Annotated[Runner, typer.Option(help="Where the steps execute.")] = Runner.subprocess,
     work_dir: WorkDir = Path("work"),
     candidates: Annotated[
-        str, typer.Option(help="retrain: where packages go.", show_default="candidates/ in the work folder")
+        str, typer.Option(help="retrain, sweep: where packages go.", show_default="candidates/ in the work folder")
     ] = "",
     seed: Annotated[int, typer.Option(min=0, max=MAX_SEED, help="Of everything that is drawn by chance.")] = 0,
     algorithm: Annotated[Algorithm, typer.Option(help="retrain: what to train.")] = Algorithm.interactions,
     epochs: Annotated[int | None, typer.Option(min=1, help="retrain: passes over the rows, at most.")] = None,
     batch_size: Annotated[int | None, typer.Option(min=1, help="retrain: rows a step.")] = None,
     learning_rate: Annotated[float | None, typer.Option(min=1e-6, max=1, help="retrain: the first one.")] = None,
+    trials: Trials = TRIALS,
     split: Annotated[Split, typer.Option(help="How held-out pairs are chosen.")] = Split.auto,
     production_data: Annotated[
         str, typer.Option(help="What production was trained on, if it doesn't know.", show_default="--data")
@@ -107,14 +110,18 @@ def run(
     logs = {"predictions": predictions, "outcomes": outcomes, "data": "" if predictions else data}
     common: dict[str, Any] = {"data": data, "production": production, "seed": seed}
     recipe = {"epochs": epochs, "batch_size": batch_size, "learning_rate": learning_rate}
+    judged = {
+        **common,
+        "candidates": _absolute(candidates or str(work_dir / "candidates")),
+        "split": split.value,
+        "production_data": production_data,
+        "policy": policy_text(policy),
+    }
     arguments: dict[str, dict[str, Any]] = {
+        "sweep": {**judged, "trials": trials},
         "retrain": {
-            **common,
-            "candidates": _absolute(candidates or str(work_dir / "candidates")),
+            **judged,
             "algorithm": algorithm.value,
-            "split": split.value,
-            "production_data": production_data,
-            "policy": policy_text(policy),
             **{name: value for name, value in recipe.items() if value is not None},
         },
         "evaluate": {**common, "split": split.value, "production_data": production_data},
@@ -306,6 +313,9 @@ class _Progress:
             self._finished()
 
     def step(self, name: str) -> None:
+        if name == self.name:
+            # another one of those that run side by side
+            return
         self._finished()
         self.name, self.since = name, time.monotonic()
         if not self.quiet:

@@ -63,6 +63,7 @@ def apply(
     schedules = schedule.read_file(file)
     arguments: dict[str, dict[str, Any]] = {
         "retrain": {"data": data, "production": production, "candidates": candidates},
+        "sweep": {"data": data, "production": production, "candidates": candidates},
         "evaluate": {"data": data, "production": production},
         "monitor": {"data": data, "production": production, "current": current},
         "observe": {"production": production, "predictions": predictions, "outcomes": outcomes},

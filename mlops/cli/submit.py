@@ -34,6 +34,7 @@ from mlops.cli.console import make_console, policy_text
 from mlops.cli.options import ExperimentName, Until, check_options, given
 from mlops.cli.parameters import (
     DATA_ARGUMENTS,
+    TRIALS,
     Candidates,
     Current,
     Data,
@@ -42,6 +43,7 @@ from mlops.cli.parameters import (
     Pairs,
     Predictions,
     Production,
+    Trials,
     open_server,
 )
 from pipelines import Pipeline
@@ -86,11 +88,12 @@ def submit(
     epochs: Annotated[int | None, typer.Option(min=1, help="retrain: passes over the rows, at most.")] = None,
     batch_size: Annotated[int | None, typer.Option(min=1, help="retrain: rows a step.")] = None,
     learning_rate: Annotated[float | None, typer.Option(min=1e-6, max=1, help="retrain: the first one.")] = None,
+    trials: Trials = TRIALS,
     split: Annotated[Split, typer.Option(help="How held-out pairs are chosen.")] = Split.auto,
     production_data: Annotated[
         str, typer.Option(help="What production was trained on, if it doesn't know.", show_default="--data")
     ] = "",
-    policy: Annotated[Path | None, typer.Option(help="retrain: a promotion policy (YAML).")] = None,
+    policy: Annotated[Path | None, typer.Option(help="retrain, sweep: a promotion policy (YAML).")] = None,
     memory: Annotated[
         str,
         typer.Option(
@@ -131,13 +134,17 @@ def submit(
 
         data = remote_uri(data_rev)
     recipe = {"epochs": epochs, "batch_size": batch_size, "learning_rate": learning_rate}
+    judged = {
+        "candidates": candidates,
+        "split": split.value,
+        "production_data": production_data,
+        "policy": policy_text(policy),
+    }
     own: dict[str, dict[str, Any]] = {
+        "sweep": {**judged, "trials": trials},
         "retrain": {
-            "candidates": candidates,
+            **judged,
             "algorithm": algorithm.value,
-            "split": split.value,
-            "production_data": production_data,
-            "policy": policy_text(policy),
             **{key: value for key, value in recipe.items() if value is not None},
         },
         "evaluate": {"split": split.value, "production_data": production_data},

@@ -4,18 +4,13 @@ from __future__ import annotations
 
 import json
 import os
-import shlex
 import shutil
-import signal
-import subprocess
-import sys
 import tempfile
 import time
 import warnings
 from collections.abc import Callable, Iterable
 from contextlib import redirect_stdout
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -25,7 +20,8 @@ from matchmaking.base.settings import tracking_uri
 from matchmaking.reporting.report import SUMMARY, write_failed, write_summary
 from matchmaking.reporting.summary import Failure, Summary
 from matchmaking.tracking import now
-from mlops.local.warm import Nursery, code
+from mlops.local.steps import end_children, in_kfps_place
+from mlops.local.warm import Nursery
 from mlops.local.watch import COLOURS, Steps, Watcher
 
 LOG = "run.log"
@@ -91,7 +87,6 @@ def run_pipeline(
     os.environ["MLFLOW_TRACKING_URI"] = tracking_uri(work_dir)
     # while the nursery imports what the steps need
     from kfp import local
-    from kfp.local import subprocess_task_handler
 
     how: local.SubprocessRunner | local.DockerRunner = local.SubprocessRunner(use_venv=False)
     if runner == "docker":
@@ -111,15 +106,13 @@ def run_pipeline(
         (folder / LOG).open("w", encoding="utf-8", buffering=1) as log,
     ):
         watcher = Watcher(log, on_step, echo)
-        kfps_own = subprocess_task_handler.run_local_subprocess
-        subprocess_task_handler.run_local_subprocess = partial(_run_step, watcher, scratch, nursery)
         try:
-            with redirect_stdout(watcher), warnings.catch_warnings():
+            with redirect_stdout(watcher), in_kfps_place(watcher, scratch, nursery), warnings.catch_warnings():
                 # kfp warns of image names without "python", and that display names do nothing here
                 warnings.simplefilter("ignore")
                 _pipeline(name)(**arguments, timestamp=timestamp)
         except KeyboardInterrupt:
-            _end_children()
+            end_children()
             _fail(folder, "interrupted")
             stopped = {"step": watcher.step, "exit_code": 130, "message": "interrupted"}
             return _failed(name, timestamp, folder, arguments, stopped)
@@ -136,11 +129,10 @@ def run_pipeline(
             return _failed(name, timestamp, folder, arguments, failure)
         except OSError as error:
             # what is printed goes to the log, and there may be no room for it
-            _end_children()
+            end_children()
             _fail(folder, str(error), tell=True)
             raise cannot_write(error.filename or folder, error) from error
         finally:
-            subprocess_task_handler.run_local_subprocess = kfps_own
             shutil.rmtree(workspace, ignore_errors=True)
     steps = Steps.of(folder)
     _take_reports(steps, folder)
@@ -185,95 +177,17 @@ def _check_places(work_dir: Path) -> None:
         raise InputError(f"TMPDIR is {given}, no folder that can be written to; make it, or unset TMPDIR")
 
 
-def _run_step(
-    watcher: Watcher,
-    scratch: str,
-    nursery: Nursery | None,
-    full_command: list[str],
-    env_vars: dict[str, str] | None = None,
-) -> int:
-    """Runs one step in kfp's place, apart from where the user happens to stand, and notes how it died.
-
-    The step imports what is installed and nothing of the current folder (`-P`): not a `random.py` that lies there, not
-    another checkout of this project. Its temporary files are in `scratch`, which ends with the run.
-    """
-    env = {**os.environ, **(env_vars or {}), "TMPDIR": scratch}
-    watcher.last = ""
-    found = _forked(nursery, full_command, env, scratch) if nursery else None
-    if found is None:
-        found = _spawned(full_command, env)
-    # a shell that waits for it says 128 and the signal
-    number = -found if found < 0 else found - 128
-    if number in set(signal.Signals):
-        watcher.died = f"ended by {signal.Signals(number).name}" + (
-            ", as the system does where memory runs out" if number == signal.SIGKILL else ""
-        )
-    elif found:
-        watcher.died = f"ended with exit code {found}" + (f": {watcher.last}" if watcher.last else "")
-    return found
-
-
-def _forked(nursery: Nursery, full_command: list[str], env: dict[str, str], scratch: str) -> int | None:
-    """The exit code of a step forked from a warm process; None if it wasn't.
-
-    KFP's command is a shell script that writes the component's source ($0) to a file and has the executor run it, with
-    the arguments that follow.
-    """
-    _, _, _, source, *arguments = full_command
-    given = dict(zip(arguments[::2], arguments[1::2], strict=True))
-    path = Path(tempfile.mkdtemp(dir=scratch)) / "ephemeral_component.py"
-    path.write_text(source)
-    reading, writing = os.pipe()
-    with os.fdopen(reading, encoding="utf-8", errors="replace") as printed:
-        try:
-            step = nursery.step(
-                given["--function_to_execute"],
-                ["--component_module_path", str(path), *arguments],
-                {**env, "_KFP_RUNTIME": "true"},
-                writing,
-            )
-        finally:
-            os.close(writing)
-        if step is None:
-            return None
-        for line in printed:
-            print(line, end="")
-        print("\n")
-    # a warm process that died with its step took the answer along
-    found = code(step)
-    return -signal.SIGKILL if found is None else found
-
-
-def _spawned(full_command: list[str], env: dict[str, str]) -> int:
-    # kfp puts the interpreter's path into a shell script as it is
-    python = f"{shlex.quote(sys.executable)} -P -m kfp.dsl.executor_main"
-    command = [part.replace(f"{sys.executable} -m kfp.dsl.executor_main", python) for part in full_command]
-    with subprocess.Popen(
-        command,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        encoding="utf-8",
-        errors="replace",
-        bufsize=1,
-        env=env,
-    ) as process:
-        assert process.stdout
-        for line in process.stdout:
-            print(line, end="")
-        print("\n")
-        return process.wait()
-
-
 def _pipeline(name: str) -> Any:
     from pipelines.evaluate import evaluate
     from pipelines.experiment import experiment
     from pipelines.monitor import monitor
     from pipelines.observe import observe
     from pipelines.retrain import retrain
+    from pipelines.sweep import sweep
 
     return {
         "retrain": retrain,
+        "sweep": sweep,
         "evaluate": evaluate,
         "monitor": monitor,
         "observe": observe,
@@ -342,17 +256,6 @@ def _production(uri: str) -> dict[str, str] | None:
     from matchmaking.model.production import hashes
 
     return hashes(Path(uri))
-
-
-def _end_children() -> None:
-    """A step that was running when only this process was told to end."""
-    import psutil
-
-    children = psutil.Process().children(recursive=True)
-    for child in children:
-        child.terminate()
-    for child in psutil.wait_procs(children, timeout=5)[1]:
-        child.kill()
 
 
 def _fail(folder: Path, reason: str, tell: bool = False) -> bool:

@@ -6,9 +6,9 @@ libraries and done nothing with them, it still is, and begins at once.
 
 A `Nursery` is started before anything slow is imported here, and imports while this process does. It has a process for
 each kind of step: `base` for most, and others with what is nothing for the rest (TensorFlow, Evidently, matplotlib).
-Each serves requests on a socket of its own, between two imports if need be, and ends when that is closed, which the end
-of this process does too, whatever ends it. The libraries' own threads (OpenBLAS, jemalloc) have handlers for a fork; no
-work is given to any of them before.
+Each serves requests on a socket of its own, between two imports if need be and for several steps at a time, and ends
+when that is closed, which the end of this process does too, whatever ends it. The libraries' own threads (OpenBLAS,
+jemalloc) have handlers for a fork; no work is given to any of them before.
 
 Linux only: elsewhere forking after imports isn't safe, and steps are started anew.
 """
@@ -23,6 +23,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import traceback
 import warnings
 from collections.abc import Mapping
@@ -81,6 +82,7 @@ IMPORTS = {
 # the kind that a component's step is forked from, where that isn't base
 KIND = {
     "train": "model",
+    "trial": "model",
     "evaluate": "model",
     "score": "model",
     "drift": "drift",
@@ -92,6 +94,7 @@ KIND = {
 # that takes long has begun: what is imported at once waits for each other
 WANTED = {
     "retrain": ("base", "model"),
+    "sweep": ("base", "model"),
     "evaluate": ("base", "model"),
     "monitor": ("base", "model", "drift"),
     "observe": ("base", "model"),
@@ -114,6 +117,7 @@ class Nursery:
         """Starts the processes that the first pipeline needs."""
         self._sockets: dict[str, socket.socket] = {}
         self._processes: list[subprocess.Popen[bytes]] = []
+        self._lock = threading.Lock()
         self.prepare(pipeline)
 
     def __enter__(self) -> Nursery:
@@ -153,7 +157,7 @@ class Nursery:
         self._processes.append(process)
 
     def step(self, component: str, arguments: list[str], env: Mapping[str, str], output: int) -> socket.socket | None:
-        """Forks a process that runs KFP's executor.
+        """Forks a process that runs KFP's executor; steps may be asked for by several threads.
 
         Args:
             component: the component's name.
@@ -165,12 +169,18 @@ class Nursery:
             Where `code` reads how it ended; None if there is no warm process to fork it from.
         """
         kind = KIND.get(component, "base")
-        if kind != "base":
-            self._start(LATER)
-        found = self._sockets.get(kind)
-        if found is None or not _send(found, {"arguments": arguments, "env": dict(env)}, output):
+        with self._lock:
+            if kind != "base":
+                self._start(LATER)
+            found = self._sockets.get(kind)
+            if found is None:
+                return None
+            ours, theirs = socket.socketpair()
+            with theirs:
+                if _send(found, {"arguments": arguments, "env": dict(env)}, [output, theirs.fileno()]):
+                    return ours
+            ours.close()
             return None
-        return found
 
 
 def nursery(runner: str, pipeline: str) -> contextlib.AbstractContextManager[Nursery | None]:
@@ -180,35 +190,36 @@ def nursery(runner: str, pipeline: str) -> contextlib.AbstractContextManager[Nur
 
 def code(step: socket.socket) -> int | None:
     """The exit code of a step, once it has ended: negative for a signal; None if nobody knows."""
-    try:
-        answer = step.recv(_LENGTH, socket.MSG_WAITALL)
-    except OSError:
-        return None
+    with step:
+        try:
+            answer = step.recv(_LENGTH, socket.MSG_WAITALL)
+        except OSError:
+            return None
     return int.from_bytes(answer, "big", signed=True) if len(answer) == _LENGTH else None
 
 
-def _send(to: socket.socket, request: dict[str, Any], descriptor: int) -> bool:
+def _send(to: socket.socket, request: dict[str, Any], descriptors: list[int]) -> bool:
     body = json.dumps(request).encode()
     try:
-        socket.send_fds(to, [len(body).to_bytes(_LENGTH, "big")], [descriptor])
+        socket.send_fds(to, [len(body).to_bytes(_LENGTH, "big")], descriptors)
         to.sendall(body)
     except OSError:
         return False
     return True
 
 
-def _request(requests: socket.socket) -> tuple[dict[str, Any], int] | None:
-    """What is asked for, and the descriptor that comes with it; None when the other end is closed."""
-    head, descriptors, _, _ = socket.recv_fds(requests, _LENGTH, 1, socket.MSG_WAITALL)
+def _request(requests: socket.socket) -> tuple[dict[str, Any], int, int] | None:
+    """What is asked for, the descriptor for what is printed, and that for the exit code; None when nobody asks more."""
+    head, descriptors, _, _ = socket.recv_fds(requests, _LENGTH, 2, socket.MSG_WAITALL)
     if len(head) < _LENGTH:
         return None
-    return json.loads(requests.recv(int.from_bytes(head, "big"), socket.MSG_WAITALL)), descriptors[0]
+    return json.loads(requests.recv(int.from_bytes(head, "big"), socket.MSG_WAITALL)), *descriptors
 
 
 def serve(requests: socket.socket, kind: str) -> None:
     """A warm process: imports what its kind has, and forks a step whenever it is asked to."""
     wanted = list(IMPORTS[kind])
-    steps: dict[int, int] = {}  # process ids by descriptor
+    steps: dict[int, tuple[int, int]] = {}  # process id, and where its exit code goes, by descriptor
     while True:
         watched: list[socket.socket | int] = [requests, *steps]
         ready, _, _ = select.select(watched, [], [], 0 if wanted else None)
@@ -217,18 +228,26 @@ def serve(requests: socket.socket, kind: str) -> None:
                 asked = _request(requests)
                 if asked is None:
                     return
+                request, output, answer = asked
                 with warnings.catch_warnings():
                     warnings.simplefilter("ignore", DeprecationWarning)  # of a fork beside threads; see above
                     step = os.fork()
                 if step == 0:
                     requests.close()
-                    _become(*asked)
-                os.close(asked[1])
-                steps[os.pidfd_open(step)] = step
+                    # or who waits for another step's end would wait for this one's
+                    for place in (answer, *(place for _, place in steps.values())):
+                        os.close(place)
+                    _become(request, output)
+                os.close(output)
+                steps[os.pidfd_open(step)] = step, answer
             else:
-                _, status = os.waitpid(steps.pop(each), 0)
+                process, answer = steps.pop(each)
+                _, status = os.waitpid(process, 0)
                 os.close(each)
-                requests.sendall(os.waitstatus_to_exitcode(status).to_bytes(_LENGTH, "big", signed=True))
+                # nobody may wait any more
+                with contextlib.suppress(OSError):
+                    os.write(answer, os.waitstatus_to_exitcode(status).to_bytes(_LENGTH, "big", signed=True))
+                os.close(answer)
         if wanted and not ready:
             # a step that needs it tells why it isn't there
             with contextlib.suppress(Exception):
@@ -268,7 +287,6 @@ def _run(arguments: list[str]) -> int:
 def _end(found: int) -> None:
     """Ends as an interpreter does, but for taking the libraries down, which takes as long as importing them."""
     import atexit
-    import threading
 
     with contextlib.suppress(Exception):
         threading._shutdown()  # type: ignore[attr-defined]

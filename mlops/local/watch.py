@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import re
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,17 +21,33 @@ _SECOND = re.compile(r"-\d+$")
 COLOURS = re.compile(r"\x1b\[\d+m")
 
 
+class _Own(threading.local):
+    """What each thread has begun to write, and its last line."""
+
+    line = last = ""
+
+
 class Watcher(io.TextIOBase):
-    """Takes what kfp and the steps print: to the log, and picks out which step runs and why one failed."""
+    """Takes what kfp and the steps print: to the log, and picks out which step runs and why one failed.
+
+    Steps that run side by side have a thread each, which write into it: their lines come whole, one after the other.
+    """
 
     def __init__(self, log: TextIO, on_step: Callable[[str], None], echo: TextIO | None) -> None:
         self.log, self.on_step, self.echo = log, on_step, echo
         self.failure: dict[str, Any] | None = None
-        self.step = self.line = self.last = self.died = ""
-        self.unmarked = False
+        self.step = self.died = ""
+        self.unmarked = self.stopped = False
+        self.failed: set[str] = set()
+        self.own, self.lock = _Own(), threading.Lock()
 
     def write(self, text: str) -> int:
-        *lines, self.line = (self.line + text).split("\n")
+        *lines, self.own.line = (self.own.line + text).split("\n")
+        with self.lock:
+            self._take(lines)
+        return len(text)
+
+    def _take(self, lines: list[str]) -> None:
         for line in lines:
             plain = COLOURS.sub("", line)
             # whole lines only: a credential may come in pieces. kfp's colours aside, what a step prints is data's too
@@ -46,8 +63,7 @@ class Watcher(io.TextIOBase):
                 self.failure = json.loads(plain.removeprefix(ERROR_MARK))
             elif plain.startswith(UNMARKED):
                 self.unmarked = True
-            self.last = plain or self.last
-        return len(text)
+            self.own.last = plain or self.own.last
 
     def flush(self) -> None:
         self.log.flush()

@@ -17,7 +17,7 @@ import pytest
 from matchmaking import tracking
 from matchmaking.data.sample import generate_file
 from matchmaking.tracking.step import costs_of
-from mlops.local import run
+from mlops.local import steps as local_steps
 from mlops.local.run import run_pipeline
 from tests.compiled_steps import as_compiled
 from tests.experiment_fixtures import DEFINITION, UNTIL, record_earlier, write_logs
@@ -61,7 +61,7 @@ def seen(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
 
 def steps_as_compiled(name: str, monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
     """Makes steps run as they are compiled; the commands of those that ran."""
-    run_step = run._run_step
+    run_step = local_steps._run_step
     commands: list[list[str]] = []
 
     def run_compiled(watcher: Any, scratch: str, nursery: None, full_command: list[str], env_vars: Any = None) -> int:
@@ -69,7 +69,7 @@ def steps_as_compiled(name: str, monkeypatch: pytest.MonkeyPatch) -> list[list[s
         here = [sys.executable, *commands[-1][1:]]
         return run_step(watcher, scratch, nursery, here, env_vars)
 
-    monkeypatch.setattr(run, "_run_step", run_compiled)
+    monkeypatch.setattr(local_steps, "_run_step", run_compiled)
     return commands
 
 

@@ -161,7 +161,8 @@ def _drift(records: Records) -> dict[str, Any]:
 
 def _candidates(records: Records) -> dict[str, Any]:
     """Each retraining's differences: `metrics` by name, each with `difference`, `low`, `high` and `margin`."""
-    places = [n for n, run in enumerate(records.runs) if run.pipeline == "retrain" and run.status == "FINISHED"]
+    trains = ("retrain", "sweep")
+    places = [n for n, run in enumerate(records.runs) if run.pipeline in trains and run.status == "FINISHED"]
     runs = [records.runs[place] for place in places]
     found = {
         name.removeprefix("difference_").removesuffix("_margin")

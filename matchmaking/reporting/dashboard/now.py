@@ -30,7 +30,7 @@ MOST_TEXT = 600
 # runs by hand have no rhythm; what comes about daily or more seldom has
 LEAST_RHYTHM = timedelta(hours=12)
 RHYTHM_RUNS = 10
-ORDER = ("observe", "evaluate", "monitor", "retrain", "promote")
+ORDER = ("observe", "evaluate", "monitor", "retrain", "sweep", "promote")
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,37 @@
+"""Scores recipes out of fold."""
+
+from kfp import dsl
+from kfp.dsl import Artifact, Dataset, Input, Model
+
+from matchmaking.base.settings import image
+
+
+@dsl.component(base_image=image("trainer"), install_kfp_package=False)
+def trial(
+    run_id: str,
+    train_pairs: Input[Dataset],
+    production_model: Input[Model],
+    proposed: Input[Artifact],
+    part: int,
+) -> str:
+    """Scores recipes out of fold, on the training pairs.
+
+    Args:
+        run_id: the MLflow run.
+        train_pairs: parquet.
+        production_model: the bundle whose encoder and scaler are used; empty to bootstrap.
+        proposed: JSON: the recipes.
+        part: which of them.
+
+    Returns:
+        Their scores and what the step has cost, as a text: KFP's launcher brings a step one artifact of a list.
+    """
+    from pathlib import Path
+
+    from matchmaking.tracking.step import own_cost, step
+
+    with step("trial", run_id):
+        from matchmaking.model.sweep.trial import as_text, trial_file
+
+        scores = trial_file(Path(train_pairs.path), Path(production_model.path), Path(proposed.path), part)
+        return as_text(scores, own_cost("trial"))

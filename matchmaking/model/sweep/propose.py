@@ -1,0 +1,98 @@
+"""Which recipes a sweep tries: the default one, and others spread evenly over the space around it.
+
+They are a Latin hypercube of the run's seed: however few there are, each of its axes is covered from end to end. All
+are known before the first is tried, so that they can be tried side by side, in any order, by steps that know nothing of
+each other. A sampler that learns from trials (Optuna's) would have nothing to learn from, and a pruner would need a
+database that all steps write to.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from matchmaking.base.errors import InputError
+from matchmaking.model import recipe as recipes
+from matchmaking.model.recipe import Recipe
+from matchmaking.model.sweep import MOST_TRIALS
+
+# steps that share the trials: each is three pods in a cluster, and its part of what a Workflow may hold
+MOST_PARTS = 6
+
+
+def _between(low: float, high: float, digits: int = 2) -> Callable[[float], float]:
+    """A number by its place from 0 to 1 on a logarithmic scale, to so many significant digits."""
+    return lambda place: float(f"{low * math.exp(place * math.log(high / low)):.{digits}g}")
+
+
+def _one_of(*values: Any) -> Callable[[float], Any]:
+    return lambda place: values[min(int(place * len(values)), len(values) - 1)]
+
+
+# each axis by a place from 0 to 1; the default recipe is within all of them. The batch size stays the recipe's own, as
+# it goes by the rows
+SPACE: dict[str, Callable[[float], Any]] = {
+    "epochs": lambda place: round(_between(15, 60)(place)),
+    "learning_rate": _between(3e-3, 2e-2),
+    "members": _one_of(4, 6, 8),
+    "embedding": _one_of(4, 8, 12, 16),
+    "hidden": _one_of((16, 8), (32, 16), (48, 24), (64, 32)),
+    "dropout": _between(0.15, 0.5),
+    "weight_decay": _between(2e-5, 1e-3),
+}
+
+
+def propose(trials: int, seed: int) -> list[Recipe]:
+    """So many recipes, the default one first.
+
+    Raises:
+        InputError: fewer than two, or more than `MOST_TRIALS`.
+    """
+    from scipy.stats import qmc
+
+    if not 2 <= trials <= MOST_TRIALS:
+        raise InputError(f"--trials {trials}: give a number from 2 to {MOST_TRIALS}; the first is the default recipe")
+    epochs, _, learning_rate = recipes.OWN["interactions"]
+    default = Recipe(
+        "interactions",
+        seed,
+        epochs,
+        0,
+        learning_rate,
+        recipes.MEMBERS,
+        recipes.EMBEDDING,
+        recipes.HIDDEN,
+        recipes.DROPOUT,
+        recipes.WEIGHT_DECAY,
+    )
+    places = qmc.LatinHypercube(len(SPACE), rng=np.random.default_rng(seed)).random(trials - 1)
+    others = [{name: axis(place) for (name, axis), place in zip(SPACE.items(), row, strict=True)} for row in places]
+    return [default, *(replace(default, **other) for other in others)]
+
+
+def propose_file(path: Path, trials: int, seed: int) -> list[int]:
+    """Writes the recipes as JSON, for `read_proposed`; the numbers of the parts that they are tried in."""
+    found = propose(trials, seed)
+    path.write_text(json.dumps([asdict(each) for each in found], indent=1))
+    return list(range(min(trials, MOST_PARTS)))
+
+
+def read_proposed(path: Path) -> list[Recipe]:
+    """The recipes that `propose_file` wrote; their numbers are their places."""
+    return [as_recipe(each) for each in json.loads(path.read_text())]
+
+
+def as_recipe(values: dict[str, Any]) -> Recipe:
+    """A recipe from its fields, as JSON has them."""
+    return Recipe(**{**values, "hidden": tuple(values["hidden"])})
+
+
+def part_of(found: list[Recipe], part: int) -> list[int]:
+    """The numbers of the recipes that a part tries."""
+    return list(range(part, len(found), min(len(found), MOST_PARTS)))
