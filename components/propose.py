@@ -13,6 +13,7 @@ def propose(
     run_id: str,
     trials: int,
     seed: int,
+    epochs: int,
     proposed: Output[Artifact],
 ) -> List[int]:  # noqa: UP006
     """Proposes recipes to try, the default one first.
@@ -21,6 +22,7 @@ def propose(
         run_id: the MLflow run.
         trials: how many.
         seed: of what is drawn, and of the trainings.
+        epochs: passes of the default recipe; 0: its own.
         proposed: JSON: the recipes.
 
     Returns:
@@ -33,4 +35,4 @@ def propose(
     with step("propose", run_id, {"Recipes": proposed}):
         from matchmaking.model.sweep.propose import propose_file
 
-        return propose_file(Path(proposed.path), trials, seed)
+        return propose_file(Path(proposed.path), trials, seed, epochs)

@@ -12,12 +12,12 @@ def train(
     train_pairs: Input[Dataset],
     production_model: Input[Model],
     lineage: Input[Artifact],
+    algorithm: str,
+    seed: int,
+    epochs: int,
+    batch_size: int,
+    learning_rate: float,
     candidate: Output[Model],
-    algorithm: str = "",
-    seed: int = 0,
-    epochs: int = 0,
-    batch_size: int = 0,
-    learning_rate: float = 0.0,
     choice: Input[Artifact] = None,
 ):
     """Trains a candidate: a drop-in for production's model file.
@@ -27,13 +27,13 @@ def train(
         train_pairs: parquet.
         production_model: the bundle whose encoder and scaler the candidate keeps; empty to bootstrap.
         lineage: HDF5: which pairs these are; becomes part of the candidate's model file.
-        candidate: the bundle, with a record of the training.
         algorithm: "interactions" or "dense".
         seed: of weights, folds and shuffling.
         epochs: passes over the rows, at most; 0: the algorithm's own.
         batch_size: rows a step; 0: the algorithm's own.
         learning_rate: the optimiser's first; 0: the algorithm's own.
-        choice: JSON: the recipe that a sweep has chosen, in place of all these.
+        candidate: the bundle, with a record of the training.
+        choice: JSON: the recipe that a sweep has chosen, in place of those five.
     """
     from pathlib import Path
 

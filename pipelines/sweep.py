@@ -22,6 +22,7 @@ def sweep(
     candidates: str,
     trials: int = TRIALS,
     seed: int = 0,
+    epochs: int = 0,
     split: str = "auto",
     production_data: str = "",
     policy: str = "",
@@ -36,6 +37,7 @@ def sweep(
         candidates: URI of the folder where packages go.
         trials: recipes to try, the default one among them; each takes about three times as long as a training.
         seed: of the recipes, the folds, the trainings and the bootstrap.
+        epochs: passes over the training rows of the default recipe, at most; 0: its own. Of the others half to twice.
         split: how the held-out pairs are chosen: "auto" (none that trained production), "hash" or "stratified".
         production_data: URI of the dataset that production was trained on, if its model doesn't know (CSV); empty for
             `data`.
@@ -52,7 +54,7 @@ def sweep(
         production_data=production_data,
         timestamp=timestamp,
     )
-    recipes = propose(run_id=begun.run_id, trials=trials, seed=seed)
+    recipes = propose(run_id=begun.run_id, trials=trials, seed=seed, epochs=epochs)
     with dsl.ParallelFor(recipes.outputs["Output"], parallelism=PARALLEL, name="trials") as part:
         tried = trial(
             run_id=begun.run_id,
@@ -69,6 +71,11 @@ def sweep(
         train_pairs=begun.train_pairs,
         production_model=begun.served,
         lineage=begun.lineage,
+        algorithm="interactions",
+        seed=seed,
+        epochs=0,
+        batch_size=0,
+        learning_rate=0.0,
         choice=chosen.outputs["choice"],
     )
     judge(begun, trained.outputs["candidate"], production, candidates, policy=policy, seed=seed)

@@ -20,6 +20,8 @@ from typing import Any
 
 import yaml
 
+from matchmaking.model.sweep.propose import MOST_PARTS
+
 # of one node, driver or executor, without its parameters; of the templates and Argo's own fields
 NODE = 1_500
 TEMPLATES = 25_000
@@ -33,7 +35,11 @@ COPIES = 3
 FACTOR = 1.44
 # the outputs whose metadata has the costs of the steps so far
 CARRIERS = {"raw", "pairs", "test", "candidate", "evaluation", "decision", "scored_reference", "result"}
-CARRIERS |= {"logs", "live"}
+CARRIERS |= {"logs", "live", "proposed", "choice"}
+# the scores of a part of a sweep: some eight trials' numbers
+SCORES = "[[123.456,1.234567,1234.5],[" + ",".join(
+    ["[123,0.123456,0.123456,123.123456,[" + "0.123456," * 20 + "]]"] * 2
+)
 
 
 def workflow_bytes(compiled: str, metadata: dict[str, Any], costs: str, policy: str = "") -> int:
@@ -55,16 +61,32 @@ def workflow_bytes(compiled: str, metadata: dict[str, Any], costs: str, policy: 
         if label:
             total += _in_string(executors[label]["container"]) + _in_string(pods.get(label, {}))
     dags = [spec["root"]["dag"], *(part["dag"] for part in spec["components"].values() if "dag" in part)]
+    times = _times(spec)
     for task in [task for dag in dags for task in dag["tasks"].values()]:
-        component = spec["components"][task["componentRef"]["name"]]
+        name = task["componentRef"]["name"]
+        component = spec["components"][name]
         label = component.get("executorLabel")
-        total += TASK_TEMPLATE + 2 * _in_string(task) + _in_string(component) + 2 * NODE
+        total += TASK_TEMPLATE + times.get(name, 1) * (2 * _in_string(task) + _in_string(component) + 2 * NODE)
         if label is None:
             continue
         container, pod = executors[label]["container"], pods.get(label, {})
         patch = _patch(component, container, pod, _metadata(task, metadata, costs), policy)
-        total += _in_string(container) + _in_string(pod) + COPIES * (_in_string(patch) + NODE)
+        total += times.get(name, 1) * (_in_string(container) + _in_string(pod) + COPIES * (_in_string(patch) + NODE))
     return round(FACTOR * total)
+
+
+def _times(spec: dict[str, Any]) -> dict[str, int]:
+    """How often the components of a loop are there at the most, each time with the group that is around them."""
+    loops = [
+        task["componentRef"]["name"] for task in spec["root"]["dag"]["tasks"].values() if "parameterIterator" in task
+    ]
+    inside = {
+        task["componentRef"]["name"]: MOST_PARTS
+        for loop in loops
+        for task in spec["components"][loop]["dag"]["tasks"].values()
+    }
+    # and the one around all of them
+    return {**inside, **{loop: MOST_PARTS + 1 for loop in loops}}
 
 
 def _metadata(task: dict[str, Any], metadata: dict[str, Any], costs: str) -> dict[str, dict[str, Any]]:
@@ -93,7 +115,8 @@ def _patch(
 ) -> dict[str, Any]:
     artifact = {"name": "projects/0/artifacts/0", "type": {"instanceSchema": ""}, "uri": URI}
     inputs, outputs = (component.get(f"{way}Definitions", {}) for way in ("input", "output"))
-    values = {name: policy if name == "policy" else VALUE for name in inputs.get("parameters", {})}
+    known = {"policy": policy, "results": [SCORES] * MOST_PARTS}
+    values = {name: known.get(name, VALUE) for name in inputs.get("parameters", {})}
     executor_input = {
         "inputs": {
             "parameterValues": values,

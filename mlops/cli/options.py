@@ -22,7 +22,7 @@ PIPELINES_OF = {
     "candidates": ("retrain", "sweep"),
     "algorithm": ("retrain",),
     "trials": ("sweep",),
-    "epochs": ("retrain",),
+    "epochs": ("retrain", "sweep"),
     "batch_size": ("retrain",),
     "learning_rate": ("retrain",),
     "fail_on_degraded": ("evaluate",),

@@ -85,7 +85,7 @@ def submit(
     candidates: Candidates = CANDIDATES_URI,
     seed: Annotated[int, typer.Option(min=0, max=MAX_SEED, help="Of everything that is drawn by chance.")] = 0,
     algorithm: Annotated[Algorithm, typer.Option(help="retrain: what to train.")] = Algorithm.interactions,
-    epochs: Annotated[int | None, typer.Option(min=1, help="retrain: passes over the rows, at most.")] = None,
+    epochs: Annotated[int | None, typer.Option(min=1, help="retrain, sweep: passes over the rows, at most.")] = None,
     batch_size: Annotated[int | None, typer.Option(min=1, help="retrain: rows a step.")] = None,
     learning_rate: Annotated[float | None, typer.Option(min=1e-6, max=1, help="retrain: the first one.")] = None,
     trials: Trials = TRIALS,
@@ -141,7 +141,7 @@ def submit(
         "policy": policy_text(policy),
     }
     own: dict[str, dict[str, Any]] = {
-        "sweep": {**judged, "trials": trials},
+        "sweep": {**judged, "trials": trials, **({"epochs": epochs} if epochs else {})},
         "retrain": {
             **judged,
             "algorithm": algorithm.value,

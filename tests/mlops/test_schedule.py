@@ -169,7 +169,11 @@ def _run_of(kfp: FakeKfp, recurring: object) -> bytes:
     ("old", "new", "words"),
     [
         ("Etc/UTC", "Asia/Kolkata", "timeZone Asia/Kolkata: recurring runs of Kubeflow Pipelines know UTC only"),
-        ("retrain.sch", "retain.sch", "retain is none of retrain, evaluate, monitor, observe, experiment, promote"),
+        (
+            "retrain.sch",
+            "retain.sch",
+            "retain is none of retrain, sweep, evaluate, monitor, observe, experiment, promote",
+        ),
         ("30 3 * * MON", "30 3 * *", "retrain.schedule: '30 3 * *' has 4 fields; a schedule has 5"),
         ("30 3 * * MON", "61 3 * * MON", "'61' is no minute; it is 0 to 59"),
         ("30 3 * * MON", "30 3 * * 7", "'7' is no day of the week"),

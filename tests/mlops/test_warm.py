@@ -69,6 +69,27 @@ def test_a_step_that_crashes_takes_nothing_along(run: Run, how: str) -> None:
     assert code == 0 and "the next one" in said
 
 
+def test_of_several_steps_at_once_each_has_its_own_end(nursery: warm.Nursery, tmp_path: Path) -> None:
+    """The first ends last: nobody takes another's exit code for its own, or waits for another's end."""
+    ends, waiting = {}, []
+    for name, body in (("slow", "import time; time.sleep(3); raise SystemExit(3)"), ("quick", "raise SystemExit(4)")):
+        source = tmp_path / f"{name}.py"
+        source.write_text(f"def trial():\n    print('{name}', flush=True)\n    {body}\n")
+        given = json.dumps({"inputs": {}, "outputs": {"outputFile": str(tmp_path / f"{name}.json")}})
+        arguments = ["--component_module_path", str(source), "--function_to_execute", "trial"]
+        reading, writing = os.pipe()
+        step = nursery.step("validate", [*arguments, "--executor_input", given], dict(os.environ), writing)
+        os.close(writing)
+        assert step is not None
+        waiting.append((name, step, reading))
+    for name, step, reading in reversed(waiting):
+        with os.fdopen(reading) as printed:
+            assert name in printed.read()
+        begun = time.monotonic()
+        ends[name] = (warm.code(step), time.monotonic() - begun)
+    assert {name: code for name, (code, _) in ends.items()} == {"quick": 4, "slow": 3}
+
+
 def test_a_step_changes_nothing_for_the_next(run: Run) -> None:
     assert run("import matchmaking.base.settings as s\ns.EXPERIMENT = 'changed'")[0] == 0
     code, said = run("import matchmaking.base.settings as s\nprint('found', s.EXPERIMENT)")

@@ -60,7 +60,7 @@ def test_new_data_that_has_drifted_fails_the_workflow(
     env = {
         **os.environ,
         **{"DATA_REV": "", "REFERENCE_REV": "", "ROWS": "", "SEED": "0", "PRODUCTION": str(incumbent)},
-        **{"POLICY": "", "OPTIONS": ""},
+        **{"POLICY": "", "OPTIONS": "", "TRIALS": ""},
         **{"GITHUB_STEP_SUMMARY": str(page), "GITHUB_ENV": str(tmp_path / "env")},
     }
 
@@ -69,6 +69,7 @@ def test_new_data_that_has_drifted_fails_the_workflow(
         return subprocess.run(command, capture_output=True, text=True, check=False, env={**env, **changed})
 
     assert run("Data and production model", SEED="0; touch pwned").returncode == 2
+    assert run("Data and production model", TRIALS="4; touch pwned").returncode == 2
     assert run("Data and production model", DATA_REV="$(touch pwned)").returncode == 2
     assert not (clone / "pwned").exists()
     done = run("Data and production model")
@@ -94,6 +95,7 @@ def test_the_workflow_passes_options_and_a_policy_on(tmp_path: Path, monkeypatch
     env = {
         **os.environ,
         **{"DATA_REV": "", "REFERENCE_REV": "", "ROWS": "10", "SEED": "0", "PRODUCTION": "s3://production"},
+        **{"TRIALS": "4"},
         **{
             "POLICY": policy,
             "OPTIONS": "--split hash  --epochs 20 $(touch pwned) *",
@@ -111,9 +113,10 @@ def test_the_workflow_passes_options_and_a_policy_on(tmp_path: Path, monkeypatch
 
     run("Data and production model")
     assert (tmp_path / "work/ci/policy.yaml").read_text() == policy + "\n"
-    for name in ("Retrain", "Monitor", "Evaluate"):
+    for name in ("Retrain", "Sweep", "Monitor", "Evaluate"):
         called = run(name)
         given = ["--policy", "work/ci/policy.yaml", "--split", "hash", "--epochs", "20", "$(touch", "pwned)", "*"]
         assert called[-len(given) :] == given
         assert "--policy" not in run(name, POLICY="", OPTIONS="")
+        assert ("--trials" in called) == (name == "Sweep")
     assert not (tmp_path / "pwned").exists()

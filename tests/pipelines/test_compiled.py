@@ -109,14 +109,15 @@ def test_who_is_told_where_people_open_the_uis(steps: Any) -> None:
     """Who opens the run records it there, for the others, and a promotion tells of itself without asking."""
     told = {(of, name) for (of, name), step in steps.items() if "MLOPS_MLFLOW_URL" in environment(step)}
     ingests = {("retrain", "ingest"), ("evaluate", "ingest"), ("monitor", "ingest"), ("monitor", "ingest-2")}
-    ingests |= {("observe", "collect"), ("experiment", "gather")}
-    assert told == {*ingests, ("promote", "check"), ("promote", "promote"), ("retrain", "promote")}
+    ingests |= {("observe", "collect"), ("experiment", "gather"), ("sweep", "ingest")}
+    promotions = {(of, "promote") for of in ("promote", "retrain", "sweep")}
+    assert told == {*ingests, *promotions, ("promote", "check")}
 
 
 def test_who_looks_at_alerts_is_told_the_policy(steps: Any) -> None:
     told = {(of, name) for (of, name), step in steps.items() if "MLOPS_POLICY" in environment(step)}
     assert told >= {("evaluate", "report"), ("monitor", "report")}
-    assert not any(of in ("retrain", "promote") or name not in LOOKS for of, name in told)
+    assert not any(of in ("retrain", "sweep", "promote") or name not in LOOKS for of, name in told)
 
 
 def test_every_variable_that_the_code_reads_is_given(steps: Any) -> None:
@@ -159,7 +160,9 @@ def test_a_component_knows_what_its_tasks_are_given_and_no_more() -> None:
         given: dict[str, set[str]] = {}
         for task in [task for dag in dags for task in dag["tasks"].values()]:
             inputs = task.get("inputs", {})
-            given.setdefault(task["componentRef"]["name"], set()).update(
+            # a loop gives its group an item each time
+            item = {task["parameterIterator"]["itemInput"]} if "parameterIterator" in task else set()
+            given.setdefault(task["componentRef"]["name"], item).update(
                 inputs.get("parameters", {}), inputs.get("artifacts", {})
             )
         for name, component in spec["components"].items():
@@ -246,7 +249,8 @@ def test_each_pod_is_shut_in_and_ends(steps: Any) -> None:
 
 def test_what_reads_or_writes_the_world_is_never_cached(steps: Any) -> None:
     cached = {step["component"] for step in steps.values() if step["task"]["cachingOptions"].get("enableCache")}
-    assert cached == {"validate", "split", "train", "evaluate", "compare", "score", "drift", "experiment"}
+    modelling = {"validate", "split", "propose", "trial", "train", "evaluate", "compare", "score"}
+    assert cached == {*modelling, "drift", "experiment"}
     # a hit is the same run's work, since the run is among the inputs
     for step in steps.values():
         if step["component"] in cached:

@@ -11,14 +11,16 @@ from typing import Any
 import pytest
 import yaml
 
+from matchmaking.model.sweep.propose import MOST_PARTS
 from pipelines import PIPELINES
 from pipelines.compile import compile_pipeline
 from tests.workflow_size import CARRIERS, workflow_bytes
 
 # with those that a promotion by policy adds
-PODS = {"retrain": 18, "evaluate": 11, "monitor": 15, "observe": 7, "experiment": 7, "promote": 5}
+PODS = {"retrain": 18, "sweep": 41, "evaluate": 11, "monitor": 15, "observe": 7, "experiment": 7, "promote": 5}
 CRITICAL = {
     "retrain": ["ingest", "validate", "split", "train", "evaluate", "compare", "report", "promote"],
+    "sweep": ["ingest", "validate", "split", "trial", "choose", "train", "evaluate", "compare", "report", "promote"],
     "evaluate": ["ingest", "validate", "split", "evaluate", "report"],
     "monitor": ["ingest", "ingest-2", "validate-2", "score", "drift", "report"],
     "observe": ["collect", "observe", "report"],
@@ -26,7 +28,10 @@ CRITICAL = {
     "promote": ["check", "promote"],
 }
 # kB at the end of a run, see workflow_size.py; Argo compresses from 1 MiB on, etcd refuses 1.5 MiB
-KILOBYTES = {"retrain": 450, "evaluate": 282, "monitor": 372, "observe": 180, "experiment": 170, "promote": 129}
+KILOBYTES = {
+    **{"retrain": 450, "sweep": 855, "evaluate": 282, "monitor": 372},
+    **{"observe": 180, "experiment": 170, "promote": 129},
+}
 COSTS = ";".join(["validate current:12.35:10.12:1206"] * 8)
 
 
@@ -41,8 +46,9 @@ def spec(name: str) -> Any:
 
 
 def steps_of(name: str) -> dict[str, set[str]]:
-    """The steps and what each waits for; those of a condition wait for what it waits for."""
+    """The steps and what each waits for: those of a group for what it waits for, and who waits for it for its steps."""
     found: dict[str, set[str]] = {}
+    groups: dict[str, set[str]] = {}
 
     def walk(dag: dict[str, Any], outer: set[str]) -> None:
         for task, content in dag["tasks"].items():
@@ -50,19 +56,24 @@ def steps_of(name: str) -> dict[str, set[str]]:
             component = spec(name)["components"][content["componentRef"]["name"]]
             if "dag" in component:
                 walk(component["dag"], waits)
+                groups[task] = set(component["dag"]["tasks"])
             else:
                 found[task] = waits
 
     walk(spec(name)["root"]["dag"], set())
-    return found
+    return {task: waits.union(*(groups[each] for each in waits & groups.keys())) for task, waits in found.items()}
 
 
 @pytest.mark.parametrize("name", PIPELINES)
 def test_pods(name: str) -> None:
-    """A driver and an executor for each step, and a driver for each DAG: the pipeline itself, and each condition."""
+    """A driver and an executor for each step, and a driver for each DAG: the pipeline itself, and each condition.
+
+    Of a loop there is such a DAG for each item, and one around them.
+    """
     components = spec(name)["components"].values()
     dags = 1 + sum("dag" in component for component in components)
-    assert 2 * len(steps_of(name)) + dags == PODS[name]
+    looped = 1 + 3 * (MOST_PARTS - 1) if name == "sweep" else 0
+    assert 2 * len(steps_of(name)) + dags + looped == PODS[name]
     assert PODS["retrain"] <= 18
 
 
@@ -81,8 +92,9 @@ def test_critical_path(name: str) -> None:
     for task, content in spec(name)["root"]["dag"]["tasks"].items():
         used = set(re.findall(r"'producerTask': '([\w-]+)'", str(content.get("inputs", {}))))
         assert set(content.get("dependentTasks", [])) <= used, task
-    if name == "retrain":
-        assert "report" in spec(name)["root"]["dag"]["tasks"]["condition-1"]["dependentTasks"]
+    if name in ("retrain", "sweep"):
+        (condition,) = (task for task in spec(name)["root"]["dag"]["tasks"] if task.startswith("condition"))
+        assert "report" in spec(name)["root"]["dag"]["tasks"][condition]["dependentTasks"]
 
 
 def test_steps_stand_side_by_side_and_none_waits_for_the_end() -> None:
@@ -90,7 +102,7 @@ def test_steps_stand_side_by_side_and_none_waits_for_the_end() -> None:
     for name in PIPELINES:
         top = spec(name)["root"]["dag"]["tasks"]
         groups = [task for task, content in top.items() if content["componentRef"]["name"] not in executed(name)]
-        assert groups == (["condition-1"] if name == "retrain" else [])
+        assert sorted(groups) == {"retrain": ["condition-1"], "sweep": ["condition-2", "for-loop-1"]}.get(name, [])
         assert not [content for content in top.values() if "strategy" in content.get("triggerPolicy", {})]
 
 

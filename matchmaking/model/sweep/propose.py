@@ -38,7 +38,7 @@ def _one_of(*values: Any) -> Callable[[float], Any]:
 # each axis by a place from 0 to 1; the default recipe is within all of them. The batch size stays the recipe's own, as
 # it goes by the rows
 SPACE: dict[str, Callable[[float], Any]] = {
-    "epochs": lambda place: round(_between(15, 60)(place)),
+    "epochs": _between(1 / 2, 2),  # times those of the default recipe
     "learning_rate": _between(3e-3, 2e-2),
     "members": _one_of(4, 6, 8),
     "embedding": _one_of(4, 8, 12, 16),
@@ -48,8 +48,14 @@ SPACE: dict[str, Callable[[float], Any]] = {
 }
 
 
-def propose(trials: int, seed: int) -> list[Recipe]:
+def propose(trials: int, seed: int, epochs: int = 0) -> list[Recipe]:
     """So many recipes, the default one first.
+
+    Args:
+        trials: how many.
+        seed: of what is drawn, and of the trainings.
+        epochs: passes of the default recipe in place of its own, of which the others have half to twice as many; 0 for
+            its own.
 
     Raises:
         InputError: fewer than two, or more than `MOST_TRIALS`.
@@ -58,11 +64,11 @@ def propose(trials: int, seed: int) -> list[Recipe]:
 
     if not 2 <= trials <= MOST_TRIALS:
         raise InputError(f"--trials {trials}: give a number from 2 to {MOST_TRIALS}; the first is the default recipe")
-    epochs, _, learning_rate = recipes.OWN["interactions"]
+    own_epochs, _, learning_rate = recipes.OWN["interactions"]
     default = Recipe(
         "interactions",
         seed,
-        epochs,
+        epochs or own_epochs,
         0,
         learning_rate,
         recipes.MEMBERS,
@@ -73,12 +79,14 @@ def propose(trials: int, seed: int) -> list[Recipe]:
     )
     places = qmc.LatinHypercube(len(SPACE), rng=np.random.default_rng(seed)).random(trials - 1)
     others = [{name: axis(place) for (name, axis), place in zip(SPACE.items(), row, strict=True)} for row in places]
+    for other in others:
+        other["epochs"] = max(1, round(other["epochs"] * default.epochs))
     return [default, *(replace(default, **other) for other in others)]
 
 
-def propose_file(path: Path, trials: int, seed: int) -> list[int]:
+def propose_file(path: Path, trials: int, seed: int, epochs: int = 0) -> list[int]:
     """Writes the recipes as JSON, for `read_proposed`; the numbers of the parts that they are tried in."""
-    found = propose(trials, seed)
+    found = propose(trials, seed, epochs)
     path.write_text(json.dumps([asdict(each) for each in found], indent=1))
     return list(range(min(trials, MOST_PARTS)))
 

@@ -1,0 +1,92 @@
+"""Steps of a loop run side by side: whole lines, one failure ends it, Ctrl-C does at once, nothing is left changed."""
+
+import builtins
+import io
+import logging
+import os
+import signal
+import subprocess
+import sys
+import time
+from contextlib import redirect_stdout
+from pathlib import Path
+from typing import Any
+
+import pytest
+from kfp import dsl, local
+
+from mlops.local.steps import in_kfps_place
+from mlops.local.watch import Watcher
+
+
+@dsl.component(install_kfp_package=False)
+def loud(item: int, folder: str, seconds: float, failing: int) -> int:
+    from pathlib import Path
+    import sys
+    import time
+
+    Path(folder, str(item)).touch()
+    for _ in range(200):
+        # in pieces, as a program writes that is in no hurry
+        sys.stdout.write(f"<{item}")
+        sys.stdout.flush()
+        sys.stdout.write(f"-{item}>\n")
+    time.sleep(seconds)
+    if item == failing:
+        sys.exit(7)
+    return item
+
+
+@dsl.pipeline(name="loop")
+def loop(folder: str, seconds: float = 0.0, failing: int = -1) -> None:
+    with dsl.ParallelFor([0, 1, 2, 3, 4, 5], parallelism=2) as item:
+        loud(item=item, folder=folder, seconds=seconds, failing=failing)
+
+
+def run(tmp_path: Path, **arguments: Any) -> Watcher:
+    """Runs the loop; its items leave a file each in `begun`."""
+    (tmp_path / "begun").mkdir()
+    local.init(runner=local.SubprocessRunner(use_venv=False), pipeline_root=str(tmp_path / "steps"))
+    watcher = Watcher(io.StringIO(), lambda step: None, None)
+    with redirect_stdout(watcher), in_kfps_place(watcher, str(tmp_path), None):
+        loop(folder=str(tmp_path / "begun"), **arguments)
+    return watcher
+
+
+def test_lines_come_whole_and_nothing_is_left_changed(tmp_path: Path) -> None:
+    before = builtins.print, logging.getLogger().handlers[:], logging.getLogger().level
+    interrupts = signal.getsignal(signal.SIGINT)
+    watcher = run(tmp_path)
+    assert isinstance(watcher.log, io.StringIO)
+    said = [line.strip() for line in watcher.log.getvalue().splitlines() if "<" in line]
+    assert sorted(said) == sorted(f"<{item}-{item}>" for item in range(6) for _ in range(200))
+    assert (builtins.print, logging.getLogger().handlers[:], logging.getLogger().level) == before
+    assert signal.getsignal(signal.SIGINT) is interrupts
+
+
+def test_what_has_not_begun_when_one_fails_is_not_run(tmp_path: Path) -> None:
+    with pytest.raises(RuntimeError, match="Inner task failed"):
+        run(tmp_path, failing=0)
+    assert len(list((tmp_path / "begun").iterdir())) < 6
+
+
+def test_ctrl_c_ends_those_that_run_and_those_to_come(tmp_path: Path) -> None:
+    program = f"from pathlib import Path; from tests.mlops.test_side_by_side import run; run(Path({str(tmp_path)!r}), "
+    process = subprocess.Popen(
+        [sys.executable, "-c", program + "seconds=120.0)"],
+        stderr=subprocess.PIPE,
+        text=True,
+        # what is started in the background ignores Ctrl-C
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
+    try:
+        while not (tmp_path / "begun").exists() or len(list((tmp_path / "begun").iterdir())) < 2:
+            assert process.poll() is None, process.communicate()
+            time.sleep(0.1)
+        # to the program alone: its steps are not asked
+        os.kill(process.pid, signal.SIGINT)
+        _, said = process.communicate(timeout=60)
+    finally:
+        process.kill()
+    assert "KeyboardInterrupt" in said
+    assert len(list((tmp_path / "begun").iterdir())) == 2
