@@ -21,9 +21,9 @@ from mlops.local.watch import Watcher
 
 @dsl.component(install_kfp_package=False)
 def loud(item: int, folder: str, seconds: float, failing: int) -> int:
-    from pathlib import Path
     import sys
     import time
+    from pathlib import Path
 
     Path(folder, str(item)).touch()
     for _ in range(200):
