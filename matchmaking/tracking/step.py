@@ -181,12 +181,13 @@ def as_text(costs: Iterable[Mapping[str, Any]]) -> str:
 
 
 def own_cost(name: str) -> dict[str, Any]:
-    """What the step that is running has cost so far."""
+    """What the step that is running has cost so far; its memory is that of the largest of its processes."""
+    peak = max(resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
     return {
         "step": name,
         "wall_seconds": round(_process_age(), 3),
         "import_seconds": round(_imports.seconds, 3),
-        "peak_mb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / _RSS_PER_MB, 1),
+        "peak_mb": round(peak / _RSS_PER_MB, 1),
     }
 
 

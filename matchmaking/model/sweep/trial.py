@@ -9,8 +9,11 @@ recipes from block to block say how much of a mean difference is chance, in twen
 from __future__ import annotations
 
 import json
+import multiprocessing
+import sys
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -70,9 +73,23 @@ def trial_file(train_path: Path, production_dir: Path, proposed_path: Path, part
     found = []
     for number in part_of(proposed, part):
         print(f"trial {number}: {changes(proposed[number], proposed[0]) or 'the default recipe'}", flush=True)
-        score = out_of_fold(inputs, match, blocks, widths, proposed[number])
-        found.append({"number": number, **score})
+        found.append({"number": number, **_apart(out_of_fold, inputs, match, blocks, widths, proposed[number])})
     return found
+
+
+def _apart(call: Callable[..., dict[str, Any]], *given: Any) -> dict[str, Any]:
+    """What a function gives, in a process of its own: TensorFlow keeps some 60 MB of each training for good.
+
+    It is forked, once the libraries are here and have done nothing, so that they needn't be imported each time; where
+    that isn't safe, the function is called here.
+    """
+    if sys.platform != "linux":
+        return call(*given)
+    import keras  # noqa: F401
+    import tensorflow  # noqa: F401
+
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("fork")) as apart:
+        return apart.submit(call, *given).result()
 
 
 def draw(keys: Keys) -> Flags:
