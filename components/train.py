@@ -40,8 +40,7 @@ def train(
     from matchmaking.tracking.step import step
 
     with step("train", run_id, {"Candidate": candidate}, [train_pairs, production_model, choice]):
-        from matchmaking.model.recipe import Recipe
-        from matchmaking.model.sweep.choose import read_choice
+        from matchmaking.model.recipe import Recipe, read_choice
         from matchmaking.model.train import train_candidate
 
         recipe, sweep = Recipe(algorithm, seed, epochs, batch_size, learning_rate), None

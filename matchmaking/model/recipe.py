@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
 
 from matchmaking.model import ALGORITHMS
 
@@ -73,3 +76,14 @@ def completed(recipe: Recipe, rows: int) -> Recipe:
         dropout=recipe.dropout or DROPOUT,
         weight_decay=recipe.weight_decay or WEIGHT_DECAY,
     )
+
+
+def as_recipe(values: dict[str, Any]) -> Recipe:
+    """A recipe from its fields, as JSON has them."""
+    return Recipe(**{**values, "hidden": tuple(values["hidden"])})
+
+
+def read_choice(path: Path) -> tuple[Recipe, dict[str, Any]]:
+    """The recipe that was chosen, and how: what `sweep.choose` wrote."""
+    found = json.loads(path.read_text())
+    return as_recipe(found["recipe"]), found["sweep"]

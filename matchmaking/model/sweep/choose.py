@@ -17,12 +17,12 @@ import numpy as np
 
 from matchmaking import tracking
 from matchmaking.model.recipe import Recipe
-from matchmaking.model.sweep.propose import as_recipe, read_proposed
+from matchmaking.model.sweep.propose import read_proposed
 from matchmaking.model.sweep.trial import BLOCKS, changes, scores_of
 
 
 def choose_file(proposed_path: Path, results: Sequence[str], out_path: Path) -> dict[str, Any]:
-    """Chooses, and writes it as JSON for `read_choice`.
+    """Chooses, and writes it as JSON for `recipe.read_choice`.
 
     Args:
         proposed_path: the recipes.
@@ -76,12 +76,6 @@ def choose(proposed: Sequence[Recipe], scores: Sequence[dict[str, Any]]) -> dict
         gain = f"trial {best} lowers the log loss out of fold by {means[best]:.5f} ± {errors[best]:.5f}"
         why = gain if chosen else f"{gain}, which is within one standard error: the default recipe stays"
     return {"chosen": chosen, "why": why, "trials": trials}
-
-
-def read_choice(path: Path) -> tuple[Recipe, dict[str, Any]]:
-    """The recipe that was chosen, and how: what `choose_file` wrote."""
-    found = json.loads(path.read_text())
-    return as_recipe(found["recipe"]), found["sweep"]
 
 
 def log_trials(run_id: str, chosen: dict[str, Any]) -> None:

@@ -19,7 +19,7 @@ import numpy as np
 
 from matchmaking.base.errors import InputError
 from matchmaking.model import recipe as recipes
-from matchmaking.model.recipe import Recipe
+from matchmaking.model.recipe import Recipe, as_recipe
 from matchmaking.model.sweep import MOST_TRIALS
 
 # steps that share the trials: each is three pods in a cluster, and its part of what a Workflow may hold
@@ -94,11 +94,6 @@ def propose_file(path: Path, trials: int, seed: int, epochs: int = 0) -> list[in
 def read_proposed(path: Path) -> list[Recipe]:
     """The recipes that `propose_file` wrote; their numbers are their places."""
     return [as_recipe(each) for each in json.loads(path.read_text())]
-
-
-def as_recipe(values: dict[str, Any]) -> Recipe:
-    """A recipe from its fields, as JSON has them."""
-    return Recipe(**{**values, "hidden": tuple(values["hidden"])})
 
 
 def part_of(found: list[Recipe], part: int) -> list[int]:

@@ -15,7 +15,7 @@ from matchmaking.data.sample import generate
 from matchmaking.model import features, recipe
 from matchmaking.model.lineage import pair_keys
 from matchmaking.model.sweep import propose, trial
-from matchmaking.model.sweep.choose import choose, choose_file, read_choice
+from matchmaking.model.sweep.choose import choose, choose_file
 
 BLOCKS = trial.BLOCKS
 
@@ -174,6 +174,6 @@ def test_the_choice_is_what_a_candidate_is_trained_by(tmp_path: Path) -> None:
     # as the parts end, in any order
     results = [trial.as_text([{"number": n, **tried[n]}], cost) for n in (2, 0, 1)]
     choose_file(tmp_path / "proposed.json", results, tmp_path / "choice.json")
-    chosen, how = read_choice(tmp_path / "choice.json")
+    chosen, how = recipe.read_choice(tmp_path / "choice.json")
     assert chosen == propose.propose(3, seed=5)[2]
     assert how["chosen"] == 2 and [one["number"] for one in how["trials"]] == [0, 1, 2]
