@@ -3,10 +3,10 @@
 from kfp import dsl
 
 from components.choose import choose
-from components.propose import propose
 from components.train import train
 from components.trial import trial
 from matchmaking.model.sweep import TRIALS
+from matchmaking.model.sweep.propose import PARTS
 from pipelines.memory import DEFAULT
 from pipelines.pods import equip
 from pipelines.retrain import begin, judge
@@ -32,15 +32,14 @@ def sweep(
     """Tries recipes on the training pairs, trains a candidate by the best one, and judges it as `retrain` does.
 
     Args:
-        data: URI of the dataset (CSV).
+        data: URI of the dataset: CSV or Parquet, a file or parts.
         production: URI of the production folder; empty to bootstrap a first model.
         candidates: URI of the folder where packages go.
         trials: recipes to try, the default one among them; each takes about three times as long as a training.
         seed: of the recipes, the folds, the trainings and the bootstrap.
         epochs: passes over the training rows of the default recipe, at most; 0: its own. Of the others half to twice.
         split: how the held-out pairs are chosen: "auto" (none that trained production), "hash" or "stratified".
-        production_data: URI of the dataset that production was trained on, if its model doesn't know (CSV); empty for
-            `data`.
+        production_data: URI of the dataset that production was trained on, if its model doesn't know; empty for `data`.
         policy: the promotion policy as YAML; empty for the default one.
         timestamp: UTC; empty for now.
         memory: request and limit of each step that holds the data, as in "6Gi"; see docs/cluster.md.
@@ -54,18 +53,16 @@ def sweep(
         production_data=production_data,
         timestamp=timestamp,
     )
-    recipes = propose(run_id=begun.run_id, trials=trials, seed=seed, epochs=epochs)
-    with dsl.ParallelFor(recipes.outputs["Output"], parallelism=PARALLEL, name="trials") as part:
+    asked = {"trials": trials, "seed": seed, "epochs": epochs}
+    with dsl.ParallelFor(list(range(PARTS)), parallelism=PARALLEL, name="trials") as part:
         tried = trial(
             run_id=begun.run_id,
             train_pairs=begun.train_pairs,
             production_model=begun.served,
-            proposed=recipes.outputs["proposed"],
             part=part,
+            **asked,
         )
-    chosen = choose(
-        run_id=begun.run_id, proposed=recipes.outputs["proposed"], results=dsl.Collected(tried.outputs["Output"])
-    )
+    chosen = choose(run_id=begun.run_id, results=dsl.Collected(tried.outputs["Output"]), **asked)
     trained = train(
         run_id=begun.run_id,
         train_pairs=begun.train_pairs,

@@ -20,7 +20,7 @@ from typing import Any
 
 import yaml
 
-from matchmaking.model.sweep.propose import MOST_PARTS
+from matchmaking.model.sweep.propose import PARTS
 
 # of one node, driver or executor, without its parameters; of the templates and Argo's own fields
 NODE = 1_500
@@ -35,7 +35,7 @@ COPIES = 3
 FACTOR = 1.44
 # the outputs whose metadata has the costs of the steps so far
 CARRIERS = {"raw", "pairs", "test", "candidate", "evaluation", "decision", "scored_reference", "result"}
-CARRIERS |= {"logs", "live", "proposed", "choice"}
+CARRIERS |= {"logs", "live", "choice"}
 # the scores of a part of a sweep: some eight trials' numbers
 SCORES = "[[123.456,1.234567,1234.5],[" + ",".join(
     ["[123,0.123456,0.123456,123.123456,[" + "0.123456," * 20 + "]]"] * 2
@@ -76,17 +76,17 @@ def workflow_bytes(compiled: str, metadata: dict[str, Any], costs: str, policy: 
 
 
 def _times(spec: dict[str, Any]) -> dict[str, int]:
-    """How often the components of a loop are there at the most, each time with the group that is around them."""
+    """How often the components of a loop are there each time with the group that is around them."""
     loops = [
         task["componentRef"]["name"] for task in spec["root"]["dag"]["tasks"].values() if "parameterIterator" in task
     ]
     inside = {
-        task["componentRef"]["name"]: MOST_PARTS
+        task["componentRef"]["name"]: PARTS
         for loop in loops
         for task in spec["components"][loop]["dag"]["tasks"].values()
     }
     # and the one around all of them
-    return {**inside, **{loop: MOST_PARTS + 1 for loop in loops}}
+    return {**inside, **{loop: PARTS + 1 for loop in loops}}
 
 
 def _metadata(task: dict[str, Any], metadata: dict[str, Any], costs: str) -> dict[str, dict[str, Any]]:
@@ -115,7 +115,7 @@ def _patch(
 ) -> dict[str, Any]:
     artifact = {"name": "projects/0/artifacts/0", "type": {"instanceSchema": ""}, "uri": URI}
     inputs, outputs = (component.get(f"{way}Definitions", {}) for way in ("input", "output"))
-    known = {"policy": policy, "results": [SCORES] * MOST_PARTS}
+    known = {"policy": policy, "results": [SCORES] * PARTS}
     values = {name: known.get(name, VALUE) for name in inputs.get("parameters", {})}
     executor_input = {
         "inputs": {

@@ -7,13 +7,11 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from matchmaking.base.settings import kfp_host
-from matchmaking.model.sweep import MOST_TRIALS, TRIALS
+from matchmaking.model.sweep import MOST_TRIALS
 
 if TYPE_CHECKING:
     from mlops.kubeflow.kfp_api import Server
 
-
-__all__ = ["TRIALS"]
 
 # what names data whose size counts
 DATA_ARGUMENTS = ("data", "current", "production_data", "predictions", "exposures")

@@ -19,9 +19,10 @@ from matchmaking.base.settings import MAX_SEED
 from matchmaking.inputs import Split
 from matchmaking.live import Window
 from matchmaking.model import Algorithm
+from matchmaking.model.sweep import TRIALS
 from mlops.cli.console import make_console, policy_text
 from mlops.cli.options import ExperimentName, Until, check_options
-from mlops.cli.parameters import TRIALS, Trials
+from mlops.cli.parameters import Trials
 from mlops.local import Runner, warm
 
 if TYPE_CHECKING:
@@ -49,7 +50,7 @@ def run(
     context: typer.Context,
     pipeline: Annotated[
         Local,
-        typer.Argument(help="Which pipeline; 'all' runs all but sweep in turn, observe where there are logs."),
+        typer.Argument(help="Which pipeline; 'all' runs retrain, evaluate, monitor, and observe where there are logs."),
     ],
     data: Annotated[
         str, typer.Option(help="The dataset: CSV (plain or gzip) or Parquet; a file, a folder of parts, or a pattern.")

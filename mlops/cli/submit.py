@@ -30,11 +30,11 @@ from matchmaking.base.settings import (
 from matchmaking.inputs import Split
 from matchmaking.live import Window
 from matchmaking.model import Algorithm
+from matchmaking.model.sweep import TRIALS
 from mlops.cli.console import make_console, policy_text
 from mlops.cli.options import ExperimentName, Until, check_options, given
 from mlops.cli.parameters import (
     DATA_ARGUMENTS,
-    TRIALS,
     Candidates,
     Current,
     Data,

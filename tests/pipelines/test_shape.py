@@ -11,13 +11,13 @@ from typing import Any
 import pytest
 import yaml
 
-from matchmaking.model.sweep.propose import MOST_PARTS
+from matchmaking.model.sweep.propose import PARTS
 from pipelines import PIPELINES
 from pipelines.compile import compile_pipeline
 from tests.workflow_size import CARRIERS, workflow_bytes
 
 # with those that a promotion by policy adds
-PODS = {"retrain": 18, "sweep": 41, "evaluate": 11, "monitor": 15, "observe": 7, "experiment": 7, "promote": 5}
+PODS = {"retrain": 18, "sweep": 33, "evaluate": 11, "monitor": 15, "observe": 7, "experiment": 7, "promote": 5}
 CRITICAL = {
     "retrain": ["ingest", "validate", "split", "train", "evaluate", "compare", "report", "promote"],
     "sweep": ["ingest", "validate", "split", "trial", "choose", "train", "evaluate", "compare", "report", "promote"],
@@ -29,7 +29,7 @@ CRITICAL = {
 }
 # kB at the end of a run, see workflow_size.py; Argo compresses from 1 MiB on, etcd refuses 1.5 MiB
 KILOBYTES = {
-    **{"retrain": 450, "sweep": 855, "evaluate": 282, "monitor": 372},
+    **{"retrain": 450, "sweep": 709, "evaluate": 282, "monitor": 372},
     **{"observe": 180, "experiment": 170, "promote": 129},
 }
 COSTS = ";".join(["validate current:12.35:10.12:1206"] * 8)
@@ -72,7 +72,7 @@ def test_pods(name: str) -> None:
     """
     components = spec(name)["components"].values()
     dags = 1 + sum("dag" in component for component in components)
-    looped = 1 + 3 * (MOST_PARTS - 1) if name == "sweep" else 0
+    looped = 1 + 3 * (PARTS - 1) if name == "sweep" else 0
     assert 2 * len(steps_of(name)) + dags + looped == PODS[name]
     assert PODS["retrain"] <= 18
 
@@ -102,7 +102,7 @@ def test_steps_stand_side_by_side_and_none_waits_for_the_end() -> None:
     for name in PIPELINES:
         top = spec(name)["root"]["dag"]["tasks"]
         groups = [task for task, content in top.items() if content["componentRef"]["name"] not in executed(name)]
-        assert sorted(groups) == {"retrain": ["condition-1"], "sweep": ["condition-2", "for-loop-1"]}.get(name, [])
+        assert sorted(groups) == {"retrain": ["condition-1"], "sweep": ["condition-3", "for-loop-2"]}.get(name, [])
         assert not [content for content in top.values() if "strategy" in content.get("triggerPolicy", {})]
 
 

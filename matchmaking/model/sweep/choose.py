@@ -17,22 +17,20 @@ import numpy as np
 
 from matchmaking import tracking
 from matchmaking.model.recipe import Recipe
-from matchmaking.model.sweep.propose import read_proposed
 from matchmaking.model.sweep.trial import BLOCKS, changes, scores_of
 
 
-def choose_file(proposed_path: Path, results: Sequence[str], out_path: Path) -> dict[str, Any]:
+def choose_file(proposed: Sequence[Recipe], results: Sequence[str], out_path: Path) -> dict[str, Any]:
     """Chooses, and writes it as JSON for `recipe.read_choice`.
 
     Args:
-        proposed_path: the recipes.
-        results: the parts' scores, as `trial_file` gives them.
+        proposed: all recipes, the default one first.
+        results: the parts' scores, as `trial.as_text` has them.
         out_path: the file to write.
 
     Returns:
         What `choose` does.
     """
-    proposed = read_proposed(proposed_path)
     scores = sorted((one for text in results for one in scores_of(text)), key=lambda one: one["number"])
     assert [one["number"] for one in scores] == list(range(len(proposed))), "not each recipe has its scores"
     chosen = choose(proposed, scores)

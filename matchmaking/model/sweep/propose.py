@@ -1,29 +1,27 @@
 """Which recipes a sweep tries: the default one, and others spread evenly over the space around it.
 
 They are a Latin hypercube of the run's seed: however few there are, each of its axes is covered from end to end. All
-are known before the first is tried, so that they can be tried side by side, in any order, by steps that know nothing of
-each other. A sampler that learns from trials (Optuna's) would have nothing to learn from, and a pruner would need a
-database that all steps write to.
+are known before the first is tried, to whoever knows the seed: they can be tried side by side, in any order, by steps
+that know nothing of each other. A sampler that learns from trials (Optuna's) would have nothing to learn from, and a
+pruner would need a database that all steps write to.
 """
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Callable
-from dataclasses import asdict, replace
-from pathlib import Path
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from matchmaking.base.errors import InputError
 from matchmaking.model import recipe as recipes
-from matchmaking.model.recipe import Recipe, as_recipe
+from matchmaking.model.recipe import Recipe
 from matchmaking.model.sweep import MOST_TRIALS
 
 # steps that share the trials: each is three pods in a cluster, and its part of what a Workflow may hold
-MOST_PARTS = 6
+PARTS = 4
 
 
 def _between(low: float, high: float, digits: int = 2) -> Callable[[float], float]:
@@ -84,18 +82,6 @@ def propose(trials: int, seed: int, epochs: int = 0) -> list[Recipe]:
     return [default, *(replace(default, **other) for other in others)]
 
 
-def propose_file(path: Path, trials: int, seed: int, epochs: int = 0) -> list[int]:
-    """Writes the recipes as JSON, for `read_proposed`; the numbers of the parts that they are tried in."""
-    found = propose(trials, seed, epochs)
-    path.write_text(json.dumps([asdict(each) for each in found], indent=1))
-    return list(range(min(trials, MOST_PARTS)))
-
-
-def read_proposed(path: Path) -> list[Recipe]:
-    """The recipes that `propose_file` wrote; their numbers are their places."""
-    return [as_recipe(each) for each in json.loads(path.read_text())]
-
-
-def part_of(found: list[Recipe], part: int) -> list[int]:
-    """The numbers of the recipes that a part tries."""
-    return list(range(part, len(found), min(len(found), MOST_PARTS)))
+def part_of(trials: int, part: int) -> list[int]:
+    """The numbers of the recipes that a part tries, 0 to `PARTS` - 1; none where there are more parts than recipes."""
+    return list(range(part, trials, PARTS))

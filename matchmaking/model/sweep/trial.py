@@ -12,7 +12,7 @@ import json
 import multiprocessing
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -27,8 +27,9 @@ from matchmaking.data.batches import batches
 from matchmaking.data.schema import TARGET
 from matchmaking.model import features
 from matchmaking.model.lineage import Flags, Keys, pair_keys
+from matchmaking.model.predict import prepare_tensorflow
 from matchmaking.model.recipe import Recipe
-from matchmaking.model.sweep.propose import part_of, read_proposed
+from matchmaking.model.sweep.propose import part_of
 from matchmaking.model.train import encoders_for, train
 
 if TYPE_CHECKING:
@@ -41,13 +42,13 @@ BLOCKS = 20
 MOST_ROWS = 600_000
 
 
-def trial_file(train_path: Path, production_dir: Path, proposed_path: Path, part: int) -> list[dict[str, Any]]:
+def trial_file(train_path: Path, production_dir: Path, proposed: Sequence[Recipe], part: int) -> list[dict[str, Any]]:
     """Tries the recipes of one part.
 
     Args:
         train_path: parquet file of training pairs.
         production_dir: the production bundle, whose encoder and scaler are used; may be empty.
-        proposed_path: the recipes.
+        proposed: all recipes, the default one first.
         part: which part of them.
 
     Returns:
@@ -56,7 +57,9 @@ def trial_file(train_path: Path, production_dir: Path, proposed_path: Path, part
     Raises:
         InputError: too few matches to draw folds.
     """
-    proposed = read_proposed(proposed_path)
+    numbers = part_of(len(proposed), part)
+    if not numbers:
+        return []
     encoders = encoders_for(train_path, production_dir)
     keys, match = (
         np.concatenate(found)
@@ -71,7 +74,7 @@ def trial_file(train_path: Path, production_dir: Path, proposed_path: Path, part
     inputs = features.compact(_rows(train_path, drawn), len(match), encoders.encoder, encoders.scaler)
     widths = [len(known) for known in encoders.encoder.categories_]
     found = []
-    for number in part_of(proposed, part):
+    for number in numbers:
         print(f"trial {number}: {changes(proposed[number], proposed[0]) or 'the default recipe'}", flush=True)
         found.append({"number": number, **_apart(out_of_fold, inputs, match, blocks, widths, proposed[number])})
     return found
@@ -85,8 +88,8 @@ def _apart(call: Callable[..., dict[str, Any]], *given: Any) -> dict[str, Any]:
     """
     if sys.platform != "linux":
         return call(*given)
+    prepare_tensorflow()
     import keras  # noqa: F401
-    import tensorflow  # noqa: F401
 
     with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("fork")) as apart:
         return apart.submit(call, *given).result()

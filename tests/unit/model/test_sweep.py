@@ -46,12 +46,18 @@ def test_a_number_of_trials_that_makes_no_sense_is_refused(trials: int) -> None:
 
 
 @pytest.mark.parametrize("trials", [2, 6, 17])
-def test_the_parts_try_each_recipe_once(trials: int, tmp_path: Path) -> None:
-    parts = propose.propose_file(tmp_path / "proposed.json", trials, seed=0)
-    proposed = propose.read_proposed(tmp_path / "proposed.json")
-    assert proposed == propose.propose(trials, seed=0)
-    assert len(parts) <= propose.MOST_PARTS
-    assert sorted(number for part in parts for number in propose.part_of(proposed, part)) == list(range(trials))
+def test_the_parts_try_each_recipe_once(trials: int) -> None:
+    parts = [propose.part_of(trials, part) for part in range(propose.PARTS)]
+    assert sorted(number for numbers in parts for number in numbers) == list(range(trials))
+    # none has much more to do than another
+    assert max(map(len, parts)) - min(map(len, parts)) <= 1
+
+
+def test_a_part_without_recipes_reads_nothing(tmp_path: Path) -> None:
+    cost = {"wall_seconds": 10.0, "import_seconds": 1.0, "peak_mb": 700.0}
+    proposed = propose.propose(2, seed=0)
+    scores = trial.trial_file(tmp_path / "none.parquet", tmp_path / "none", proposed, propose.PARTS - 1)
+    assert trial.scores_of(trial.as_text(scores, cost)) == []
 
 
 def test_blocks_are_drawn_by_class_and_keep_copies_together() -> None:
@@ -168,12 +174,12 @@ def test_what_is_chosen_is_not_worse_out_of_fold_and_no_chance(
 
 
 def test_the_choice_is_what_a_candidate_is_trained_by(tmp_path: Path) -> None:
-    propose.propose_file(tmp_path / "proposed.json", 3, seed=5)
+    proposed = propose.propose(3, seed=5)
     cost = {"wall_seconds": 10.0, "import_seconds": 1.0, "peak_mb": 700.0}
     tried = [scores(HARD, 0.87), scores(HARD + 0.01, 0.87), scores(HARD - 0.01, 0.87)]
     # as the parts end, in any order
-    results = [trial.as_text([{"number": n, **tried[n]}], cost) for n in (2, 0, 1)]
-    choose_file(tmp_path / "proposed.json", results, tmp_path / "choice.json")
+    results = [trial.as_text([{"number": n, **tried[n]}], cost) for n in (2, 0, 1)] + [trial.as_text([], cost)]
+    choose_file(proposed, results, tmp_path / "choice.json")
     chosen, how = recipe.read_choice(tmp_path / "choice.json")
-    assert chosen == propose.propose(3, seed=5)[2]
+    assert chosen == proposed[2]
     assert how["chosen"] == 2 and [one["number"] for one in how["trials"]] == [0, 1, 2]
