@@ -25,8 +25,9 @@ from matchmaking.data.schema import TARGET
 from matchmaking.inputs import SPLITS
 from matchmaking.inputs.split import ASSUMED, split, split_file
 from matchmaking.model import production
+from matchmaking.model.recipe import Recipe
 from matchmaking.model.score import score
-from matchmaking.model.train import Recipe, train_candidate
+from matchmaking.model.train import train_candidate
 
 FRESH = 30_000
 WAYS = ("stratified alone", "stratified", "auto", "auto, elsewhere")

@@ -92,7 +92,8 @@ def incumbent(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def train_incumbent(folder: Path) -> None:
-    from matchmaking.model.train import Recipe, train_candidate
+    from matchmaking.model.recipe import Recipe
+    from matchmaking.model.train import train_candidate
 
     train = folder / "train.parquet"
     generate(3_000, seed=2).to_parquet(train, index=False)

@@ -17,8 +17,9 @@ import pytest
 
 from matchmaking.data.sample import generate
 from matchmaking.model import production
+from matchmaking.model.recipe import Recipe
 from matchmaking.model.score import score
-from matchmaking.model.train import Recipe, train_candidate
+from matchmaking.model.train import train_candidate
 
 pytestmark = pytest.mark.skipif(
     os.environ.get("MLOPS_TEST_INSTALL") != "1", reason="installs packages: set MLOPS_TEST_INSTALL=1 to run it"

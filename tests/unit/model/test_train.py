@@ -13,12 +13,11 @@ from matchmaking.base.errors import InputError
 from matchmaking.data.sample import generate, true_probability
 from matchmaking.model import features, keras_file, production
 from matchmaking.model.predict import predict
+from matchmaking.model.recipe import MEMBERS, Recipe
 from matchmaking.model.train import (
     ALGORITHMS,
-    MEMBERS,
     MOMENTUM,
     RECALL_WEIGHT,
-    Recipe,
     choose_operating_point,
     momentum,
     train,
