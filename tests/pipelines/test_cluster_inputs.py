@@ -78,9 +78,10 @@ def steps_as_compiled(name: str, monkeypatch: pytest.MonkeyPatch) -> list[list[s
     [
         ("retrain", {"algorithm": "dense", "epochs": 1}),
         ("retrain", {"algorithm": "dense", "epochs": 1, "production": ""}),
+        ("sweep", {"trials": 2, "epochs": 1}),
         ("monitor", {}),
     ],
-    ids=["retrain", "bootstrap", "monitor"],
+    ids=["retrain", "bootstrap", "sweep", "monitor"],
 )
 def test_every_step_takes_them(
     seen: list[dict[str, Any]],
@@ -94,18 +95,19 @@ def test_every_step_takes_them(
     # a run sets it for its steps
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path / 'work' / 'mlflow.db'}")
     generate_file(tmp_path / "pairs.csv", 2_400, seed=1)
-    places = {"candidates": str(tmp_path / "candidates")} if name == "retrain" else {}
+    places = {"candidates": str(tmp_path / "candidates")} if name != "monitor" else {}
     common = {"data": str(tmp_path / "pairs.csv"), "production": str(incumbent), **places}
     outcome = run_pipeline(name, {**common, **arguments}, tmp_path / "work")
     log = (outcome.folder / "run.log").read_text()
     assert outcome.exit_code == 0, log
     steps = [command[4] for command in commands]
     assert {tuple(command[:4]) for command in commands} == {("python3", "-P", "-m", "components.run")}
-    assert len(steps) == {"retrain": 7, "monitor": 7}[name] and {"ingest", "validate", "report"} < {*steps}
+    assert len(steps) == {"retrain": 7, "sweep": 12, "monitor": 7}[name] and {"ingest", "validate", "report"} < {*steps}
     # each step's cost has come through the metadata of the artifacts
     told = {step["step"] for step in outcome.summary["steps"]}
     assert {"ingest", "validate"} <= told
-    assert told >= {"retrain": {"train", "evaluate", "compare"}, "monitor": {"score", "drift"}}[name]
+    modelled = {"train", "evaluate", "compare"}
+    assert told >= {"retrain": modelled, "sweep": modelled | {"trial", "choose"}, "monitor": {"score", "drift"}}[name]
     assert seen
     assert all(artifact["type"] == {"instanceSchema": ""} for artifact in seen)
     assert any(costs_of(artifact["metadata"]) for artifact in seen)

@@ -14,6 +14,7 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from matchmaking.base.errors import InputError
+from matchmaking.base.errors import InputError, MlopsError
 from matchmaking.base.settings import MAX_SEED
 from matchmaking.data.batches import batches
 from matchmaking.data.schema import TARGET
@@ -85,6 +86,9 @@ def _apart(call: Callable[..., dict[str, Any]], *given: Any) -> dict[str, Any]:
 
     It is forked, once the libraries are here and have done nothing, so that they needn't be imported each time; where
     that isn't safe, the function is called here.
+
+    Raises:
+        MlopsError: something ended the process.
     """
     if sys.platform != "linux":
         return call(*given)
@@ -92,7 +96,10 @@ def _apart(call: Callable[..., dict[str, Any]], *given: Any) -> dict[str, Any]:
     import keras  # noqa: F401
 
     with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("fork")) as apart:
-        return apart.submit(call, *given).result()
+        try:
+            return apart.submit(call, *given).result()
+        except BrokenProcessPool as error:
+            raise MlopsError("a recipe's process was ended, as the system does where memory runs out") from error
 
 
 def draw(keys: Keys) -> Flags:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from matchmaking.base.errors import InputError
+from matchmaking.base.errors import InputError, MlopsError
 from matchmaking.data.sample import generate
 from matchmaking.model import features, recipe
 from matchmaking.model.lineage import pair_keys
@@ -117,6 +118,11 @@ def test_scores_are_of_pairs_that_no_training_has_seen(encoded: Any) -> None:
     assert 0.38 < scores["roc_auc"] < 0.62
     assert len(scores["block_losses"]) == BLOCKS and min(scores["block_losses"]) > 0
     assert scores["cpu_seconds"] > 0
+
+
+def test_a_recipe_whose_process_is_ended_is_told_in_one_line() -> None:
+    with pytest.raises(MlopsError, match="process was ended, as the system does where memory runs out"):
+        trial._apart(os._exit, 9)
 
 
 def test_scores_come_through_as_numbers_alone() -> None:
