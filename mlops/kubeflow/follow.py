@@ -120,8 +120,13 @@ def _end_state(run: Any) -> str:
 
 
 def _details(run: Any) -> dict[str, Any]:
-    """The nodes of a run by the name they have in it: a task's is the task's own, its driver's ends in -driver."""
-    return {node.display_name: node for node in (run.run_details.task_details if run.run_details else None) or []}
+    """The nodes of a run by the name they have in it: a task's is the task's own, its driver's ends in -driver.
+
+    The steps of a loop have one name: one that failed stands for them, or else one that runs.
+    """
+    nodes = (run.run_details.task_details if run.run_details else None) or []
+    told = {"RUNNING": 1, "FAILED": 2}
+    return {node.display_name: node for node in sorted(nodes, key=lambda node: told.get(node.state, 0))}
 
 
 def _steps(details: Mapping[str, Any], titles: Mapping[str, str]) -> Iterable[Step]:

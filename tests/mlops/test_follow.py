@@ -35,6 +35,17 @@ def test_a_failed_run_fails_as_its_step_did(kfp: FakeKfp, here: Here) -> None:
     assert "Traceback" not in done.stderr
 
 
+def test_a_failure_in_a_loop_is_found_among_steps_of_the_same_name(kfp: FakeKfp, here: Here) -> None:
+    plan = kfp.plans["sweep"]
+    plan.tasks = [task for task in plan.tasks for _ in range(4 if task == "trial" else 1)]
+    # the first of them fails, and the others are left out
+    plan.failing, plan.error = "trial", {"step": "trial", "exit_code": 2, "message": "a sweep needs 20 matches"}
+    done = here("submit", "sweep", "--host", kfp.url)
+    assert done.returncode == 2
+    assert "sweep failed in step trial: a sweep needs 20 matches" in done.stderr
+    assert re.search(r"Try recipes out of fold +\d+ s  failed", done.stderr)
+
+
 def test_warnings_are_shown_as_after_a_local_run(kfp: FakeKfp, here: Here) -> None:
     unknown = "column 'city': 9 of 200 rows have a value that production's encoder doesn't know"
     repeated = "3 of 200 rows repeat an earlier one exactly"
