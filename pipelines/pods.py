@@ -93,7 +93,7 @@ PODS = {
     "validate": Pod("Check the dataset", pure=True),
     "split": Pod("Split off held-out pairs", pure=True),
     "train": Pod("Train a candidate", pure=True, cpu="1", cpu_limit="2", seconds=7200),
-    "trial": Pod("Try recipes out of fold", pure=True, cpu="1", cpu_limit="2", seconds=10800),
+    "trial": Pod("Try recipes out of fold", pure=True, cpu="1", cpu_limit="2", seconds=7200),
     "choose": Pod("Choose a recipe"),
     "evaluate": Pod("Measure on held-out pairs", pure=True, cpu="500m", cpu_limit="2"),
     "compare": Pod("Decide whether it is better", pure=True),
