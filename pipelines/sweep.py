@@ -35,7 +35,7 @@ def sweep(
         data: URI of the dataset: CSV or Parquet, a file or parts.
         production: URI of the production folder; empty to bootstrap a first model.
         candidates: URI of the folder where packages go.
-        trials: recipes to try, the default one among them; each takes about three times as long as a training.
+        trials: recipes to try, the default one among them; each takes about four times as long as a training.
         seed: of the recipes, the folds, the trainings and the bootstrap.
         epochs: passes over the training rows of the default recipe, at most; 0: its own. Of the others half to twice.
         split: how the held-out pairs are chosen: "auto" (none that trained production), "hash" or "stratified".

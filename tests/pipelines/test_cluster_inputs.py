@@ -77,11 +77,11 @@ def steps_as_compiled(name: str, monkeypatch: pytest.MonkeyPatch) -> list[list[s
     ("name", "arguments"),
     [
         ("retrain", {"algorithm": "dense", "epochs": 1}),
-        ("retrain", {"algorithm": "dense", "epochs": 1, "production": ""}),
-        ("sweep", {"trials": 2, "epochs": 1}),
+        # its steps beside the trials are those of a retraining
+        ("sweep", {"trials": 2, "epochs": 1, "production": ""}),
         ("monitor", {}),
     ],
-    ids=["retrain", "bootstrap", "sweep", "monitor"],
+    ids=["retrain", "sweep and bootstrap", "monitor"],
 )
 def test_every_step_takes_them(
     seen: list[dict[str, Any]],
