@@ -111,6 +111,9 @@ def analyse(
             guardrails += judge_recall(_matched(seen, outcomes, clients, definition), definition)
         if "lawyer" in seen:
             shown = seen[seen["probability"] >= THRESHOLD] if "probability" in seen else seen
+            if "match" not in shown and "request" in outcomes:
+                came = outcomes_in_time(shown, outcomes, clients.set_index("unit")["first"], definition)
+                shown = shown.assign(match=shown["request"].isin(came.loc[came["match"] == 1, "request"].dropna()))
             overlap = lawyer_overlap(shown)
     table = sequence(clients, definition, looks)
     return Analysis(
@@ -159,6 +162,10 @@ def numbers(found: Analysis) -> dict[str, Any]:
     if found.verdict.state != "unreadable" and len(found.table):
         last = found.table.iloc[-1].to_dict()
         said |= {str(key): _finite(float(value)) for key, value in last.items() if key != "look"}
+        said["betting"] = {"low": _finite(float(found.betting.low[-1])), "high": _finite(float(found.betting.high[-1]))}
+        said["fixed_horizon"] = {key: _finite(value) for key, value in found.fixed.items()}
+        if found.overlap is not None:
+            said["lawyer_overlap"] = {key: _finite(value) for key, value in found.overlap.items()}
     return said
 
 

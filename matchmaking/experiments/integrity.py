@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 from scipy.special import gammaln, logsumexp
+from scipy.stats import binom
 
 from matchmaking.base.escape import visible
 from matchmaking.experiments.definition import CHALLENGERS, VARIANTS, Definition
@@ -24,6 +25,9 @@ SRM_ALPHA = 0.001
 LABELS_ALPHA = 0.01
 # of the clients: fewer in both arms are a nuisance, more a broken assignment
 BOTH_ARMS = 0.001
+# of the clients: a crawler or two are left out; more mean that ids aren't clients, or that a model makes them ask again
+BOTS = 0.001
+BOTS_ALPHA = 0.001
 EXAMPLES = 5
 
 
@@ -152,7 +156,9 @@ def check_integrity(
     window = seen[seen["time"] <= seen["unit"].map(seen.groupby("unit")["time"].min()) + definition.window_days * DAY]
     counts = window.groupby("unit").size()
     bots = list(counts.index[counts > definition.bot_pairs])
-    found.append(_check("bot", bots, False, "clients ask like programs, and are left out of both arms"))
+    # of few clients one is more than a thousandth, and no evidence that of many it would be
+    many = bool(binom.sf(len(bots) - 1, len(counts), BOTS) < BOTS_ALPHA)
+    found.append(_check("bot", bots, many, "clients ask like programs, and are left out of both arms"))
     found.append(check_labels(clients, definition))
     return found
 

@@ -12,7 +12,7 @@ import pytest
 
 from matchmaking import tracking
 from matchmaking.base.errors import InputError, RefusedError
-from matchmaking.experiments.analysis import analyse
+from matchmaking.experiments.analysis import analyse, numbers
 from matchmaking.experiments.definition import Definition
 from matchmaking.experiments.record import (
     NAME_TAG,
@@ -67,7 +67,10 @@ def test_logs_to_verdict_and_page() -> None:
         "recall case_type=Tax",
         "recall case_type=Fraud",
     ]
-    assert found.overlap is not None and found.overlap["common"] == 1
+    assert found.overlap is not None and found.overlap["common"] == found.overlap["matches_common"] == 1
+    said = json.loads(json.dumps(numbers(found), allow_nan=False))
+    assert said["lawyer_overlap"]["lawyers"] == 50 and said["fixed_horizon"]["state"] == found.fixed["state"]
+    assert said["betting"] == {"low": found.betting.low[-1], "high": found.betting.high[-1]}
     text = experiment_report(found)
     assert "The challenger is better." in text and "data:image/png;base64," in text and found.definition.sha256 in text
     assert "<script" not in text and "http" not in text.replace("http-equiv", "")

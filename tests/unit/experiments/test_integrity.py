@@ -139,11 +139,13 @@ def test_other_models_and_services() -> None:
     assert changed.found and changed.stops and "1.4, 1.5" in changed.said
 
 
-def test_programs_are_told_and_left_out() -> None:
+@pytest.mark.parametrize(("clients", "bots", "stops"), [(SIZE, 1, False), (SIZE, 20, True), (100, 1, False)])
+def test_programs_are_told_and_left_out_and_many_stop(clients: int, bots: int, stops: bool) -> None:
     exposures, outcomes = logs()
-    many = pd.concat([exposures.iloc[[9]]] * 60)
+    exposures = exposures[exposures["unit"].isin(exposures["unit"][:clients])]
+    many = pd.concat([exposures.iloc[9 : 9 + bots]] * 60)
     one = checked(pd.concat([exposures, many]), outcomes)["bot"]
-    assert (one.found, one.stops, one.count) == (True, False, 1)
+    assert (one.found, one.stops, one.count) == (True, stops, bots)
 
 
 def test_labels_that_arrive_apart_are_told() -> None:
