@@ -73,7 +73,8 @@ def _seed_production(uri: str, candidates: str, folder: Path) -> None:
         "seed": SEED,
         "algorithm": "interactions",
     }
-    outcome = run_pipeline("retrain", arguments, folder / "work", on_step=say)
+    # what is printed while a pipeline runs goes to its log
+    outcome = run_pipeline("retrain", arguments, folder / "work", on_step=lambda step: say(step, err=True))
     if outcome.exit_code:
         raise MlopsError(f"there is no first model: {outcome.summary['error']['message']}")
     apply(prepare_promotion(outcome.summary["candidate_uri"], uri, say=say), say=say)

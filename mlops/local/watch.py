@@ -39,7 +39,8 @@ class Watcher(io.TextIOBase):
         self.step = self.died = ""
         self.unmarked = self.stopped = False
         self.failed: set[str] = set()
-        self.own, self.lock = _Own(), threading.Lock()
+        # what on_step prints may come here, too
+        self.own, self.lock = _Own(), threading.RLock()
 
     def write(self, text: str) -> int:
         *lines, self.own.line = (self.own.line + text).split("\n")

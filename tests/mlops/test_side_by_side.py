@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from contextlib import redirect_stdout
 from pathlib import Path
@@ -62,6 +63,17 @@ def test_lines_come_whole_and_nothing_is_left_changed(tmp_path: Path) -> None:
     assert sorted(said) == sorted(f"<{item}-{item}>" for item in range(6) for _ in range(200))
     assert (builtins.print, logging.getLogger().handlers[:], logging.getLogger().level) == before
     assert signal.getsignal(signal.SIGINT) is interrupts
+
+
+def test_what_on_step_prints_may_come_to_the_watcher_itself() -> None:
+    """As it does where steps are told by `print`: standard output is the watcher while a pipeline runs."""
+    log = io.StringIO()
+    watcher = Watcher(log, lambda step: print(f"begun: {step}", file=watcher), None)
+    thread = threading.Thread(target=watcher.write, args=("Executing task 'ingest'\n",), daemon=True)
+    thread.start()
+    thread.join(30)
+    assert not thread.is_alive()
+    assert "begun: ingest\n" in log.getvalue()
 
 
 def test_what_has_not_begun_when_one_fails_is_not_run(tmp_path: Path) -> None:
