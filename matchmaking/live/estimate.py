@@ -32,6 +32,8 @@ Method = Literal["cbpe", "pape", "robust"]
 METRICS = ("accuracy", "precision", "recall", "f1", "roc_auc", "average_precision", "brier", "log_loss")
 BINS = 60
 FOLDS = 3
+# of matches, and of others: a log of few others (outcomes are told of matches only, say) teaches nothing
+LEAST_OF_A_CLASS = 50
 # a weight above this is taken as this: one reference pair shouldn't speak for hundreds
 MOST_WEIGHT = 20.0
 # reference pairs that each classifier learns from: more take longer and tell hardly more about where a window differs
@@ -186,20 +188,22 @@ def _metrics(
     if chances is not None:
         # what the features say of each pair, and what that leaves over where pairs have its probability
         of_reference, of_window = chances
-        left = calibrate(probability, of_reference, weight, scores, 0, rng, by=match)
-        chance = np.clip(chance - left + of_window, 0, 1)
+        chance += of_window - calibrate(probability, of_reference, weight, scores, 0, rng, by=match)
+    # the noise of what is left over takes some chances out of 0..1. Cut off there, it no longer evens out: the model
+    # would look worse than it is, and the more so the fewer matches there are
+    within = np.clip(chance, 0, 1)
     # what the outcomes will be is drawn as well: pairs with the same probability differ in ways it doesn't show
-    chance[1:] = rng.random(chance[1:].shape) < chance[1:]
-    values = expected_metrics(scores, chance)
+    drawn = rng.random(within[1:].shape) < within[1:]
+    values = expected_metrics(scores, np.vstack([chance[:1], within[:1], drawn]))
     tail = (1 - confidence) / 2
-    return {
-        name: {
-            "value": float(value[0]),
-            "low": float(np.nanquantile(value[1:], tail)),
-            "high": float(np.nanquantile(value[1:], 1 - tail)),
-        }
-        for name, value in values.items()
-    }
+    found = {}
+    for name, value in values.items():
+        most = np.inf if name == "log_loss" else 1.0
+        # of very few matches the sums themselves can be beyond
+        best = value[0] if 0 <= value[0] <= most else value[1]
+        low, high = np.nanquantile(value[2:], [tail, 1 - tail]) + (best - value[1])
+        found[name] = {"value": float(best), "low": float(max(low, 0.0)), "high": float(min(high, most))}
+    return found
 
 
 def calibrate(
@@ -312,7 +316,8 @@ def learnt_chances(
     it is said by a classifier that hasn't seen it, of a window's pair by all of them, on average.
 
     Returns:
-        Of the reference, shape (reference rows,), and of the window, shape (window rows,).
+        Of the reference, shape (reference rows,), and of the window, shape (window rows,). All 0, which leaves the
+        calibration as it is, where fewer than `LEAST_OF_A_CLASS` are matches, or aren't.
     """
     from sklearn.ensemble import HistGradientBoostingClassifier
     from sklearn.model_selection import StratifiedKFold
@@ -320,7 +325,9 @@ def learnt_chances(
 
     inputs, rows = _inputs(reference, window), len(reference)
     match = reference[TARGET].to_numpy(dtype=int)
-    of_reference, of_window = np.empty(rows), np.zeros(len(window))
+    of_reference, of_window = np.zeros(rows), np.zeros(len(window))
+    if min(match.sum(), rows - match.sum()) < LEAST_OF_A_CLASS:
+        return of_reference, of_window
     for train, test in StratifiedKFold(FOLDS, shuffle=True, random_state=seed).split(inputs[:rows], match):
         classifier = HistGradientBoostingClassifier(
             learning_rate=0.1,
