@@ -54,10 +54,12 @@ def files_in(folder: Path, wanted: Sequence[str] | None = None) -> dict[str, int
         By their names in the folder. What begins with `.` is left out, and with `_` (no reader's) if it can't be read.
 
     Raises:
-        InputError: a folder can't be read, a link leads nowhere, or two of its folders are the same one by a link.
+        InputError: a folder can't be read, a link leads nowhere, or two of its folders or files are one by a link.
     """
     found: dict[str, int] = {}
+    # by their real paths; what no reader takes, apart: it doesn't keep from being read what it leads to
     seen: dict[str, str] = {}
+    unread: dict[str, str] = {}
     last = len(wanted) - 1 if wanted is not None else None
 
     def fits(name: str, depth: int) -> bool:
@@ -72,22 +74,32 @@ def files_in(folder: Path, wanted: Sequence[str] | None = None) -> dict[str, int
         for root, folders, files in os.walk(folder, followlinks=True, onerror=told) if folder.is_dir() else ():
             place = Path(root).relative_to(folder)
             depth = len(place.parts)
-            here = seen.setdefault(os.path.realpath(root), root)
+            aside, real = _aside(place.as_posix()), os.path.realpath(root)
+            here = seen.get(real) or (unread if aside else seen).setdefault(real, root)
             if here != root:
                 folders.clear()
-                if _aside(place.as_posix()):
+                if aside:
                     continue
-                raise InputError(
-                    f"{visible(root)} is the same folder as {visible(here)}, by a link; its files would count twice: "
-                    "take one of them out, or give a pattern"
-                )
+                raise _twice("folder", root, here, "its files would")
             folders[:] = sorted(name for name in folders if depth != last and fits(name, depth))
-            for name in files if last in (None, depth) else ():
-                if fits(name, depth) and (size := _size(folder / place / name, _aside((place / name).as_posix()))) >= 0:
-                    found[(place / name).as_posix()] = size
+            for name in sorted(files) if last in (None, depth) else ():
+                path, aside = folder / place / name, _aside((place / name).as_posix())
+                if not fits(name, depth) or (size := _size(path, aside)) < 0:
+                    continue
+                here = str(path) if aside else seen.setdefault(os.path.realpath(path), str(path))
+                if here != str(path):
+                    raise _twice("file", str(path), here, "it would")
+                found[(place / name).as_posix()] = size
     except OSError as error:
         raise InputError(f"{visible(error.filename or str(folder))} can't be read: {error.strerror}") from error
     return found
+
+
+def _twice(kind: str, one: str, other: str, what_would: str) -> InputError:
+    return InputError(
+        f"{visible(one)} is the same {kind} as {visible(other)}, by a link; {what_would} count twice: "
+        "take one of them out, or give a pattern"
+    )
 
 
 def _size(path: Path, aside: bool) -> int:

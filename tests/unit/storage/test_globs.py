@@ -16,7 +16,7 @@ import pytest
 
 from matchmaking import storage
 from matchmaking.base.errors import InputError
-from matchmaking.data.parts import dataset_files, fetch_dataset
+from matchmaking.data.parts import chosen, dataset_files, fetch_dataset
 
 
 def files(folder: Path, **content: str) -> Path:
@@ -86,6 +86,45 @@ def test_folders_that_are_one_by_a_link_are_refused(tmp_path: Path) -> None:
         (folder / name).unlink()
     (folder / "latest").symlink_to("v1")
     assert storage.matching(f"{folder}/v*/*") == (str(folder), {"v1/a.csv": 1})
+
+
+def test_files_that_are_one_by_a_link_are_refused(tmp_path: Path) -> None:
+    """One that only `_` and `.` stand before isn't read a second time, and neither is what a pattern leaves out."""
+    folder = files(tmp_path / "parts", **{"part-0.csv": "1", "deep/part-1.csv": "22"})
+    files(tmp_path, **{"away/part-2.csv": "333"})
+    (folder / "part-2.csv").symlink_to("../away/part-2.csv")
+    for name in ("_latest.csv", ".latest.csv"):
+        (folder / name).symlink_to("part-0.csv")
+    there = {"_latest.csv": 1, "deep/part-1.csv": 2, "part-0.csv": 1, "part-2.csv": 3}
+    assert storage.list_sizes(str(folder)) == there
+    for name, target in (
+        ("latest.csv", "part-0.csv"),
+        ("z.csv", "deep/part-1.csv"),
+        ("deep/z.csv", "../part-0.csv"),
+        ("again.csv", "../away/part-2.csv"),
+    ):
+        (folder / name).symlink_to(target)
+        with pytest.raises(InputError, match=r"is the same file as .*, by a link; it would count twice"):
+            fetch_dataset(str(folder), tmp_path / "copy")
+        assert storage.matching(f"{folder}/part-*.csv") == (str(folder), {"part-0.csv": 1, "part-2.csv": 3})
+        (folder / name).unlink()
+
+
+@pytest.mark.parametrize("name", ["_current", "_z", "_a/current"])
+def test_a_folder_that_nobody_reads_keeps_none_from_being_read(tmp_path: Path, name: str) -> None:
+    folder = files(
+        tmp_path / "parts", **{"data/a.csv": "1", "data/deep/b.csv": "22", "_a/c.csv": "1", "_a/d/e.csv": ""}
+    )
+    (folder / name).symlink_to(folder / "data")
+    # loops end
+    (folder / "_a/loop").symlink_to(".")
+    (folder / "_a/d/loop").symlink_to("..")
+    (folder / "_loop").symlink_to("..")
+    names = storage.list_names(str(folder))
+    assert chosen(names, "") == ["data/a.csv", "data/deep/b.csv"]
+    assert not any("loop/loop" in each for each in names)
+    fetch_dataset(str(folder), tmp_path / "copy")
+    assert storage.list_names(str(tmp_path / "copy")) == ["data/a.csv", "data/deep/b.csv"]
 
 
 def test_a_folder_that_may_not_be_read_is_told() -> None:
