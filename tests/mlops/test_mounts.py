@@ -12,7 +12,7 @@ from mlops.local import containers
 
 def test_what_links_lead_to_is_seen_as_well(tmp_path: Path) -> None:
     """Each at the place where the link says that it is; nothing beside it."""
-    for name in ("parts/a.csv", "away/b.csv", "away/other.csv", "deep/v1/c.csv", "deep/d.csv"):
+    for name in ("parts/a.csv", "parts/_kept/a.csv", "away/b.csv", "away/other.csv", "deep/v1/c.csv", "deep/d.csv"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text("x")
     parts = tmp_path / "parts"
@@ -20,7 +20,7 @@ def test_what_links_lead_to_is_seen_as_well(tmp_path: Path) -> None:
     links = {
         "parts/b.csv": tmp_path / "hop.csv",
         "hop.csv": "away/b.csv",
-        "parts/here.csv": "a.csv",
+        "parts/here.csv": "_kept/a.csv",
         "parts/folder": "../deep/v1",
         "deep/v1/d.csv": "../d.csv",
     }
