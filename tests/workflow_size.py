@@ -38,7 +38,7 @@ CARRIERS = {"raw", "pairs", "test", "candidate", "evaluation", "decision", "scor
 CARRIERS |= {"logs", "live", "choice"}
 # the scores of a part of a sweep: some eight trials' numbers
 SCORES = "[[123.456,1.234567,1234.5],[" + ",".join(
-    ["[123,0.123456,0.123456,123.123456,[" + "0.123456," * 20 + "]]"] * 2
+    ["[123,0.123456,0.123456,123.123456,60,[" + "0.123456," * 20 + "]]"] * 2
 )
 
 

@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from matchmaking.base.errors import InputError
+from matchmaking.base.errors import InputError, MlopsError
 from matchmaking.data.batches import batches, rows_in
 from matchmaking.model import ALGORITHMS, features, lineage, production
 from matchmaking.model.callbacks import progress, validate_averages
@@ -45,6 +45,10 @@ MIN_EPOCHS = 3
 # in a shorter one they would be of weights that still have far to go
 MOMENTUM = 0.99
 VALIDATION_SHARE = 0.15
+
+
+class Diverged(MlopsError):
+    """A training whose loss became NaN: its weights are of no use."""
 
 
 @dataclass(frozen=True)
@@ -135,6 +139,7 @@ def train(
 
     Raises:
         InputError: an unknown algorithm.
+        Diverged: of `interactions`, its members give NaN.
     """
     if recipe.algorithm not in ALGORITHMS:
         raise InputError(f"--algorithm {recipe.algorithm}: unknown; choose one of {', '.join(ALGORITHMS)}")
@@ -199,6 +204,10 @@ def _train_interactions(
     )
     member_logits = model.predict(numbers, batch_size=8192, verbose=0)[:, :, 0]
     out_of_fold = 1 / (1 + np.exp(-member_logits[numbers, fold].astype(float)))
+    if np.isnan(out_of_fold).any():
+        raise Diverged(
+            f"the training diverged, its loss is NaN; a learning rate below {recipe.learning_rate:g} may help"
+        )
     point = choose_operating_point(match, out_of_fold)
     shift = -math.log(point / (1 - point))
     mean = keras.layers.GlobalAveragePooling1D(name="mean_of_members")(logits.output)

@@ -47,8 +47,9 @@ def choose(proposed: Sequence[Recipe], scores: Sequence[dict[str, Any]]) -> dict
 
     Returns:
         `chosen`, its number; `why`, a sentence; `trials`, by number: `changes` (to the default recipe, in words),
-        `log_loss`, `average_precision`, `roc_auc`, `cpu_seconds`, and `gain` and `standard_error` of the log loss
-        against the default recipe's: positive is better.
+        `log_loss`, `average_precision`, `roc_auc`, `epochs` (passes that a training out of fold took, at most),
+        `diverged`, `cpu_seconds`, and `gain` and `standard_error` of the log loss against the default recipe's:
+        positive is better.
     """
     losses = np.array([one["block_losses"] for one in scores])
     gains = losses[0] - losses
@@ -60,12 +61,13 @@ def choose(proposed: Sequence[Recipe], scores: Sequence[dict[str, Any]]) -> dict
             "log_loss": round(float(losses[number].mean()), 6),
             "gain": round(float(means[number]), 6),
             "standard_error": round(float(errors[number]), 6),
-            **{name: score[name] for name in ("average_precision", "roc_auc", "cpu_seconds")},
+            "diverged": score["epochs"] == 0,
+            **{name: score[name] for name in ("average_precision", "roc_auc", "epochs", "cpu_seconds")},
         }
         for number, (recipe, score) in enumerate(zip(proposed, scores, strict=True))
     ]
     least = scores[0]["average_precision"]
-    eligible = [number for number, one in enumerate(scores) if one["average_precision"] >= least]
+    eligible = [number for number, one in enumerate(scores) if one["epochs"] and one["average_precision"] >= least]
     best = max(eligible, key=lambda number: (means[number], -number))
     chosen = best if means[best] > errors[best] else 0
     if best == 0:

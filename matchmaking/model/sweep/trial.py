@@ -31,7 +31,7 @@ from matchmaking.model.lineage import Flags, Keys, pair_keys
 from matchmaking.model.predict import prepare_tensorflow
 from matchmaking.model.recipe import Recipe
 from matchmaking.model.sweep.propose import part_of
-from matchmaking.model.train import encoders_for, train
+from matchmaking.model.train import Diverged, encoders_for, train
 
 if TYPE_CHECKING:
     import keras
@@ -41,6 +41,8 @@ BLOCKS = 20
 # of more training pairs, so many are drawn: what recipe is best changes little from there on, and a trial's memory and
 # time not at all
 MOST_ROWS = 600_000
+# the log loss of a recipe that diverged: what hasn't has 16.1 at most, as probabilities are clipped
+DIVERGED_LOSS = 1_000.0
 
 
 def trial_file(train_path: Path, production_dir: Path, proposed: Sequence[Recipe], part: int) -> list[dict[str, Any]]:
@@ -57,6 +59,7 @@ def trial_file(train_path: Path, production_dir: Path, proposed: Sequence[Recipe
 
     Raises:
         InputError: too few matches to draw folds.
+        Diverged: the default recipe did; another one is told by its scores.
     """
     numbers = part_of(len(proposed), part)
     if not numbers:
@@ -77,7 +80,12 @@ def trial_file(train_path: Path, production_dir: Path, proposed: Sequence[Recipe
     found = []
     for number in numbers:
         print(f"trial {number}: {changes(proposed[number], proposed[0]) or 'the default recipe'}", flush=True)
-        found.append({"number": number, **_apart(out_of_fold, inputs, match, blocks, widths, proposed[number])})
+        scores = _apart(out_of_fold, inputs, match, blocks, widths, proposed[number])
+        if not scores["epochs"]:
+            if number == 0:
+                raise Diverged("a training of the default recipe diverged: there is nothing to compare others with")
+            print(f"trial {number}: a training diverged, it won't be chosen", flush=True)
+        found.append({"number": number, **scores})
     return found
 
 
@@ -147,31 +155,38 @@ def out_of_fold(
 
     Returns:
         `average_precision` and `roc_auc`, means over the folds; `block_losses`, the log loss of each block, of the
-        probabilities before their operating point is made 0.5; `cpu_seconds`.
+        probabilities before their operating point is made 0.5; `epochs` that a training took, at most;
+        `cpu_seconds`. Where a training diverges: 0, 0.5, `DIVERGED_LOSS` and 0 epochs.
     """
     import keras
     from sklearn.metrics import average_precision_score, roc_auc_score
 
     begun = time.process_time()
     losses = np.zeros(BLOCKS)
-    precisions, areas = [], []
-    for fold in range(FOLDS):
-        held_out = blocks % FOLDS == fold
-        seen, unseen = np.flatnonzero(~held_out), np.flatnonzero(held_out)
-        seed = (recipe.seed + fold) % (MAX_SEED + 1)
-        model, training = train(inputs.take(seen), match[seen], widths, replace(recipe, seed=seed))
-        logits = _logits(model, inputs, unseen) - training.logit_shift
-        labels = match[unseen]
-        loss = np.logaddexp(0, logits) - labels * logits
-        for block in range(fold, BLOCKS, FOLDS):
-            losses[block] = loss[blocks[unseen] == block].mean()
-        precisions.append(average_precision_score(labels, logits))
-        areas.append(roc_auc_score(labels, logits))
-        keras.backend.clear_session()
+    precisions, areas, epochs = [], [], []
+    try:
+        for fold in range(FOLDS):
+            held_out = blocks % FOLDS == fold
+            seen, unseen = np.flatnonzero(~held_out), np.flatnonzero(held_out)
+            seed = (recipe.seed + fold) % (MAX_SEED + 1)
+            model, training = train(inputs.take(seen), match[seen], widths, replace(recipe, seed=seed))
+            logits = _logits(model, inputs, unseen) - training.logit_shift
+            labels = match[unseen]
+            loss = np.logaddexp(0, logits) - labels * logits
+            for block in range(fold, BLOCKS, FOLDS):
+                losses[block] = loss[blocks[unseen] == block].mean()
+            precisions.append(average_precision_score(labels, logits))
+            areas.append(roc_auc_score(labels, logits))
+            epochs.append(training.recipe.epochs)
+            keras.backend.clear_session()
+    except Diverged:
+        losses[:] = DIVERGED_LOSS
+        precisions, areas, epochs = [0.0], [0.5], [0]
     return {
         "average_precision": float(np.mean(precisions)),
         "roc_auc": float(np.mean(areas)),
         "block_losses": losses.tolist(),
+        "epochs": max(epochs),
         "cpu_seconds": time.process_time() - begun,
     }
 
@@ -202,7 +217,7 @@ def cost_of(texts: Iterable[str]) -> dict[str, Any]:
     return {"step": "trial", "wall_seconds": sum(seconds), "import_seconds": sum(imports), "peak_mb": max(peaks)}
 
 
-_SCORE = ("number", "average_precision", "roc_auc", "cpu_seconds", "block_losses")
+_SCORE = ("number", "average_precision", "roc_auc", "cpu_seconds", "epochs", "block_losses")
 _COST = ("wall_seconds", "import_seconds", "peak_mb")
 
 
@@ -224,10 +239,16 @@ def _rows(path: Path, drawn: Flags) -> Iterator[pd.DataFrame]:
 
 
 def _logits(model: keras.Model, inputs: features.Compact, which: np.ndarray, batch: int = 65_536) -> np.ndarray:
-    """float64 of shape (rows,)."""
+    """float64 of shape (rows,).
+
+    Raises:
+        Diverged: the model gives NaN.
+    """
     found = [
         model.predict(inputs.rows(which[start : start + batch]), batch_size=8192, verbose=0)
         for start in range(0, len(which), batch)
     ]
     probability = np.concatenate(found).ravel().astype(float).clip(1e-7, 1 - 1e-7)
+    if np.isnan(probability).any():
+        raise Diverged("the model gives NaN for pairs that its training has not seen")
     return np.asarray(np.log(probability / (1 - probability)))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from dataclasses import replace
 from pathlib import Path
@@ -17,6 +18,7 @@ from matchmaking.model import features, recipe
 from matchmaking.model.lineage import pair_keys
 from matchmaking.model.sweep import propose, trial
 from matchmaking.model.sweep.choose import choose, choose_file
+from matchmaking.model.train import Diverged
 
 BLOCKS = trial.BLOCKS
 
@@ -119,7 +121,39 @@ def test_scores_are_of_pairs_that_no_training_has_seen(encoded: Any, monkeypatch
     scores = trial.out_of_fold(inputs, chance, blocks, widths, learner)
     assert 0.38 < scores["roc_auc"] < 0.62
     assert len(scores["block_losses"]) == BLOCKS and min(scores["block_losses"]) > 0
-    assert scores["cpu_seconds"] > 0
+    assert scores["cpu_seconds"] > 0 and scores["epochs"] == 8
+
+
+@pytest.fixture
+def pairs_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    # a process isn't forked safely where TensorFlow has been at work
+    monkeypatch.setattr(trial, "_apart", lambda call, *given: call(*given))
+    generate(800, seed=1).to_parquet(tmp_path / "pairs.parquet", index=False)
+    return tmp_path / "pairs.parquet"
+
+
+def diverging(seed: int) -> recipe.Recipe:
+    return recipe.Recipe(seed=seed, epochs=1, learning_rate=1e30, members=2, embedding=4, hidden=(8,), dropout=0.1)
+
+
+def test_a_recipe_that_diverges_is_told_and_never_chosen(pairs_file: Path, tmp_path: Path) -> None:
+    steady = replace(diverging(0), learning_rate=0.01)
+    proposed = [steady, *(steady for _ in range(propose.PARTS - 1)), diverging(0)]
+    cost = {"wall_seconds": 10.0, "import_seconds": 1.0, "peak_mb": 700.0}
+    tried = trial.scores_of(trial.as_text(trial.trial_file(pairs_file, tmp_path / "none", proposed, 0), cost))
+    assert [one["number"] for one in tried] == [0, propose.PARTS]
+    assert tried[0]["epochs"] == 1 and max(tried[0]["block_losses"]) < 17
+    found = choose([steady, diverging(0)], tried)
+    assert found["chosen"] == 0 and [one["diverged"] for one in found["trials"]] == [False, True]
+    said = found["trials"][1]
+    assert (said["log_loss"], said["average_precision"], said["roc_auc"]) == (trial.DIVERGED_LOSS, 0, 0.5)
+    # all numbers are finite, as JSON wants them
+    json.dumps(found, allow_nan=False)
+
+
+def test_a_default_recipe_that_diverges_is_an_error(pairs_file: Path, tmp_path: Path) -> None:
+    with pytest.raises(Diverged, match="a training of the default recipe diverged"):
+        trial.trial_file(pairs_file, tmp_path / "none", [diverging(0)], 0)
 
 
 def test_a_recipe_whose_process_is_ended_is_told_in_one_line() -> None:
@@ -128,7 +162,7 @@ def test_a_recipe_whose_process_is_ended_is_told_in_one_line() -> None:
 
 
 def test_scores_come_through_as_numbers_alone() -> None:
-    one = {"number": 3, "average_precision": 0.87654321, "roc_auc": 0.98, "cpu_seconds": 41.5}
+    one = {"number": 3, "average_precision": 0.87654321, "roc_auc": 0.98, "cpu_seconds": 41.5, "epochs": 30}
     one["block_losses"] = [0.1] * BLOCKS
     cost = {"step": "trial", "wall_seconds": 10.0, "import_seconds": 1.0, "peak_mb": 700.0}
     text = trial.as_text([one], cost)
@@ -144,7 +178,7 @@ def test_scores_come_through_as_numbers_alone() -> None:
 
 
 def scores(losses: Any, average_precision: float) -> dict[str, Any]:
-    numbers = {"average_precision": average_precision, "roc_auc": 0.98, "cpu_seconds": 40.0}
+    numbers = {"average_precision": average_precision, "roc_auc": 0.98, "cpu_seconds": 40.0, "epochs": 30}
     return {**numbers, "block_losses": list(losses)}
 
 
