@@ -56,7 +56,7 @@ def fetch_log(uri: str, target: Path, wanted: Callable[[str], bool] | None = Non
 
     Raises:
         NoLogError: there is no such log.
-        InputError: it may not be read, or a part that was there is gone.
+        InputError: it may not be read, a part that was there is gone, or two are the same file on this disk.
         StorageError: the store can't be reached, even after retries.
     """
     # what is on the web is a file: nobody lists it; and what follows its name isn't part of it
@@ -72,16 +72,17 @@ def fetch_log(uri: str, target: Path, wanted: Callable[[str], bool] | None = Non
             raise NoLogError(f"{redact(uri)} {said}; give the path of a log's file, or of its folder of parts")
         return file
     target.mkdir(parents=True, exist_ok=True)
+    names = [name for name in names if not wanted or wanted(name)]
     with ThreadPoolExecutor(AT_ONCE) as pool:
-        tasks = [
-            pool.submit(storage.download_folder, uri, [name], target) for name in names if not wanted or wanted(name)
-        ]
+        tasks = [pool.submit(storage.download_folder, uri, [name], target) for name in names]
         try:
             for task in tasks:
                 task.result()
         except BaseException:
             pool.shutdown(cancel_futures=True)
             raise
+    # each by itself has nothing beside it
+    storage.check_apart(uri, names, target)
     return target
 
 

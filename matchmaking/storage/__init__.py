@@ -8,6 +8,7 @@ from matchmaking.storage.bundles import download_bundle, hash_bundle
 from matchmaking.storage.globs import matching
 from matchmaking.storage.local import local_path
 from matchmaking.storage.operations import (
+    check_apart,
     delete,
     download,
     download_folder,
@@ -26,6 +27,7 @@ from matchmaking.storage.operations import (
 __all__ = [
     "ConflictError",
     "StorageError",
+    "check_apart",
     "delete",
     "download",
     "download_bundle",

@@ -80,16 +80,21 @@ def download_folder(uri: str, names: Iterable[str], target: Path) -> None:
             two are the same file on this disk.
         StorageError: the store can't be reached, even after retries.
     """
-    places = {}
+    names = list(names)
     for name in names:
-        place = places[name] = target / name
+        place = target / name
         if not place.resolve().is_relative_to(target.resolve()):
             raise InputError(f"{redact(uri)}: the part '{visible(name)}' leads out of the folder; rename it")
         download(join(uri, name), place)
+    check_apart(uri, names, target)
+
+
+def check_apart(uri: str, names: Iterable[str], target: Path) -> None:
+    """Refuses, with an InputError, files of a folder brought here of which two are one on this disk."""
     # a//b is a/b on a disk, and on some A is a
     by_file: dict[tuple[int, int], str] = {}
-    for name, place in places.items():
-        found = place.stat()
+    for name in names:
+        found = (target / name).stat()
         other = by_file.setdefault((found.st_dev, found.st_ino), name)
         if other != name:
             raise InputError(

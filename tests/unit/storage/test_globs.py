@@ -17,6 +17,7 @@ import pytest
 from matchmaking import storage
 from matchmaking.base.errors import InputError
 from matchmaking.data.parts import chosen, dataset_files, fetch_dataset
+from matchmaking.live.logs import fetch_log
 
 
 def files(folder: Path, **content: str) -> Path:
@@ -278,6 +279,15 @@ def test_names_that_a_disk_does_not_hold_are_refused(
     bucket.objects = {name: b"x" for name in names}
     with pytest.raises(InputError, match=words):
         fetch_dataset("s3://data/p", tmp_path / "copy")
+
+
+def test_parts_of_a_log_that_are_one_file_on_a_disk_are_refused(bucket: Objects, tmp_path: Path) -> None:
+    """Though several are brought here at a time; those that aren't wanted are in nobody's way."""
+    bucket.objects = {name: b"{}" for name in ("p/a//b.jsonl", "p/a/b.jsonl", "p/c.jsonl")}
+    with pytest.raises(InputError, match=r"'a//b\.jsonl' and 'a/b\.jsonl' are the same file on a disk"):
+        fetch_log("s3://data/p", tmp_path / "copy")
+    fetch_log("s3://data/p", tmp_path / "one", lambda name: "//" not in name)
+    assert storage.list_names(str(tmp_path / "one")) == ["a/b.jsonl", "c.jsonl"]
 
 
 @pytest.mark.parametrize("uri", ["s3://data/y/part-*.csv", "s3://data/y", "s3://data/y/a.csv"])
