@@ -144,29 +144,34 @@ def tell_exact(files: Iterable[ParquetRows]) -> None:
 
     A warehouse's do; those of a CSV file that pandas has made Parquet hold that parser's, as they are read here anyway.
     A column of a file that has too few numbers to tell goes by the same column of such files, and by the others in it
-    where these are too few as well.
+    where these are too few as well. Where few tell clearly, what lies beside them is not asked.
     """
     files = list(files)
-    # of each column of each file, how many numbers there are, and the evidence in them
+    # of each column of each file, how many numbers there are, and the evidence in them; and their sums
     found: dict[tuple[int, str], np.ndarray] = {}
+    by_name: dict[str, np.ndarray] = {}
+    by_file: dict[int, np.ndarray] = {}
+    total = np.zeros(2)
     for place, file in enumerate(files):
         for name, counts in file.evidence().items():
             found[place, name] = counts
-    few = {key: counts for key, counts in found.items() if counts[0] < ENOUGH}
+            by_file[place] = by_file.get(place, np.zeros(2)) + counts
+            total = total + counts
+            if counts[0] < ENOUGH:
+                by_name[name] = by_name.get(name, np.zeros(2)) + counts
     exact: dict[int, set[str]] = {}
     for (place, name), own in found.items():
-        groups = (
-            [own],
-            [counts for (_, other), counts in few.items() if other == name],
-            [counts for (other, _), counts in found.items() if other == place],
-            [*found.values()],
-        )
-        sums = [sum(group, np.zeros(2)) for group in groups]
-        evidence = next((each for rows, each in sums if rows >= ENOUGH), sums[-1][1])
+        sums = (own, by_name.get(name, own), by_file[place], total)
+        evidence = next((each for each in sums if _clear(each)), total)[1]
         if evidence > 0:
             exact.setdefault(place, set()).add(name)
     for place, file in enumerate(files):
         file.exact = frozenset(exact.get(place, ()))
+
+
+def _clear(counts: np.ndarray) -> bool:
+    """Whether numbers tell how they were made: their count and the evidence in them, shape (2,)."""
+    return bool(counts[0] >= ENOUGH or abs(counts[1]) > SURE)
 
 
 def _evidence(values: np.ndarray) -> float:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 
-from matchmaking.data.parquet_rows import ENOUGH
+from matchmaking.data.parquet_rows import ENOUGH, ParquetRows, tell_exact
 from matchmaking.data.read import read_pairs
 from matchmaking.data.sample import generate
 from tests.pairs_fixtures import write
@@ -57,6 +58,37 @@ def test_how_numbers_were_made_is_told_by_file(tmp_path: Path) -> None:
         for place, each in enumerate(order):
             parquet(folder, each.iloc[place * 1_000 : (place + 1) * 1_000], f"{place}.parquet")
         pd.testing.assert_frame_equal(read_pairs(folder)[0], parsed, check_exact=True)
+
+
+@pytest.mark.parametrize("made", ["exactly", "by pandas"])
+def test_how_a_small_part_was_made_is_told_by_its_own_numbers(tmp_path: Path, made: str) -> None:
+    """What lies beside it, made otherwise and more of it, has no say."""
+    exact = with_long_numbers(1_200)
+    parsed = read_pairs(write(tmp_path, exact))[0]
+    one, others = (exact, parsed) if made == "exactly" else (parsed, exact)
+    for start in range(0, 1_200, 300):
+        parquet(tmp_path / "parts", (others if start else one).iloc[start : start + 300], f"{start:04}.parquet")
+    assert ENOUGH > 300
+    pd.testing.assert_frame_equal(read_pairs(tmp_path / "parts")[0], parsed, check_exact=True)
+
+
+def test_many_parts_are_told_in_the_time_of_their_number() -> None:
+    class Part(ParquetRows):
+        def __init__(self) -> None:
+            pass
+
+        def evidence(self) -> dict[str, np.ndarray]:
+            return {name: np.array([3.0, 0.5]) for name in LONG}
+
+    def seconds(parts: int) -> float:
+        files = [Part() for _ in range(parts)]
+        start = time.process_time()
+        tell_exact(files)
+        assert all(file.exact == set(LONG) for file in files)
+        return time.process_time() - start
+
+    # 64 times as long where each looked at all others
+    assert seconds(1_280) < 24 * max(min(seconds(160) for _ in range(3)), 0.002)
 
 
 @pytest.mark.parametrize(("name", "least", "most"), [("success_rate", 0.5, 0.95), ("experience", 20, 28)])
