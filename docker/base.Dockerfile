@@ -1,12 +1,12 @@
 # What every step needs, without TensorFlow and Evidently. Its stage `deps` is what trainer and monitor stand on too.
 
 FROM python:3.11-slim-bookworm AS build
-ENV PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_ROOT_USER_ACTION=ignore
+ENV PIP_CACHE_DIR=/var/cache/pip PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_ROOT_USER_ACTION=ignore
 # what comes on top of these dependencies lies beside them, so that each is a layer of its own
 RUN python3 -m venv --without-pip /opt/venv && \
     printf '%s\n' /opt/extra /opt/mlops >"$(echo /opt/venv/lib/python3.*/site-packages)/layers.pth"
 COPY requirements/base.txt /requirements/
-RUN --mount=type=cache,target=/root/.cache/pip \
+RUN --mount=type=cache,target=/var/cache/pip \
     pip --python /opt/venv/bin/python3 install --no-deps --require-hashes -r /requirements/base.txt
 # headers and test suites, an eighth of it all, which nothing reads at run time
 RUN find /opt/venv/lib -regextype posix-extended -type d \
@@ -14,18 +14,18 @@ RUN find /opt/venv/lib -regextype posix-extended -type d \
 
 FROM build AS code
 COPY requirements/build.txt /requirements/
-RUN --mount=type=cache,target=/root/.cache/pip \
+RUN --mount=type=cache,target=/var/cache/pip \
     pip --python /opt/venv/bin/python3 install --no-deps --require-hashes -r /requirements/build.txt
 COPY pyproject.toml README.md /src/
 COPY matchmaking /src/matchmaking
 COPY components /src/components
 COPY pipelines /src/pipelines
 COPY mlops /src/mlops
-RUN --mount=type=cache,target=/root/.cache/pip \
+RUN --mount=type=cache,target=/var/cache/pip \
     pip --python /opt/venv/bin/python3 install --no-deps --no-build-isolation --target /opt/mlops /src
 # the dashboard's charts and their script, 1 MB; what makes them takes 95 MB and stays here
 COPY requirements/dashboard.txt /requirements/
-RUN --mount=type=cache,target=/root/.cache/pip \
+RUN --mount=type=cache,target=/var/cache/pip \
     pip --python /opt/venv/bin/python3 install --no-deps --require-hashes --target /opt/charts \
     -r /requirements/dashboard.txt && \
     PYTHONPATH=/opt/mlops:/opt/charts PYTHONDONTWRITEBYTECODE=1 /opt/venv/bin/python3 \

@@ -1,10 +1,10 @@
 # The tracking server, with drivers for PostgreSQL and S3 and with its basic authentication.
 
 FROM python:3.11-slim-bookworm AS build
-ENV PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_ROOT_USER_ACTION=ignore
+ENV PIP_CACHE_DIR=/var/cache/pip PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_ROOT_USER_ACTION=ignore
 RUN python3 -m venv --without-pip /opt/venv
 COPY requirements/mlflow.txt /requirements/
-RUN --mount=type=cache,target=/root/.cache/pip \
+RUN --mount=type=cache,target=/var/cache/pip \
     pip --python /opt/venv/bin/python3 install --no-deps --require-hashes -r /requirements/mlflow.txt
 
 FROM python:3.11-slim-bookworm

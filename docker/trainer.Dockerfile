@@ -3,9 +3,9 @@ ARG DEPS
 ARG BASE
 
 FROM python:3.11-slim-bookworm AS build
-ENV PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_ROOT_USER_ACTION=ignore
+ENV PIP_CACHE_DIR=/var/cache/pip PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_ROOT_USER_ACTION=ignore
 COPY requirements/train.txt /requirements/
-RUN --mount=type=cache,target=/root/.cache/pip \
+RUN --mount=type=cache,target=/var/cache/pip \
     pip install --no-deps --require-hashes --target /opt/extra -r /requirements/train.txt
 # headers, a tenth of the image, which nothing reads at run time
 RUN rm -r /opt/extra/tensorflow/include
