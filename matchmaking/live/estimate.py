@@ -18,7 +18,7 @@ see: there the estimate stays where it was, and only measurement tells.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -26,6 +26,9 @@ import pandas as pd
 
 from matchmaking.data.schema import CATEGORICAL, FEATURES, NUMERIC, TARGET
 from matchmaking.evidence.bootstrap import metric_scorer
+
+if TYPE_CHECKING:
+    from sklearn.ensemble import HistGradientBoostingClassifier
 
 Floats = npt.NDArray[np.float64]
 Method = Literal["cbpe", "pape", "robust"]
@@ -273,7 +276,6 @@ def density_ratio(reference: pd.DataFrame, window: pd.DataFrame, seed: int = 0) 
         Weights with a mean of 1, shape (reference rows,), at most `MOST_WEIGHT` before that; and the classifier's AUC
         on pairs it hasn't seen.
     """
-    from sklearn.ensemble import HistGradientBoostingClassifier
     from sklearn.metrics import roc_auc_score
     from sklearn.model_selection import StratifiedKFold
     from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
@@ -288,16 +290,7 @@ def density_ratio(reference: pd.DataFrame, window: pd.DataFrame, seed: int = 0) 
             known = rng.choice(known, MOST_TAUGHT, replace=False)
         train = np.sort(np.concatenate([known, new]))
         # shallow, and stopped where it learns nothing: without a shift the weights are to be even
-        classifier = HistGradientBoostingClassifier(
-            learning_rate=0.1,
-            max_iter=80,
-            max_leaf_nodes=8,
-            min_samples_leaf=100,
-            l2_regularization=1.0,
-            early_stopping=True,
-            n_iter_no_change=5,
-            random_state=seed,
-        )
+        classifier = _boosting(80, 8, 100, seed)
         # on one thread: the work of each is so little that several wait for each other, on a machine that does more
         # than this ten times as long
         with threadpool_limits(1):
@@ -319,7 +312,6 @@ def learnt_chances(
         Of the reference, shape (reference rows,), and of the window, shape (window rows,). All 0, which leaves the
         calibration as it is, where fewer than `LEAST_OF_A_CLASS` are matches, or aren't.
     """
-    from sklearn.ensemble import HistGradientBoostingClassifier
     from sklearn.model_selection import StratifiedKFold
     from threadpoolctl import threadpool_limits
 
@@ -329,21 +321,28 @@ def learnt_chances(
     if min(match.sum(), rows - match.sum()) < LEAST_OF_A_CLASS:
         return of_reference, of_window
     for train, test in StratifiedKFold(FOLDS, shuffle=True, random_state=seed).split(inputs[:rows], match):
-        classifier = HistGradientBoostingClassifier(
-            learning_rate=0.1,
-            max_iter=150,
-            max_leaf_nodes=15,
-            min_samples_leaf=50,
-            l2_regularization=1.0,
-            early_stopping=True,
-            n_iter_no_change=5,
-            random_state=seed,
-        )
+        classifier = _boosting(150, 15, 50, seed)
         with threadpool_limits(1):
             classifier.fit(inputs[train], match[train], sample_weight=weight[train])
             of_reference[test] = classifier.predict_proba(inputs[test])[:, 1]
             of_window += classifier.predict_proba(inputs[rows:])[:, 1] / FOLDS
     return of_reference, of_window
+
+
+def _boosting(rounds: int, leaves: int, rows: int, seed: int) -> HistGradientBoostingClassifier:
+    """At most so many trees of so many leaves, of so many rows each; fewer where they learn nothing any more."""
+    from sklearn.ensemble import HistGradientBoostingClassifier
+
+    return HistGradientBoostingClassifier(
+        learning_rate=0.1,
+        max_iter=rounds,
+        max_leaf_nodes=leaves,
+        min_samples_leaf=rows,
+        l2_regularization=1.0,
+        early_stopping=True,
+        n_iter_no_change=5,
+        random_state=seed,
+    )
 
 
 def _inputs(reference: pd.DataFrame, window: pd.DataFrame) -> Floats:

@@ -6,7 +6,7 @@ import os
 import re
 import tempfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -229,19 +229,9 @@ class Objects:
 
 
 @pytest.fixture
-def bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator[Objects]:
-    pytest.importorskip("boto3")
+def bucket(s3_at: Callable[[str], None]) -> Iterator[Objects]:
     store = Objects()
-    for name, value in {
-        "AWS_ENDPOINT_URL": f"http://127.0.0.1:{store.server.server_address[1]}",
-        "AWS_REGION": "us-east-1",
-        "AWS_ACCESS_KEY_ID": "somebody",
-        "AWS_SECRET_ACCESS_KEY": "secret-0123456789",
-        "AWS_CONFIG_FILE": os.devnull,
-        "AWS_SHARED_CREDENTIALS_FILE": os.devnull,
-        "NO_PROXY": "127.0.0.1",
-    }.items():
-        monkeypatch.setenv(name, value)
+    s3_at(f"http://127.0.0.1:{store.server.server_address[1]}")
     yield store
     store.server.shutdown()
     store.server.server_close()

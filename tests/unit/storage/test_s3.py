@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import re
 import socket
 import threading
@@ -59,25 +58,6 @@ def s3_answer(status: str, code: str = "", etag: str = "") -> bytes:
     body = f"<Error><Code>{code}</Code><Message>why</Message></Error>".encode() if code else b""
     head = f"HTTP/1.1 {status}\r\nContent-Length: {len(body)}\r\nConnection: close\r\n"
     return f"{head}{f'ETag: {etag}' if etag else 'X: y'}\r\n\r\n".encode() + body
-
-
-@pytest.fixture
-def s3_at(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
-    pytest.importorskip("boto3")
-
-    def use(endpoint: str) -> None:
-        for name, value in {
-            "AWS_ENDPOINT_URL": endpoint,
-            "AWS_REGION": "us-east-1",
-            "AWS_ACCESS_KEY_ID": "somebody",
-            "AWS_SECRET_ACCESS_KEY": "secret-0123456789",
-            "AWS_CONFIG_FILE": os.devnull,
-            "AWS_SHARED_CREDENTIALS_FILE": os.devnull,
-            "NO_PROXY": "127.0.0.1",
-        }.items():
-            monkeypatch.setenv(name, value)
-
-    return use
 
 
 @pytest.mark.parametrize("code", ["RequestTimeout", "BadDigest"])
