@@ -12,18 +12,22 @@ def score(
     reference: Input[Dataset],
     current: Input[Dataset],
     production_model: Input[Model],
+    current_uri: str,
+    seed: int,
     scored_reference: Output[Dataset],
     scored_current: Output[Dataset],
 ):
-    """Scores reference and current pairs with production.
+    """Scores the reference and current pairs that drift is tested on with production.
 
     Args:
         run_id: the MLflow run.
         reference: parquet.
         current: parquet.
         production_model: the production bundle; may be empty, and then nothing is scored.
-        scored_reference: parquet with column `score`.
-        scored_current: parquet with column `score`.
+        current_uri: where `current` came from; empty for nowhere: a sample of the reference is compared with the rest.
+        seed: of the drawing.
+        scored_reference: parquet of the pairs that are drawn, with column `score`.
+        scored_current: the same.
     """
     from pathlib import Path
 
@@ -34,4 +38,5 @@ def score(
     with step("score", run_id, outputs, inputs):
         from matchmaking.model.score import score_files
 
-        score_files(*[Path(artifact.path) for artifact in (*inputs, scored_reference, scored_current)])
+        paths = [Path(artifact.path) for artifact in (*inputs, scored_reference, scored_current)]
+        score_files(*paths, self_comparison=not current_uri, seed=seed)

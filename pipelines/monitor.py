@@ -58,6 +58,8 @@ def monitor(
         reference=valid.outputs["pairs"],
         current=valid_fresh.outputs["pairs"],
         production_model=served,
+        current_uri=current,
+        seed=seed,
     )
     found = drift(
         run_id=run_id,

@@ -133,7 +133,7 @@ class CsvRows:
             texts = {column: batch.column(place) for column, place in places.items()}
             for column, text in texts.items():
                 # a space before a field is none of it, as for pandas
-                if pc.any(pc.match_substring_regex(text, "^ ")).as_py():
+                if pc.any(pc.starts_with(text, " ")).as_py():
                     bare = pc.replace_substring_regex(text, "^ +", "")
                     none = pc.is_in(bare, pa.array([*MISSING]))
                     texts[column] = pc.if_else(none, pa.scalar(None, pa.string()), bare)

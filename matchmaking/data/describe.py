@@ -13,6 +13,7 @@ import pandas as pd
 
 from matchmaking.base.errors import InputError
 from matchmaking.base.escape import visible
+from matchmaking.data.hashes import distinct
 from matchmaking.data.schema import CATEGORICAL, MIN_PER_CLASS, MIN_ROWS, TARGET
 
 SHOWN_CATEGORIES = 5
@@ -98,7 +99,7 @@ class Tally:
                 counts = pd.Series(found).sort_values(ascending=False)
                 unseen[column] = {str(category): int(count) for category, count in counts.items()}
                 warnings.append(_unknown(column, unseen[column], self.known[column], self.rows))
-        duplicates = self.rows - len(np.unique(np.concatenate(self.hashes))) if self.hashes else 0
+        duplicates = self.rows - distinct(np.concatenate(self.hashes)) if self.hashes else 0
         if duplicates:
             warnings.append(f"{duplicates:,} of {self.rows:,} rows repeat an earlier one exactly")
         return DataReport(self.rows, self.classes.get(1, 0), extra_columns, unseen, duplicates, warnings)
@@ -115,10 +116,11 @@ def _row_hashes(pairs: pd.DataFrame) -> np.ndarray:
 
     That two of 12 million different rows have the same by chance has a probability of 4 in a million.
     """
-    numbers = [str(column) for column in pairs if column not in CATEGORICAL]
-    plain = pairs.astype(dict.fromkeys(numbers, "float64"))
-    plain[numbers] += 0.0  # -0.0 is 0.0
-    return pd.util.hash_pandas_object(plain, index=False).to_numpy()
+    # -0.0 is 0.0
+    plain = {
+        name: column if name in CATEGORICAL else column.to_numpy(dtype=float) + 0.0 for name, column in pairs.items()
+    }
+    return pd.util.hash_pandas_object(pd.DataFrame(plain, index=pairs.index), index=False).to_numpy()
 
 
 def check_enough(pairs: pd.DataFrame, source: str) -> None:

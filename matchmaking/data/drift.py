@@ -18,7 +18,7 @@ import numpy as np
 import pandas as pd
 
 from matchmaking.base.errors import InputError
-from matchmaking.data.batches import batches, rows_in
+from matchmaking.data.drawn import MAX_ROWS, chosen, draw_files, drawn_from, first_half
 from matchmaking.data.schema import CATEGORICAL, FEATURES, TARGET
 
 SCORE = "score"
@@ -44,8 +44,6 @@ MOST_NOISE = {"numeric": 1.0, "nominal": 0.5 * float(np.sqrt(np.log(2)))}
 
 # drifted as a whole: half of the features, or the target, or the scores
 SHARE_THRESHOLD = 0.5
-# the distance between two samples this large of the same data is about 0.01, a tenth of the threshold
-MAX_ROWS = 50_000
 
 
 def halves(reference: pd.DataFrame, seed: int = 0) -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -54,16 +52,8 @@ def halves(reference: pd.DataFrame, seed: int = 0) -> tuple[pd.DataFrame, pd.Dat
     Raises:
         InputError: fewer than two rows.
     """
-    first = _first_half(len(reference), seed)
+    first = first_half(len(reference), seed)
     return reference[first], reference[~first]
-
-
-def _first_half(rows: int, seed: int) -> np.ndarray:
-    if rows < 2:
-        raise InputError(f"{rows} rows cannot be compared with themselves; give at least 2")
-    first = np.zeros(rows, dtype=bool)
-    first[np.random.default_rng(seed).permutation(rows)[: rows // 2]] = True
-    return first
 
 
 def detect_drift(
@@ -250,26 +240,9 @@ def _rows_needed(noise: float, effective: float, used: dict[str, pd.DataFrame], 
     return int(np.ceil(2 * needed / 10) * 10)
 
 
-def _chosen(rows: int, most: int, seed: int) -> np.ndarray:
-    """The numbers of at most so many of the rows, in order."""
-    if rows <= most:
-        return np.arange(rows)
-    return np.sort(np.random.default_rng(seed).choice(rows, most, replace=False))
-
-
-def _rows_of(path: Path, numbers: np.ndarray) -> pd.DataFrame:
-    """The rows of a parquet file with these numbers, which are in order."""
-    parts = []
-    for part in batches(path):
-        first, last = np.searchsorted(numbers, [part.index[0], part.index[-1] + 1])
-        picked = part.loc[numbers[first:last]]
-        parts.append(picked.astype({name: object for name in picked if name in CATEGORICAL}))
-    return pd.concat(parts, ignore_index=True) if parts else pd.read_parquet(path)
-
-
 def _prepare(frame: pd.DataFrame, columns: list[str], max_rows: int, seed: int) -> pd.DataFrame:
     """At most `max_rows` rows, in order; numeric columns as float, nominal as text; missing as NaN, None."""
-    frame = frame.iloc[_chosen(len(frame), max_rows, seed)]
+    frame = frame.iloc[chosen(len(frame), max_rows, seed)]
     prepared = {}
     for column in columns:
         values = frame[column]
@@ -347,29 +320,20 @@ def drift_files(
 ) -> dict[str, Any]:
     """`detect_drift` on two parquet files; with `self_comparison`, on two halves of the reference.
 
+    They hold all pairs, or those that `draw_files` draws of them.
+
     Returns:
         What `detect_drift` gives; written to `result_path` as JSON, Evidently's page to `page_path`.
     """
-    reference, current = rows_in(reference_path), rows_in(current_path)
-    if self_comparison:
-        first = _first_half(reference, seed)
-        numbers = {"reference": np.flatnonzero(first), "current": np.flatnonzero(~first)}
-        current_path = reference_path
-    else:
-        numbers = {"reference": np.arange(reference), "current": np.arange(current)}
-    # of millions of rows, no more than are compared are held
-    used = {
-        name: _rows_of(path, numbers[name][_chosen(len(numbers[name]), MAX_ROWS, seed)])
-        for name, path in (("reference", reference_path), ("current", current_path))
-    }
+    used = draw_files(reference_path, current_path, self_comparison=self_comparison, seed=seed)
     with tempfile.TemporaryDirectory() as folder:
         result = detect_drift(
-            used["reference"],
-            used["current"],
+            used["reference"].to_pandas(),
+            used["current"].to_pandas(),
             Path(folder),
             self_comparison=self_comparison,
             seed=seed,
-            rows={name: len(found) for name, found in numbers.items()},
+            rows={name: drawn_from(pairs) for name, pairs in used.items()},
         )
         shutil.copyfile(Path(folder) / "drift.html", page_path)
     result_path.write_text(json.dumps(result, indent=1))

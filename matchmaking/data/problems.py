@@ -58,13 +58,17 @@ class Wrong:
     """Rows that break the schema, by the schema's order of columns and of their checks."""
 
     found: dict[tuple[int, int], tuple[str, str, _Rows]] = field(default_factory=dict)
+    # by columns; making one takes as long as checking 100,000 rows
+    schemas: dict[tuple[str, ...], Any] = field(default_factory=dict)
 
     def look(self, part: pd.DataFrame) -> None:
         """Checks the numbers of some rows; of categories, `cells.category` has refused what the schema would."""
         import pandera.errors
 
-        numbers = [column for column in part if column not in CATEGORICAL]
-        schema = pair_schema(TARGET in part).select_columns(numbers)
+        numbers = [str(column) for column in part if column not in CATEGORICAL]
+        schema = self.schemas.get(tuple(numbers))
+        if schema is None:
+            schema = self.schemas[tuple(numbers)] = pair_schema(TARGET in part).select_columns(numbers)
         try:
             schema.validate(part[numbers], lazy=True)
         except pandera.errors.SchemaErrors as errors:

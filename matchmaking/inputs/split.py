@@ -22,6 +22,7 @@ import pandas as pd
 
 from matchmaking.base.errors import InputError
 from matchmaking.data.batches import batches, pick
+from matchmaking.data.hashes import among, distinct
 from matchmaking.data.parts import version_of
 from matchmaking.data.read import open_pairs
 from matchmaking.data.schema import TARGET
@@ -104,7 +105,7 @@ def stratified_lineage(keys: Keys, labels: np.ndarray, dataset_version: str) -> 
         InputError: they can't be split.
     """
     train, _ = _draw(labels)
-    return lineage_of(keys, ~np.isin(keys, keys[train]), "stratified", dataset_version)
+    return lineage_of(keys, ~among(keys, keys[train]), "stratified", dataset_version)
 
 
 def split_file(
@@ -138,7 +139,7 @@ def split_file(
         trained = stratified_lineage(keys, labels, dataset_version)
     same = assumed and trained is not None and trained.dataset_version == dataset_version
     # of the same dataset, in the order that production's own training had
-    rule = "stratified" if how == "auto" and same and len(np.unique(keys)) == len(keys) else how
+    rule = "stratified" if how == "auto" and same and distinct(keys) == len(keys) else how
     train, test, left_out = _places(labels, keys, rule, trained)
     held_out = np.ones(len(keys), bool)
     held_out[train] = False
@@ -204,7 +205,7 @@ def _found_again(trained: Lineage, keys: Keys, assumed: bool) -> Iterator[str]:
     """
     if not len(trained.listed):
         return
-    found = int(np.isin(trained.listed, keys).sum())
+    found = int(among(trained.listed, keys).sum())
     said = f"of {len(trained.listed):,} pairs that production's training is known by, {found:,} are in this dataset"
     if found == 0 and assumed:
         raise InputError(
@@ -242,11 +243,11 @@ def _stratified(labels: np.ndarray, keys: Keys) -> tuple[np.ndarray, np.ndarray]
     Of a pair that the dataset holds twice, both copies go where the first goes: one that was trained on makes the other
     prove nothing.
     """
-    distinct = ~pd.Series(keys).duplicated().to_numpy()
-    chosen, held_out = _draw(labels[distinct])
-    if distinct.all():
+    first = ~pd.Series(keys).duplicated().to_numpy()
+    chosen, held_out = _draw(labels[first])
+    if first.all():
         return chosen, held_out
-    in_test: Flags = np.isin(keys, keys[distinct][held_out])
+    in_test: Flags = among(keys, keys[first][held_out])
     return np.flatnonzero(~in_test), np.flatnonzero(in_test)
 
 

@@ -19,6 +19,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from matchmaking.base.errors import InputError
+from matchmaking.data.hashes import among
 from matchmaking.data.schema import CATEGORICAL, FEATURES
 
 TEST_SHARE = 0.2
@@ -98,7 +99,7 @@ def lineage_of(
     listed, place = np.unique(keys[other], return_index=True)
     flags = held_out[other][place]
     if earlier is not None:
-        gone = ~np.isin(earlier.listed, keys)
+        gone = ~among(earlier.listed, keys)
         listed, flags = np.r_[listed, earlier.listed[gone]], np.r_[flags, earlier.listed_held_out[gone]]
         order = np.argsort(listed, kind="stable")
         listed, flags = listed[order], flags[order]

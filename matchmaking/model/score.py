@@ -10,8 +10,8 @@ import numpy as np
 import pandas as pd
 
 from matchmaking.base import files
-from matchmaking.data.batches import BATCH, arrow_batches, batches, rows_in, writing
-from matchmaking.data.schema import FEATURES
+from matchmaking.data.batches import BATCH
+from matchmaking.data.drawn import draw_files, leaves_some
 from matchmaking.model import features, predict, production
 
 
@@ -28,37 +28,38 @@ def score_batches(parts: Iterable[pd.DataFrame], bundle: Path) -> Iterator[np.nd
     yield from predict.predict_batches(bundle / production.MODEL, inputs)
 
 
-def score_file(path: Path, bundle: Path) -> np.ndarray:
-    """`score` for a parquet file of pairs, of which no more than a batch is held."""
-    found = np.empty(rows_in(path))
-    first = 0
-    for part in score_batches(batches(path, FEATURES, "scored"), bundle):
-        found[first : first + len(part)] = part
-        first += len(part)
-    return found
-
-
 def score_files(
-    reference_path: Path, current_path: Path, production_dir: Path, reference_out: Path, current_out: Path
+    reference_path: Path,
+    current_path: Path,
+    production_dir: Path,
+    reference_out: Path,
+    current_out: Path,
+    *,
+    self_comparison: bool,
+    seed: int,
 ) -> None:
-    """Adds production's probability as column `score` to two parquet files of pairs; without a model it doesn't."""
-    for source, target in ((reference_path, reference_out), (current_path, current_out)):
-        if production.present(production_dir):
-            _add_scores(source, production_dir, target)
-        else:
-            files.copy_file(source, target)
+    """Draws the pairs that drift is tested on, and adds production's probability as column `score` if there is one.
 
-
-def _add_scores(source: Path, bundle: Path, target: Path) -> None:
+    Args:
+        reference_path: parquet file of pairs.
+        current_path: another; with `self_comparison` it isn't looked at, and both are drawn from the reference.
+        production_dir: the production bundle; may be empty.
+        reference_out: parquet file to write: what `drawn.draw_files` gives; all pairs where that would leave none out.
+        current_out: the other.
+        self_comparison: whether two halves of the reference are to be compared.
+        seed: of the drawing.
+    """
     import pyarrow as pa
+    import pyarrow.parquet as pq
 
-    read: list[pa.RecordBatch] = []
-
-    def frames() -> Iterator[pd.DataFrame]:
-        for batch in arrow_batches(source, what="scored"):
-            read.append(batch)
-            yield batch.to_pandas()
-
-    with writing(target) as out:
-        for scores in score_batches(frames(), bundle):
-            out.write(pa.Table.from_batches([read.pop()]).append_column("score", pa.array(scores)))
+    paths = {"reference": reference_path, "current": current_path}
+    if leaves_some(*paths.values(), self_comparison=self_comparison):
+        drawn = draw_files(*paths.values(), self_comparison=self_comparison, seed=seed)
+    else:
+        drawn = {name: pq.read_table(path) for name, path in paths.items()}
+    if production.present(production_dir):
+        scores = {name: score(pairs.to_pandas(), production_dir) for name, pairs in drawn.items()}
+        drawn = {name: pairs.append_column("score", pa.array(scores[name])) for name, pairs in drawn.items()}
+    for name, target in (("reference", reference_out), ("current", current_out)):
+        with files.written_whole(target) as temporary:
+            pq.write_table(drawn[name], temporary)
