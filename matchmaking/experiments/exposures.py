@@ -97,7 +97,8 @@ def read_exposures(path: Path, experiment: str | None = None) -> Exposures:
         for number, line in enumerate(text.splitlines(keepends=True), start=1):
             try:
                 record = json.loads(line)
-            except ValueError:
+            # the latter of what is nested too deeply
+            except (ValueError, RecursionError):
                 record = None
             if not line.endswith(b"\n") and record is None:
                 odd["half-written-part"].append(f"{name}: breaks off in line {number}")
@@ -158,7 +159,7 @@ def _others(line: bytes, experiment: str) -> bool:
     """Whether a line is a whole one of another experiment."""
     try:
         record = json.loads(line)
-    except ValueError:
+    except (ValueError, RecursionError):
         return False
     known = isinstance(record, dict) and record.get("version") == VERSION
     return known and isinstance(record.get("experiment"), str) and record["experiment"] != experiment

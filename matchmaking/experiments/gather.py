@@ -256,8 +256,8 @@ def _read_file(file: Path, what: str) -> pd.DataFrame:
             plain = {name: [one.get(name) for one in records] for name in TEXTS if name in frame}
             return frame.assign(**{name: pd.Series(values, dtype=object) for name, values in plain.items()})
         return pd.read_csv(file, dtype={name: "string" for name in TEXTS})
-    # pyarrow's errors are among them
-    except (OSError, ValueError, EOFError, zlib.error, TypeError, AttributeError) as error:
+    # pyarrow's errors are among them, and what JSON that is nested too deeply raises
+    except (OSError, ValueError, EOFError, zlib.error, TypeError, AttributeError, RecursionError) as error:
         said = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise InputError(f"{what} {redact(file.name)}: can't be read: {said}") from None
 

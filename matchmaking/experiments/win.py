@@ -16,7 +16,16 @@ from matchmaking.base.errors import InputError, RefusedError
 from matchmaking.base.records import SHORT, Record, Sha256, read_record
 from matchmaking.base.stamps import read_stamp
 from matchmaking.experiments.definition import Definition
-from matchmaking.experiments.record import REPORTS, RESULTS, VERDICT_TAG, recorded, report_folders
+from matchmaking.experiments.record import (
+    BY_HAND,
+    ENDED_TAG,
+    REASON_TAG,
+    REPORTS,
+    RESULTS,
+    VERDICT_TAG,
+    recorded,
+    report_folders,
+)
 
 # decisions that no more data take back: who has reported one, and later another, has read other logs
 FINAL = ("worse", "equivalent", "harmful")
@@ -114,7 +123,8 @@ def find_win(name: str, challenger: str, champion: str) -> Win:
 
     Raises:
         InputError: no experiment of this name is recorded.
-        RefusedError: it is about other models, hasn't found its challenger better, or its record contradicts itself.
+        RefusedError: it is about other models, was ended by hand, hasn't found its challenger better, or its record
+            contradicts itself.
         TrackingError: the server can't be reached.
     """
     run_id, definition = recorded(name)
@@ -134,6 +144,9 @@ def find_win(name: str, challenger: str, champion: str) -> Win:
         raise RefusedError(f"experiment {name}: its definition was changed after it was recorded (sha256)")
     if run.info.start_time > definition.start.timestamp() * 1000:
         raise RefusedError(f"experiment {name} was recorded after its start: what it is to show wasn't fixed before")
+    if run.data.tags.get(ENDED_TAG) == BY_HAND:
+        why = run.data.tags.get(REASON_TAG) or "no reason given"
+        raise RefusedError(f"experiment {name} was ended by hand, so it is no evidence: {why}")
     reports = _reports(run_id, name)
     said = run.data.tags.get(VERDICT_TAG)
     if not reports or said is None:

@@ -181,7 +181,8 @@ def _read_lines(file: Path) -> tuple[pd.DataFrame, str, list[str]]:
                 continue
             try:
                 record = json.loads(last)
-            except ValueError:
+            # the latter of what is nested too deeply
+            except (ValueError, RecursionError):
                 record = None
             if isinstance(record, dict):
                 records.append(record)

@@ -12,7 +12,7 @@ import pytest
 
 from matchmaking.base.errors import InputError
 from matchmaking.experiments import exposures
-from matchmaking.experiments.exposures import read_exposures, ship
+from matchmaking.experiments.exposures import keep_lines, read_exposures, ship
 from tests.exposure_fixtures import line, write
 
 
@@ -39,6 +39,15 @@ def test_what_is_odd_is_named_and_costs_nothing_else(tmp_path: Path) -> None:
         "other-version": 1,
         "duplicate-line": 1,
     }
+
+
+def test_a_line_nested_too_deeply_is_an_invalid_record(tmp_path: Path) -> None:
+    write(tmp_path, "1.jsonl", line(), "[" * 100_000 + "\n", line(request="f" * 32), line(experiment="other-1"))
+    keep_lines(tmp_path, "ranking-1")
+    found = read_exposures(tmp_path)
+    assert len(found.frame) == 2 and set(found.frame["experiment"]) == {"ranking-1"}
+    assert [(one.code, one.count) for one in found.findings] == [("invalid-record", 1)]
+    assert "line 2 is no JSON object" in found.findings[0].examples[0]
 
 
 def test_both_lines_of_a_request_in_shadow_mode_count(tmp_path: Path) -> None:

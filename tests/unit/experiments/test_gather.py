@@ -62,6 +62,7 @@ def test_parts_of_any_format_are_one_table(tmp_path: Path) -> None:
         ("o.csv", b"", "can't be read"),
         ("o.parquet", b"PAR1", "can't be read"),
         ("o.jsonl", b'{"unit": "1"', "can't be read"),
+        ("o.jsonl", b"[" * 100_000 + b"\n", "can't be read: maximum recursion depth exceeded"),
         ("o.csv.gz", gzip.compress(b"unit,match\n1,1\n", mtime=0)[:-9], "can't be read"),
         ("o.csv", b"unit,time,match\n1,yesterday,1\n", "yesterday"),
         ("o.csv", b"unit,time,match\n1,2026-03-01T00:00:00Z,yes\n", "yes"),

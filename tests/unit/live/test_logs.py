@@ -182,6 +182,14 @@ def test_half_written_and_broken_parts_cost_only_themselves(tmp_path: Path) -> N
     assert balanced(logs)
 
 
+def test_a_line_nested_too_deeply_is_an_invalid_record(tmp_path: Path) -> None:
+    lines = [record(pair) for _, pair in predictions()[:2].iterrows()]
+    (tmp_path / "a.jsonl").write_text(lines[0] + "[" * 100_000 + "\n" + lines[1])
+    logs = read_logs(tmp_path, None, NOW)
+    assert logs.frame["pair_id"].tolist() == ["p0", "p1"]
+    assert found(logs) == {"invalid-record": 1} and balanced(logs)
+
+
 @pytest.mark.parametrize(
     ("column", "value"),
     [

@@ -186,6 +186,11 @@ def an_interval_with_zero(run_id: str, of: Definition, report: Callable[..., Non
     report(run_id, of, low=-0.001)
 
 
+def given_up(run_id: str, of: Definition, report: Callable[..., None], folder: Path) -> None:
+    report(run_id, of)
+    record.end(of.name, "the gateway's assignment\nwas broken")
+
+
 def a_torn_report(run_id: str, of: Definition, report: Callable[..., None], folder: Path) -> None:
     report(run_id, of)
     (folder / "experiment.json").write_text('{"experiment":')
@@ -223,6 +228,7 @@ def a_definition_altered(run_id: str, of: Definition, report: Callable[..., None
         (labels_arrive_apart, ("labels-arrive-apart", "80 % and 60 %")),
         (no_numbers, ("lacks the numbers",)),
         (an_interval_with_zero, (r"within -0\.0010 and",)),
+        (given_up, ("was ended by hand", "the gateway's assignment was broken")),
         (a_torn_report, ("experiment.json is damaged",)),
         (a_definition_exchanged, ("changed after it was recorded",)),
         (a_definition_altered, ("isn't the one that was recorded",)),
