@@ -110,8 +110,8 @@ format: dev ## let ruff format the code
 	@$(BIN)/ruff format .
 	@$(BIN)/ruff check --fix .
 
-bench: setup ## time, share of imports and peak memory of each pipeline, at 12 k, 120 k and 1.2 M rows
-	@$(BIN)/python -m benchmarks.pipelines
+bench: setup ## time, share of imports and peak memory of each pipeline, at 12 k, 120 k and 1.2 M rows (ROWS=12000000 for others)
+	@$(BIN)/python -m benchmarks.pipelines $(addprefix --rows ,$(ROWS))
 
 bench-decision: setup ## how often the decision is wrong, on simulated pairs of models
 	@$(BIN)/python -m benchmarks.decision
