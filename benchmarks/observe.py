@@ -30,6 +30,7 @@ from rich.table import Table
 
 from matchmaking.data import sample
 from matchmaking.data.schema import CATEGORICAL, FEATURES, TARGET
+from matchmaking.live.as_of import most
 from matchmaking.live.delay import Delay, estimate_delay
 from matchmaking.live.estimate import Method, Minimum, calibrate, density_ratio, estimate, expected_metrics, too_few
 from matchmaking.live.traffic import DEMANDED, Champion, Plan, Traffic, generate_traffic
@@ -100,8 +101,8 @@ def look(
     """
     end = end_of(start, period)
     window = frame[(frame["time"] >= start) & (frame["time"] < end)]
-    # a window in which the champion changed is that of its later one
-    model = window["model"].iloc[-1]
+    # a window in which the champion changed is that of the one with more pairs, as for `observe`
+    model = most(window["model"])
     window = window[window["model"] == model]
     delay = estimate_delay(frame, end)
     reference = _reference(frame, end, delay, scored[model])

@@ -219,7 +219,7 @@ class Estimates:
 
 _ESTIMATED = [
     *("estimate", "estimate_low", "estimate_high", "estimate_withheld"),
-    *("effective_rows", "effective_positives", "method", "estimated_at"),
+    *("effective_rows", "effective_positives", "method", "estimated_at", "unsupported"),
 ]
 
 
@@ -239,6 +239,7 @@ def _estimate_rows(start: pd.Timestamp, column: str, value_of: str, at: pd.Times
                 "effective_positives": found.effective_positives,
                 "method": "" if found.withheld else found.method,
                 "estimated_at": at,
+                "unsupported": found.unsupported,
             }
         )
     return pd.DataFrame(rows)

@@ -28,6 +28,8 @@ from matchmaking.live.record import DelayRecord, Live, Look, Newest, Past, Promo
 from matchmaking.live.windows import Period, measure, starts
 
 NEAR = 0.02
+# share of a window's pairs that its estimate knows nothing of, from which on that is told
+UNSUPPORTED = 0.01
 
 
 def observe(
@@ -191,6 +193,14 @@ def _notes(windows: pd.DataFrame, delay: Delay | None, serving: Serving | None, 
         notes.append(
             f"{len(missing)} of {len(whole)} windows have no estimate"
             + (f", the newest as {reason}." if reason else ".")
+        )
+    unknown = whole[whole["estimate"].notna() & (whole["unsupported"] >= UNSUPPORTED)]
+    if len(unknown):
+        last = unknown.iloc[-1]
+        notes.append(
+            f"In {len(unknown)} of {len(whole)} windows, of them last that of {last['start']:%Y-%m-%d} "
+            f"({last['unsupported']:.0%}), pairs have a category of which no outcome was known when the window was "
+            f"estimated: what is said of those pairs is a guess."
         )
     if carried:
         first, last = carried[0][:10], carried[-1][:10]

@@ -42,6 +42,8 @@ COLUMNS = {
     # what it was estimated to be before, from what had come by `estimated_at`: the window's end, or now
     **{"estimate": NUMBER, "estimate_low": NUMBER, "estimate_high": NUMBER, "estimate_withheld": TEXT},
     **{"effective_rows": NUMBER, "effective_positives": NUMBER, "method": TEXT, "estimated_at": TIME},
+    # share of the window's pairs with a category that none had from which it was estimated
+    "unsupported": NUMBER,
 }
 KEY = ["start", "slice", "value_of", "metric"]
 # MLflow's metric keys begin so, and end with nothing, `_low` or `_high`

@@ -127,6 +127,28 @@ def test_after_a_promotion_the_new_model_is_asked_about_earlier_pairs(logs: Logs
     assert alone.loc[pd.Timestamp("2025-03-17", tz="UTC"), "estimate"] > 0
 
 
+def test_pairs_of_which_the_reference_has_none_alike_are_told(logs: Logs) -> None:
+    frame, first = logs.frame.copy(), pd.Timestamp("2025-05-05", tz="UTC")
+    moved = (frame["time"] >= first) & (np.arange(len(frame)) % 8 == 0)
+    frame.loc[moved, "city"] = "Ahmedabad"
+    changed = Logs(frame, logs.orphans, [], logs.accounts)
+    options = {**OPTIONS, "serving": Serving(OLD, old), "slices": ()}
+    live, found = observe(changed, "week", NOW, **options)
+    told = whole(found)["unsupported"]
+    assert told[first] == pytest.approx(0.125, abs=0.01)
+    # by June the reference has some of them
+    assert told[told.index < first].max() == told[told.index >= pd.Timestamp("2025-05-26", tz="UTC")].max() == 0
+    last = told.index[told > 0][-1]
+    assert live.notes[-1].startswith(
+        f"In {(told > 0).sum()} of {len(told)} windows, of them last that of {last:%Y-%m-%d} ({told[last]:.0%}), pairs "
+        f"have a category of which no outcome was known"
+    )
+    # it stays with the estimate that it is of
+    assert observe(changed, "week", NOW, earlier=found, **options)[0].notes == live.notes
+    clean, _ = observe(logs, "week", NOW, **options)
+    assert not any("category" in note for note in clean.notes)
+
+
 def test_what_was_estimated_in_time_is_taken_over(logs: Logs, windows: pd.DataFrame) -> None:
     marked = windows.assign(estimate=windows["estimate"] - 0.001)
     calls: list[int] = []
