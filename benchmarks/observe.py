@@ -30,7 +30,7 @@ from rich.table import Table
 
 from matchmaking.data import sample
 from matchmaking.data.schema import CATEGORICAL, FEATURES, TARGET
-from matchmaking.live.as_of import most
+from matchmaking.live.as_of import draw, most
 from matchmaking.live.delay import Delay, estimate_delay
 from matchmaking.live.estimate import Method, Minimum, calibrate, density_ratio, estimate, expected_metrics, too_few
 from matchmaking.live.traffic import DEMANDED, Champion, Plan, Traffic, generate_traffic
@@ -103,7 +103,7 @@ def look(
     window = frame[(frame["time"] >= start) & (frame["time"] < end)]
     # a window in which the champion changed is that of the one with more pairs, as for `observe`
     model = most(window["model"])
-    window = window[window["model"] == model]
+    window = draw(window[window["model"] == model], 0)
     delay = estimate_delay(frame, end)
     reference = _reference(frame, end, delay, scored[model])
     score, chance = window["probability"].to_numpy(), window["chance"].to_numpy()
@@ -157,7 +157,7 @@ def _reference(frame: pd.DataFrame, now: pd.Timestamp, delay: Delay, probability
     last = now - pd.Timedelta(days=delay.mature_days)
     first = last - pd.Timedelta(days=REFERENCE_DAYS)
     used = ((frame["time"] >= first) & (frame["time"] < last) & (frame["outcome_time"] <= now)).to_numpy()
-    return frame[used].assign(probability=probability[used])
+    return draw(frame[used].assign(probability=probability[used]), 0)
 
 
 def run(name: str, world: int, period: Period, reigns: tuple[Champion, ...], every: int = 1) -> pd.DataFrame:

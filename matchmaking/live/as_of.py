@@ -127,7 +127,7 @@ class Estimates:
         part = self.frame.iloc[self._rows(start, end)]
         model = most(part["model"])
         # two models' scores don't go together: those of the one with most pairs tell
-        part = _draw(part[part["model"] == model], self.seed)
+        part = draw(part[part["model"] == model], self.seed)
         reference, why = self._reference(model, at)
         whole, learnt = self._whole(reference, part, why)
         found = [_estimate_rows(start, "", "", at, whole)]
@@ -202,8 +202,8 @@ class Estimates:
         if self.serving is None or model != self.serving.model:
             own = rows[rows["model"] == model]
             why = "the pairs old enough were scored by other models" if len(rows) and not len(own) else ""
-            return _draw(own, self.seed), why
-        rows = _draw(rows, self.seed)
+            return draw(own, self.seed), why
+        rows = draw(rows, self.seed)
         other = (rows["model"] != model).to_numpy()
         if other.any():
             places = rows.index.to_numpy()[other]
@@ -254,7 +254,7 @@ def _nanoseconds(times: pd.Series) -> np.ndarray:
     return pd.DatetimeIndex(times).as_unit("ns").asi8
 
 
-def _draw(rows: pd.DataFrame, seed: int) -> pd.DataFrame:
+def draw(rows: pd.DataFrame, seed: int) -> pd.DataFrame:
     """At most `MOST_PAIRS` of them, in the order that they have."""
     if len(rows) <= MOST_PAIRS:
         return rows
