@@ -196,10 +196,10 @@ def _notes(windows: pd.DataFrame, delay: Delay | None, serving: Serving | None, 
         )
     unknown = whole[whole["estimate"].notna() & (whole["unsupported"] >= UNSUPPORTED)]
     if len(unknown):
-        last = unknown.iloc[-1]
+        one = unknown.iloc[-1]
         notes.append(
-            f"In {len(unknown)} of {len(whole)} windows, of them last that of {last['start']:%Y-%m-%d} "
-            f"({last['unsupported']:.0%}), pairs have a category of which no outcome was known when the window was "
+            f"In {len(unknown)} of {len(whole)} windows, of them last that of {one['start']:%Y-%m-%d} "
+            f"({one['unsupported']:.0%}), pairs have a category of which no outcome was known when the window was "
             f"estimated: what is said of those pairs is a guess."
         )
     if carried:
