@@ -22,6 +22,7 @@ from matchmaking.live.estimate import (
     Floats,
     Method,
     Minimum,
+    Ratio,
     density_ratio,
     estimate,
     learnt_chances,
@@ -59,8 +60,7 @@ class Serving:
 class _Learnt:
     """What a window and its reference tell, which their slices share: see `density_ratio` and `learnt_chances`."""
 
-    weight: Floats
-    shift: float
+    ratio: Ratio
     of_reference: Floats
     of_window: Floats
 
@@ -146,19 +146,17 @@ class Estimates:
         even = np.ones(len(reference))
         if too_few(reference, part, even, self.minimum):
             return estimate(reference, part, METHOD, minimum=self.minimum, seed=self.seed), None
-        weight, shift = density_ratio(reference, part, seed=self.seed)
-        if shift < NO_SHIFT and too_few(reference, part, weight, self.minimum):
+        ratio = density_ratio(reference, part, seed=self.seed)
+        if ratio.auc < NO_SHIFT and too_few(reference, part, ratio.weight, self.minimum):
             # there is nothing that weights could make up for
-            weight = even
-        if too_few(reference, part, weight, self.minimum):
+            ratio = replace(ratio, weight=even)
+        if too_few(reference, part, ratio.weight, self.minimum):
             # none: a slice that is worth enough by itself is calibrated by its probabilities alone
             chances = np.zeros(len(reference)), np.zeros(len(part))
         else:
-            chances = learnt_chances(reference, part, weight, seed=self.seed)
-        learnt = _Learnt(weight, shift, *chances)
-        found = estimate(
-            reference, part, METHOD, minimum=self.minimum, ratio=(weight, shift), chances=chances, seed=self.seed
-        )
+            chances = learnt_chances(reference, part, ratio.weight, seed=self.seed)
+        learnt = _Learnt(ratio, *chances)
+        found = estimate(reference, part, METHOD, minimum=self.minimum, ratio=ratio, chances=chances, seed=self.seed)
         return found, learnt
 
     def _slice(
@@ -172,14 +170,14 @@ class Estimates:
     ) -> Estimate:
         if learnt is None:
             return replace(whole, rows=len(of_part), effective_rows=0, effective_positives=0, metrics={})
-        weight = learnt.weight[of_reference]
+        weight = learnt.ratio.weight[of_reference]
         mean = float(weight.mean()) if len(weight) else 1.0
         return estimate(
             reference.iloc[of_reference],
             part.iloc[of_part],
             METHOD,
             minimum=self.minimum,
-            ratio=(weight / (mean or 1.0), learnt.shift),
+            ratio=replace(learnt.ratio, weight=weight / (mean or 1.0), beyond=learnt.ratio.beyond[of_part]),
             chances=(learnt.of_reference[of_reference], learnt.of_window[of_part]),
             resamples=60,
             seed=self.seed,

@@ -41,6 +41,8 @@ LEAST_OF_A_CLASS = 50
 MOST_WEIGHT = 20.0
 # reference pairs that each classifier learns from: more take longer and tell hardly more about where a window differs
 MOST_TAUGHT = 20_000
+# share of the window's pairs that may be like none of the reference: coins thrown for so many move accuracy by 0.02
+MOST_UNSUPPORTED = 0.05
 
 
 @dataclass(frozen=True)
@@ -48,8 +50,8 @@ class Minimum:
     """Below any of these an estimate is withheld.
 
     Attributes:
-        effective_positives: matches in the reference, after weighting (Kish). A recall read off n of them has a
-            standard error of about 0.4 / sqrt(n).
+        effective_positives: matches in the reference, after weighting (Kish), and as many that are none. A recall read
+            off n of them has a standard error of about 0.4 / sqrt(n).
         effective_rows: pairs in the reference, after weighting (Kish).
         window_rows: pairs in the window.
     """
@@ -57,6 +59,21 @@ class Minimum:
     effective_positives: float = 400
     effective_rows: float = 1_000
     window_rows: int = 200
+
+
+@dataclass(frozen=True)
+class Ratio:
+    """What tells a window from its reference: see `density_ratio`.
+
+    Attributes:
+        weight: how much likelier each reference pair is in the window, with a mean of 1, shape (reference rows,).
+        auc: how well the classifier tells the two apart on pairs it hasn't seen; 0.5 for not at all.
+        beyond: of the window's pairs those that are `MOST_WEIGHT` times likelier there, and more: shape (window rows,).
+    """
+
+    weight: Floats
+    auc: float
+    beyond: npt.NDArray[np.bool_]
 
 
 @dataclass(frozen=True)
@@ -68,8 +85,8 @@ class Estimate:
         rows: pairs in the window.
         effective_rows: the reference's effective sample size (Kish): its rows, for CBPE.
         effective_positives: the same of its matches.
-        unsupported: share of the window's pairs with a category that the reference doesn't have; no weight makes up
-            for them.
+        unsupported: share of the window's pairs that the reference says nothing of: with a category that it doesn't
+            have or, but for CBPE, `MOST_WEIGHT` times likelier in the window than in it. No weight makes up for them.
         shift: how well the density-ratio classifier tells window and reference apart: an AUC, 0.5 for not at all;
             None for CBPE.
         metrics: by name the value, and its interval's `low` and `high`; empty where withheld.
@@ -118,7 +135,7 @@ def estimate(
     method: Method = "pape",
     *,
     minimum: Minimum | None = None,
-    ratio: tuple[Floats, float] | None = None,
+    ratio: Ratio | None = None,
     chances: tuple[Floats, Floats] | None = None,
     resamples: int = 100,
     confidence: float = 0.95,
@@ -132,7 +149,7 @@ def estimate(
         window: the pairs to look at: `FEATURES`, `probability`.
         method: "cbpe"; "pape" for weights against covariate shift; "robust" for chances learnt from features as well.
         minimum: below what the estimate is withheld.
-        ratio: what `density_ratio` gives, where it is known already: for part of a window, its part of the weights.
+        ratio: what `density_ratio` gives, where it is known already: for part of a window, its part of it.
         chances: what `learnt_chances` gives, where it is known already, for "robust".
         resamples: of the reference and of the window's outcomes; the interval is of their percentiles. It is one for
             what will be measured on these pairs once all outcomes have come, if the concept doesn't drift.
@@ -142,11 +159,15 @@ def estimate(
     least = minimum or Minimum()
     match = reference[TARGET].to_numpy(dtype=float)
     weight, shift = np.ones(len(reference)), None
-    unsupported = _unsupported(reference, window)
+    unknown = _unknown(reference, window)
     why = too_few(reference, window, weight, least)
     if method != "cbpe" and not why:
-        weight, shift = ratio or density_ratio(reference, window, seed=seed)
+        ratio = ratio or density_ratio(reference, window, seed=seed)
+        weight, shift, unknown = ratio.weight, ratio.auc, unknown | ratio.beyond
         why = too_few(reference, window, weight, least)
+    unsupported = float(unknown.mean()) if len(window) else 0.0
+    if not why and unsupported > MOST_UNSUPPORTED:
+        why = f"{unsupported:.0%} of its pairs are like none of the reference, at most {MOST_UNSUPPORTED:.0%} may be"
     rows, positives = kish(weight), kish(weight[match == 1])
     found: dict[str, dict[str, float]] = {}
     if not why:
@@ -165,6 +186,10 @@ def too_few(reference: pd.DataFrame, window: pd.DataFrame, weight: Floats, least
         return f"{len(window)} pairs in the window, at least {least.window_rows} are needed"
     if match.sum() < least.effective_positives:
         return f"{match.sum():.0f} matches in the reference, at least {least.effective_positives:g} are needed"
+    others = kish(weight[match == 0])
+    if others < least.effective_positives:
+        # as of a log that is told of matches only
+        return f"{others:.0f} pairs in the reference are no match, at least {least.effective_positives:g} are needed"
     rows, positives = kish(weight), kish(weight[match == 1])
     if rows < least.effective_rows or positives < least.effective_positives:
         return (
@@ -265,16 +290,12 @@ def calibrate(
     return chances
 
 
-def density_ratio(reference: pd.DataFrame, window: pd.DataFrame, seed: int = 0) -> tuple[Floats, float]:
-    """How much likelier each reference pair is in the window, from a classifier that tells the two apart.
+def density_ratio(reference: pd.DataFrame, window: pd.DataFrame, seed: int = 0) -> Ratio:
+    """How much likelier each pair is in the window than in the reference, from a classifier that tells the two apart.
 
     Bickel et al., "Discriminative Learning Under Covariate Shift", JMLR 10, 2009: the odds of "window", times reference
     rows by window rows, of those that were learnt from. Cross-fitted: no pair is weighted by a classifier that has seen
-    it.
-
-    Returns:
-        Weights with a mean of 1, shape (reference rows,), at most `MOST_WEIGHT` before that; and the classifier's AUC
-        on pairs it hasn't seen.
+    it. A weight is at most `MOST_WEIGHT`, before they are made to have a mean of 1.
     """
     from sklearn.metrics import roc_auc_score
     from sklearn.model_selection import StratifiedKFold
@@ -297,7 +318,7 @@ def density_ratio(reference: pd.DataFrame, window: pd.DataFrame, seed: int = 0) 
             chance[test] = classifier.fit(inputs[train], target[train]).predict_proba(inputs[test])[:, 1]
         odds[test] = chance[test] / np.maximum(1 - chance[test], 1e-9) * len(known) / len(new)
     weight = np.minimum(odds[: len(reference)], MOST_WEIGHT)
-    return weight / weight.mean(), float(roc_auc_score(target, chance))
+    return Ratio(weight / weight.mean(), float(roc_auc_score(target, chance)), odds[len(reference) :] >= MOST_WEIGHT)
 
 
 def learnt_chances(
@@ -354,8 +375,9 @@ def _inputs(reference: pd.DataFrame, window: pd.DataFrame) -> Floats:
     return np.column_stack([*columns, np.log(p / (1 - p))])
 
 
-def _unsupported(reference: pd.DataFrame, window: pd.DataFrame) -> float:
+def _unknown(reference: pd.DataFrame, window: pd.DataFrame) -> npt.NDArray[np.bool_]:
+    """The window's pairs with a category that the reference doesn't have."""
     new = np.zeros(len(window), dtype=bool)
     for name in CATEGORICAL:
         new |= ~window[name].isin(reference[name].unique()).to_numpy()
-    return float(new.mean()) if len(window) else 0.0
+    return new

@@ -101,12 +101,13 @@ def intervals(
     seed: int = 0,
 ) -> dict[str, dict[str, Any]]:
     """Each metric's `value`, `low`, `high` and `withheld`, on labelled pairs: arrays of shape (rows,)."""
-    few = int(match.sum()) < min_positives
+    few = int(match.sum()) < max(min_positives, 1)
     nothing = {"value": np.nan, "low": np.nan, "high": np.nan}
     reason = "no outcome" if not len(match) else f"{int(match.sum())} matches, at least {min_positives} are needed"
-    both = 0 < match.sum() < len(match)
-    if not len(match):
-        return {name: {**nothing, "withheld": reason} for name in METRICS}
+    if match.all():
+        # none, or where outcomes are told of matches only: then the others are among those that seem to be missing
+        said = "outcomes of matches only" if len(match) else reason
+        return {name: {**nothing, "withheld": said} for name in METRICS}
     score = metric_scorer(match, probability)
     tail = (1 - confidence) / 2
     with np.errstate(divide="ignore", invalid="ignore"):
@@ -115,8 +116,8 @@ def intervals(
         drawn = [score(w) for w in bootstrap_weights(np.zeros(len(match)), resamples, np.random.default_rng(seed))]
         found: dict[str, dict[str, Any]] = {}
         for name in METRICS:
-            if name in NEED_POSITIVES and (few or not both):
-                found[name] = {**nothing, "withheld": reason if few else "one class only"}
+            if name in NEED_POSITIVES and few:
+                found[name] = {**nothing, "withheld": reason}
                 continue
             low, high = np.nanquantile(np.concatenate([one[name] for one in drawn]), [tail, 1 - tail])
             found[name] = {"value": float(once[name][0]), "low": float(low), "high": float(high), "withheld": ""}

@@ -10,7 +10,9 @@ from sklearn import metrics as sk
 from matchmaking.data import sample
 from matchmaking.data.schema import FEATURES
 from matchmaking.live.estimate import (
+    Method,
     Minimum,
+    Ratio,
     calibrate,
     density_ratio,
     estimate,
@@ -93,18 +95,19 @@ def test_calibration_undoes_what_the_model_overstates() -> None:
 
 
 def test_density_ratio_is_even_without_shift_and_right_with_one(reference: pd.DataFrame) -> None:
-    weight, auc = density_ratio(reference, scored(4_000, 1))
-    assert weight.mean() == pytest.approx(1)
-    assert auc == pytest.approx(0.5, abs=0.02)
-    assert kish(weight) > 0.95 * len(reference)
-    weight, auc = density_ratio(reference, scored(4_000, 1, demand=0.6))
+    found = density_ratio(reference, scored(4_000, 1))
+    assert found.weight.mean() == pytest.approx(1)
+    assert found.auc == pytest.approx(0.5, abs=0.02)
+    assert kish(found.weight) > 0.95 * len(reference)
+    assert found.beyond.shape == (4_000,) and not found.beyond.any()
+    found = density_ratio(reference, scored(4_000, 1, demand=0.6))
     misjudged = reference["case_type"].isin(MISJUDGED).to_numpy()
-    assert weight[misjudged].mean() == pytest.approx(0.6 / (2 / 7), rel=0.1)
-    assert weight[~misjudged].mean() == pytest.approx(0.4 / (5 / 7), rel=0.1)
-    assert auc > 0.6
+    assert found.weight[misjudged].mean() == pytest.approx(0.6 / (2 / 7), rel=0.1)
+    assert found.weight[~misjudged].mean() == pytest.approx(0.4 / (5 / 7), rel=0.1)
+    assert found.auc > 0.6 and not found.beyond.any()
     # a window larger than the reference is no reason to cut the weights off
     few = reference[:2_000]
-    weight, _ = density_ratio(few, scored(40_000, 1, demand=0.9))
+    weight = density_ratio(few, scored(40_000, 1, demand=0.9)).weight
     misjudged = few["case_type"].isin(MISJUDGED).to_numpy()
     assert weight[misjudged].mean() / weight[~misjudged].mean() > 11  # 22.5, less what the classifier shrinks
 
@@ -176,7 +179,7 @@ def test_robust_corrects_what_its_chances_leave_over_and_what_its_weights_do(ref
     # weights that say nothing, but right chances
     true = expected_metrics(window["probability"].to_numpy(), window["chance"].to_numpy())
     known = reference["chance"].to_numpy(), window["chance"].to_numpy()
-    even = np.ones(len(reference)), 0.5
+    even = Ratio(np.ones(len(reference)), 0.5, np.zeros(len(window), dtype=bool))
     right = np.array([float(true[name][0]) for name in names])
     assert values(method="robust", ratio=even, chances=known) == pytest.approx(right, abs=0.02)
     assert np.abs(values(method="cbpe") - right).max() > 0.1
@@ -188,7 +191,7 @@ def test_robust_is_not_biased_where_the_reference_has_few_matches() -> None:
     for seed in range(300):
         reference, window = scored(3_500, 1_000 + seed), scored(1_500, 5_000 + seed)
         known = reference["chance"].to_numpy(), window["chance"].to_numpy()
-        even = np.ones(len(reference)), 0.5
+        even = Ratio(np.ones(len(reference)), 0.5, np.zeros(len(window), dtype=bool))
         found = estimate(
             reference,
             window,
@@ -205,13 +208,21 @@ def test_robust_is_not_biased_where_the_reference_has_few_matches() -> None:
     assert abs(mean) < 3 * error
 
 
-def test_a_log_of_matches_almost_alone_is_calibrated_only(reference: pd.DataFrame) -> None:
+def test_a_log_of_matches_almost_alone_is_withheld(reference: pd.DataFrame) -> None:
+    for others in (0, 2, 399):
+        few = pd.concat([reference[reference["match"] == 1], reference[reference["match"] == 0].head(others)])
+        for method in ("cbpe", "pape", "robust"):
+            found = estimate(few, reference.head(800), method)
+            assert found.withheld == f"{others} pairs in the reference are no match, at least 400 are needed"
+    # and where a slice asks for less, its classifiers have too little to learn from
     few = pd.concat([reference[reference["match"] == 1], reference[reference["match"] == 0].head(2)])
-    even = np.ones(len(few))
-    assert not any(one.any() for one in learnt_chances(few, reference.head(800), even))
-    ratio = even, 0.5
-    found = [estimate(few, reference.head(800), method, ratio=ratio) for method in ("robust", "pape")]
-    assert found[0].metrics["recall"]["value"] == pytest.approx(found[1].metrics["recall"]["value"])
+    even = Ratio(np.ones(len(few)), 0.5, np.zeros(800, dtype=bool))
+    assert not any(one.any() for one in learnt_chances(few, reference.head(800), even.weight))
+    found, plain = (
+        estimate(few, reference.head(800), method, ratio=even, minimum=Minimum(2, 2, 2))
+        for method in ("robust", "pape")
+    )
+    assert found.metrics["recall"]["value"] == pytest.approx(plain.metrics["recall"]["value"])
 
 
 def test_concept_drift_is_invisible_to_all(reference: pd.DataFrame) -> None:
@@ -254,8 +265,27 @@ def test_too_little_is_withheld_with_the_reason(reference: pd.DataFrame) -> None
     assert found.withheld is not None and found.withheld.startswith("the reference is worth")
 
 
-def test_a_category_that_the_reference_lacks_is_told(reference: pd.DataFrame) -> None:
-    window = scored(1_000, 7)
-    window.loc[:99, "city"] = "Ahmedabad"
-    assert estimate(reference, window, "cbpe").unsupported == pytest.approx(0.1)
+@pytest.mark.parametrize("method", ["cbpe", "pape", "robust"])
+def test_pairs_of_a_category_that_the_reference_lacks_are_counted(reference: pd.DataFrame, method: Method) -> None:
+    window = scored(4_000, 7)
+    window.loc[:159, "city"] = "Ahmedabad"
+    found = estimate(reference, window, method)
+    assert found.unsupported == pytest.approx(0.04) and found.metrics and found.withheld is None
     assert set(FEATURES) <= set(window)
+    window.loc[:239, "city"] = "Ahmedabad"
+    found = estimate(reference, window, method)
+    assert found.metrics == {}
+    assert found.withheld == "6% of its pairs are like none of the reference, at most 5% may be"
+
+
+@pytest.mark.parametrize("share", [0.5, 1.0])
+def test_pairs_beyond_all_that_was_seen_are_no_estimate(reference: pd.DataFrame, share: float) -> None:
+    # fees in another currency: nothing in the reference is like it, and even weights would look as if all were
+    window = scored(4_000, 7)
+    rows = int(len(window) * share)
+    window["consultation_fee"] = window["consultation_fee"].astype(float)
+    window.loc[: rows - 1, "consultation_fee"] *= 80
+    found = estimate(reference, window, "robust")
+    assert found.metrics == {} and found.withheld is not None
+    if share < 1:
+        assert found.unsupported == pytest.approx(share, abs=0.02)

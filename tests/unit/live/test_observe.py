@@ -128,14 +128,18 @@ def test_after_a_promotion_the_new_model_is_asked_about_earlier_pairs(logs: Logs
 
 
 def test_pairs_of_which_the_reference_has_none_alike_are_told(logs: Logs) -> None:
-    frame, first = logs.frame.copy(), pd.Timestamp("2025-05-05", tz="UTC")
-    moved = (frame["time"] >= first) & (np.arange(len(frame)) % 8 == 0)
-    frame.loc[moved, "city"] = "Ahmedabad"
-    changed = Logs(frame, logs.orphans, [], logs.accounts)
+    first = pd.Timestamp("2025-05-05", tz="UTC")
+
+    def changed(of: int) -> Logs:
+        """One of so many pairs comes from a city that is new on that day."""
+        frame = logs.frame.copy()
+        frame.loc[(frame["time"] >= first) & (np.arange(len(frame)) % of == 0), "city"] = "Ahmedabad"
+        return Logs(frame, logs.orphans, [], logs.accounts)
+
     options = {**OPTIONS, "serving": Serving(OLD, old), "slices": ()}
-    live, found = observe(changed, "week", NOW, **options)
+    live, found = observe(changed(40), "week", NOW, **options)
     told = whole(found)["unsupported"]
-    assert told[first] == pytest.approx(0.125, abs=0.01)
+    assert told[first] == pytest.approx(0.025, abs=0.01)
     # by June the reference has some of them
     assert told[told.index < first].max() == told[told.index >= pd.Timestamp("2025-05-26", tz="UTC")].max() == 0
     last = told.index[told > 0][-1]
@@ -144,7 +148,11 @@ def test_pairs_of_which_the_reference_has_none_alike_are_told(logs: Logs) -> Non
         f"have a category of which no outcome was known"
     )
     # it stays with the estimate that it is of
-    assert observe(changed, "week", NOW, earlier=found, **options)[0].notes == live.notes
+    assert observe(changed(40), "week", NOW, earlier=found, **options)[0].notes == live.notes
+    # so many are no estimate
+    rows = whole(observe(changed(8), "week", NOW, **options)[1]).loc[first]
+    assert rows["unsupported"] == pytest.approx(0.125, abs=0.01) and np.isnan(rows["estimate"])
+    assert "of its pairs are like none of the reference" in rows["estimate_withheld"]
     clean, _ = observe(logs, "week", NOW, **options)
     assert not any("category" in note for note in clean.notes)
 
