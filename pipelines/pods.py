@@ -38,6 +38,8 @@ NOTIFY_SECRET = "mlops-notify"
 NOTIFY_KEY = "urls"
 # a service account of its own: the promotion's pods may restart the service
 PROMOTION_ACCOUNT = "mlops-promotion"
+# and another one: the pods of `experiment` may end a challenger's traffic
+EXPERIMENT_ACCOUNT = "mlops-experiment"
 # as in docker/base.Dockerfile
 USER = 10001
 
@@ -50,6 +52,7 @@ STORAGE_SETTINGS = ("AWS_ENDPOINT_URL", "AWS_DEFAULT_REGION")
 LOOKING = ("evaluate", "monitor", "observe", "experiment")
 POLICY_SETTINGS = ("MLOPS_POLICY",)
 RESTART_SETTINGS = ("MLOPS_RESTART_COMMAND", "MLOPS_RESTART_TIMEOUT")
+STOP_SETTINGS = ("MLOPS_EXPERIMENT_STOP_COMMAND", "MLOPS_EXPERIMENT_STOP_TIMEOUT")
 
 RETRIES = 2
 # seconds; a failure that isn't tried again waits for it too
@@ -150,6 +153,8 @@ def _equip(task: Any, component: str, memory: Any, pipeline: str) -> None:
     kubernetes.use_secret_as_env(task, NOTIFY_SECRET, {NOTIFY_KEY: "MLOPS_NOTIFY_URLS"}, optional=True)
     if component == "promote":
         kubernetes.use_config_map_as_env(task, SETTINGS, _same(RESTART_SETTINGS), optional=True)
+    if (pipeline, component) == ("experiment", "report"):
+        kubernetes.use_config_map_as_env(task, SETTINGS, _same(STOP_SETTINGS), optional=True)
     kubernetes.set_image_pull_policy(task, "IfNotPresent")
     kubernetes.set_security_context(task, run_as_user=USER, run_as_group=USER, run_as_non_root=True)
     kubernetes.set_timeout(task, pod.seconds)

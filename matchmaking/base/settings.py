@@ -75,6 +75,16 @@ def restart_timeout() -> float:
     return float(os.environ.get("MLOPS_RESTART_TIMEOUT", "300"))
 
 
+def experiment_stop_command() -> str:
+    """MLOPS_EXPERIMENT_STOP_COMMAND: the command line, run without a shell, that ends an experiment's traffic."""
+    return os.environ.get("MLOPS_EXPERIMENT_STOP_COMMAND", "").strip()
+
+
+def experiment_stop_timeout() -> float:
+    """MLOPS_EXPERIMENT_STOP_TIMEOUT: the seconds that may take."""
+    return float(os.environ.get("MLOPS_EXPERIMENT_STOP_TIMEOUT") or "300")
+
+
 def kfp_host() -> str:
     """MLOPS_KFP_HOST: the address of Kubeflow Pipelines' API server, or of its UI, which passes the API on."""
     return os.environ.get("MLOPS_KFP_HOST") or "http://localhost:8080"
@@ -131,6 +141,12 @@ VARIABLES = {
     "MLOPS_DATA_REVISION": ("the git revision of the dataset that runs record", "set by `--data-rev`"),
     "MLOPS_RESTART_COMMAND": ("command line, run without a shell, that restarts the service after a promotion", "none"),
     "MLOPS_RESTART_TIMEOUT": ("seconds it may take", "300"),
+    "MLOPS_EXPERIMENT_STOP_COMMAND": (
+        "command line, run without a shell, that gives everybody the champion again when a guardrail has shown that an "
+        "experiment's challenger does harm; `{experiment}` in it is the experiment's name",
+        "none: people are told, and traffic goes on",
+    ),
+    "MLOPS_EXPERIMENT_STOP_TIMEOUT": ("seconds it may take", "300"),
     "MLOPS_POLICY": (
         "the policy (YAML) that alerts go by, and the limits past which production is degraded; `mlops run --policy` "
         "sets it for its steps, in a cluster the ConfigMap `mlops-settings` does",

@@ -70,6 +70,7 @@ def analyse(
     now: pd.Timestamp,
     pairs: pd.DataFrame | None = None,
     assigned: Callable[[str], str | None] | None = None,
+    joins: Callable[[str], float] | None = None,
 ) -> Analysis:
     """Reads an experiment. The same logs give the same answer, and more of them no other one for the days before.
 
@@ -82,6 +83,7 @@ def analyse(
             `probability` (of the model that answered), the slice columns, `lawyer`, `match`; what else is in it isn't
             read.
         assigned: see `integrity.check_integrity`.
+        joins: likewise.
 
     Raises:
         InputError: a column is missing, or the experiment hasn't begun.
@@ -101,7 +103,7 @@ def analyse(
     known = _known(pairs, definition) if pairs is not None else None
     scores = known[["request", "score"]] if known is not None and "score" in known else None
     clients = client_outcomes(exposures, outcomes, definition, now, scores)
-    checks = check_integrity(exposures, outcomes, clients, definition, now, assigned)
+    checks = check_integrity(exposures, outcomes, clients, definition, now, assigned, joins)
     guardrails = judge_requests(client_requests(exposures, definition, now), definition)
     guardrails += judge_days(client_days(exposures, definition, now), definition)
     overlap = None

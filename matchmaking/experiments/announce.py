@@ -22,25 +22,28 @@ from matchmaking.experiments.record import (
     newest_report,
     recorded,
 )
+from matchmaking.experiments.stop import BY_HAND, HARM, Stop, stop_harmful, stopped
 from matchmaking.tracking import notify
 
 # of apprise's own kinds
 KINDS = {"better": "success", "worse": "warning", "harmful": "failure", "unreadable": "failure"}
-STOP = "`mlops experiment stop` gives everybody the champion again; on a cluster EXPERIMENT_MODE=off does."
 # sending takes seconds: of who has claimed it and hasn't said for so long that it is sent, another takes it over
 LEASE = timedelta(minutes=5)
 CLAIM = "telling"
 
 
-def keep_reading(folder: Path, stamp: str) -> str:
+def keep_reading(folder: Path, stamp: str) -> tuple[str, Stop | None]:
     """Keeps a report with the definition of its experiment, makes its verdict the experiment's, and ends it by that.
+
+    Before all that it stops what does harm (`stop.stop_harmful`): who is killed after it is looked at again.
 
     Args:
         folder: with `RESULTS`, and the page.
         stamp: the run's, UTC; a step that is tried again writes the same.
 
     Returns:
-        The id of the definition's run; empty for a look at a day to come, of which nothing is kept.
+        The id of the definition's run, empty for a look at a day to come, of which nothing is kept; and what became of
+        a challenger's traffic that does harm.
 
     Raises:
         RefusedError: the definition isn't the one that was recorded.
@@ -48,15 +51,16 @@ def keep_reading(folder: Path, stamp: str) -> str:
     """
     said = json.loads((folder / RESULTS).read_text(encoding="utf-8"))
     if said.get("to_come"):
-        return ""
+        return "", None
     run_id, _ = recorded(said["experiment"])
+    stop = stop_harmful(run_id, said)
     keep(run_id, folder, stamp)
     if said["verdict"] != "go on":
         with tracking.told("can't end the experiment"):
             ended = ENDED_TAG in tracking.client().get_run(run_id).data.tags
         if not ended:
             tracking.tag_run(run_id, {ENDED_TAG: said["verdict"]})
-    return run_id
+    return run_id, stop
 
 
 def tell_verdict(run_id: str, said: dict[str, Any], links: Sequence[str], teller: str) -> None:
@@ -82,7 +86,10 @@ def tell_verdict(run_id: str, said: dict[str, Any], links: Sequence[str], teller
     if not to:
         return
     lines = [said["reason"], *(f"{label}: {value}" for label, value in said["results"])]
-    lines += [STOP] if verdict in ("harmful", "unreadable", "worse") else []
+    if verdict == HARM:
+        lines.append(stopped(run_id).said)
+    elif verdict in ("unreadable", "worse"):
+        lines.append(f"The challenger keeps its traffic until somebody stops it: {BY_HAND}")
     title = f"[experiment] {said['experiment']}: {said['headline']}"
     heard |= notify.tell(to, KINDS.get(verdict, "info"), title, "\n".join([*lines, *links]))
     missing = {each.key for each in hearing} - heard

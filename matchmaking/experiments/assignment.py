@@ -45,6 +45,12 @@ def assign(salt: str, client: str, share: float) -> Variant | None:
     return "champion" if value >= high else None
 
 
+def joins_at(salt: str, client: str) -> float:
+    """The share, in percent, above which a client is in an arm: how far its hash is from the nearer end."""
+    value = murmur2(f"{salt}:{client}".encode())
+    return 100 * min(value, STEPS - value) / STEPS
+
+
 def thresholds(hundredths: int) -> tuple[int, int]:
     """Below which hash a client is the challenger's, and from which on it is of the champion's arm, as nginx counts."""
     low = hundredths * STEPS // 10_000

@@ -18,7 +18,8 @@ column         what it is
 `status`       of the arm's answer, as text: 502 it couldn't be reached, 504 it was too slow, 499 the caller left
 `latency_ms`   of what the caller waited for; in shadow mode each line has its own service's
 `answered_by`  who answered the caller: the champion also where the challenger failed
-`service`      the version of the service that answered; optional, and not known to the gateway
+`service`      the version of the service that answered, where the gateway was told it, or which of the answer's headers
+               has it; optional
 =============  =====================================================================================================
 """
 

@@ -27,6 +27,8 @@ VERSION = 1
 MOST_AT_ONCE = 64
 # seconds
 CONNECT, CHALLENGER, CHAMPION = 1, 5, 300
+# of a service: an image by tag or digest, a release, a commit
+SERVICE = r"[A-Za-z0-9][A-Za-z0-9._:/@+-]{0,254}"
 # MiB of a request's body; a larger one is refused (413)
 LARGEST = 8
 
@@ -38,6 +40,7 @@ class Arm(BaseModel):
         address: host and port.
         model: sha256 of the .h5 that it serves.
         folder: where that came from; said, and checked where the service is started.
+        service: the service's version, as whoever starts it has it: what it really is nothing here knows.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -45,6 +48,7 @@ class Arm(BaseModel):
     address: Annotated[str, Field(pattern=r"^[A-Za-z0-9.-]+:[0-9]{1,5}$")]
     model: Sha256
     folder: str = ""
+    service: Annotated[str, Field(pattern=f"^({SERVICE})?$")] = ""
 
 
 class Gateway(BaseModel):
@@ -57,6 +61,8 @@ class Gateway(BaseModel):
             a copy. "ab": each client has its arm.
         share: each arm's, in percent of the clients; of no meaning but in "ab".
         champion, challenger: the services.
+        service_header: a header of the services' answers that has their version, for the log; where it is given, the
+            arms' `service` counts for nothing.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
@@ -67,6 +73,7 @@ class Gateway(BaseModel):
     share: Annotated[float, Field(ge=0, le=MOST_SHARE)] = 0.0
     champion: Arm
     challenger: Arm
+    service_header: Annotated[str, Field(pattern=r"^([A-Za-z][A-Za-z0-9-]{0,63})?$")] = ""
 
     # YAML reads a bare `off` as false
     @field_validator("mode", mode="before")
@@ -145,6 +152,7 @@ def render(gateway: Gateway, folder: Path, listen: str, user: str = "") -> str:
         raise InputError(f"nginx can't be given the folder {folder}; choose an absolute path of plain characters")
     parts = {
         "assignment": _assignment(gateway),
+        "service": _service(gateway),
         "formats": "\n".join(_format(gateway, *each) for each in FORMATS),
         "locations": {"off": "", "shadow": SHADOW, "ab": AB if gateway.share else ""}[gateway.mode],
     }
@@ -198,8 +206,29 @@ def _format(gateway: Gateway, name: str, variant: str, status: str, answered: st
         # seconds with three decimals, as nginx has them, times a thousand
         f'"latency_ms":{seconds}e3',
         f'"answered_by":"{answered}"',
+        *_version(gateway, "champion" if name == "fallback" else variant),
     )
     return f"    log_format {name} escape=json '{{{','.join(fields)}}}';"
+
+
+def _version(gateway: Gateway, variant: str) -> list[str]:
+    version = "$service" if gateway.service_header else getattr(gateway, variant).service
+    return [f'"service":"{version}"'] if version else []
+
+
+def _service(gateway: Gateway) -> str:
+    """What an answer says of its service, but for what is no version: free text isn't logged."""
+    text = ANSWERED.replace("@pattern@", SERVICE) if gateway.service_header else ""
+    return text.replace("@header@", gateway.service_header.lower().replace("-", "_"))
+
+
+ANSWERED = """
+    map $upstream_http_@header@ $service {
+        volatile;
+        "~^@pattern@$" $upstream_http_@header@;
+        default "";
+    }
+"""
 
 
 def _assignment(gateway: Gateway) -> str:
@@ -330,7 +359,7 @@ http {
         "~^[A-Za-z0-9._:-]{1,64}$" $http_@header@;
         default "";
     }
-@assignment@
+@assignment@@service@
     map $msec $milliseconds {
         volatile;
         "~[.](?<three>[0-9]{3})$" $three;

@@ -26,7 +26,7 @@ from matchmaking.base.redact import redact
 from matchmaking.base.settings import EXPERIMENT_OUTCOMES_URI, EXPERIMENT_PAIRS_URI, EXPOSURES_URI
 from matchmaking.base.stamps import check_stamp, read_stamp
 from matchmaking.experiments.analysis import Analysis, analyse
-from matchmaking.experiments.assignment import assign
+from matchmaking.experiments.assignment import MOST_SHARE, assign, joins_at
 from matchmaking.experiments.definition import Definition
 from matchmaking.experiments.exposures import keep_lines, no_exposures, read_exposures
 from matchmaking.experiments.record import recorded, under_way
@@ -190,7 +190,8 @@ def read(
         now,
         pairs,
         # who is in an arm at some share is in the same one at 50 %
-        lambda unit: assign(definition.salt, unit, 50.0),
+        lambda unit: assign(definition.salt, unit, MOST_SHARE),
+        lambda unit: joins_at(definition.salt, unit),
     )
     return replace(found, to_come=pd.Timestamp(definition.start) + found.looks * DAY > clock), log.findings
 

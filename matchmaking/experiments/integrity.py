@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -12,6 +13,7 @@ from scipy.special import gammaln, logsumexp
 from scipy.stats import binom
 
 from matchmaking.base.escape import visible
+from matchmaking.experiments.assignment import MOST_SHARE
 from matchmaking.experiments.definition import CHALLENGERS, VARIANTS, Definition
 from matchmaking.experiments.difference import difference, moments
 from matchmaking.experiments.sequences import asymptotic_sequence
@@ -104,16 +106,18 @@ def check_integrity(
     definition: Definition,
     now: pd.Timestamp,
     assigned: Callable[[str], str | None] | None = None,
+    joins: Callable[[str], float] | None = None,
 ) -> list[Check]:
     """Everything that is looked at before results are read, in a fixed order.
 
     Args:
-        exposures: the log; where it has a column `service` (the gateway's hasn't), that is the version of the service.
+        exposures: the log; where it has a column `service`, that is the version of the service.
         outcomes: the log.
         clients: as `units.client_outcomes` gives them.
         definition: the experiment.
         now: what is later hasn't happened yet.
-        assigned: the arm of a client id by the documented function, or None where it is in neither.
+        assigned: the arm of a client id by the documented function, or None where it is in neither at any share.
+        joins: above which share a client is in an arm; left out, all are at once.
     """
     exposures = of_test(exposures)
     seen = in_experiment(exposures, definition, now)
@@ -137,10 +141,18 @@ def check_integrity(
         is_now = seen.drop_duplicates("unit").set_index("unit")["variant"].reindex(units).to_numpy()
         wrong = list(units[(should != is_now).to_numpy()])
         found.append(_check("not-as-assigned", wrong, True, "clients aren't in the arm that the salt assigns them"))
-        # what was asked before the start may have its outcome until then
-        late = outcomes[(outcomes["time"] > start + definition.label_delay_days * DAY) & (outcomes["time"] <= now)]
-        rest = late.loc[late["unit"].notna() & ~late["unit"].isin(exposures["unit"]), "unit"].drop_duplicates()
-        lost = [unit for unit in rest if assigned(unit) is not None]
+        # what was asked before the start may have its outcome until then; and what comes after the last exposure may
+        # have been asked of a gateway that was stopped
+        end = min(exposures["time"].max(), now) if len(exposures) else start
+        late = outcomes[(outcomes["time"] > start + definition.label_delay_days * DAY) & (outcomes["time"] <= end)]
+        rest = late[late["unit"].notna() & ~late["unit"].isin(exposures["unit"])].groupby("unit", sort=False)["time"]
+        asked = rest.max() - definition.label_delay_days * DAY
+        reached = _ramp_up(exposures, joins)
+        lost = [
+            str(unit)
+            for unit, since in asked.items()
+            if assigned(str(unit)) is not None and (joins is None or joins(str(unit)) <= reached(since))
+        ]
         found.append(
             _check("outcome-without-exposure", lost, True, "clients in the arms have outcomes, and no exposure")
         )
@@ -161,6 +173,17 @@ def check_integrity(
     found.append(_check("bot", bots, many, "clients ask like programs, and are left out of both arms"))
     found.append(check_labels(clients, definition))
     return found
+
+
+def _ramp_up(exposures: pd.DataFrame, joins: Callable[[str], float] | None) -> Callable[[Any], float]:
+    """The share that had been reached by a time, in percent: at least that of the outermost client exposed by then."""
+    if joins is None:
+        return lambda _: MOST_SHARE
+    first = exposures[exposures["variant"].isin(VARIANTS) & exposures["unit"].notna()].sort_values("time")
+    first = first.drop_duplicates("unit")
+    shares = np.maximum.accumulate([0.0, *first["unit"].map(joins)])
+    times = pd.DatetimeIndex(first["time"])
+    return lambda when: float(shares[times.searchsorted(when, side="right")])
 
 
 def check_labels(clients: pd.DataFrame, definition: Definition) -> Check:

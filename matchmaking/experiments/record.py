@@ -140,6 +140,26 @@ def has_ended(tags: Mapping[str, str]) -> bool:
     return ENDED_TAG in tags or (verdict != "go on" and tags.get(TOLD_TAG) == verdict)
 
 
+def is_recorded(name: str) -> bool:
+    """Whether there is an experiment of this name.
+
+    Raises:
+        TrackingError: the server can't be reached.
+    """
+    return bool(_runs(name))
+
+
+def ended_as(run_id: str) -> str:
+    """The verdict that an experiment has ended by, or that a person ended it; empty while it is under way.
+
+    Raises:
+        TrackingError: the server can't be reached.
+    """
+    with tracking.told("can't read the experiment"):
+        tags = tracking.client().get_run(run_id).data.tags
+    return str(tags.get(ENDED_TAG) or tags[VERDICT_TAG]) if has_ended(tags) else ""
+
+
 def end(name: str, reason: str) -> None:
     """Ends an experiment that was given up: the pipeline looks for it no more. What was kept of it stays.
 

@@ -6,16 +6,11 @@ record of what is served, and no reason to serve something else.
 
 from __future__ import annotations
 
-import os
-import shlex
-import signal
-import subprocess
-import tempfile
 import uuid
 
 from matchmaking.base import settings
+from matchmaking.base.command import run_command
 from matchmaking.base.errors import MlopsError
-from matchmaking.base.redact import redact
 from matchmaking.release import registry
 from matchmaking.release.audit import AUDIT, JOURNAL, Say, put_journal, read_audit
 from matchmaking.release.records import Entry, Journal
@@ -85,28 +80,8 @@ def _restart(say: Say) -> str | None:
     if not command:
         say("the service reads its files when it starts: restart it (MLOPS_RESTART_COMMAND can do that)")
         return None
-    # a file, not a pipe: a service that goes on running would hold a pipe open
-    with tempfile.TemporaryFile() as output:
-        try:
-            process = subprocess.Popen(
-                shlex.split(command),
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,
-            )
-        except (OSError, ValueError) as error:
-            return f"the restart command can't be run: {error}"
-        try:
-            code = process.wait(settings.restart_timeout())
-        except subprocess.TimeoutExpired:
-            os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
-            return f"the restart command didn't end in {settings.restart_timeout():g} s; is the service running?"
-        if code:
-            output.seek(0)
-            said = " ".join(output.read().decode(errors="replace").split())[-300:]
-            return f"the restart command failed with exit code {code}: {redact(said) or 'it said nothing'}"
+    if failure := run_command(command, settings.restart_timeout(), "the restart command"):
+        return f"{failure}; is the service running?"
     say("the service was restarted")
     return None
 

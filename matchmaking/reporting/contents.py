@@ -118,7 +118,8 @@ def experiment_headline(said: dict[str, Any]) -> str:
     """What an experiment says, in `summary["experiment"]`, in a sentence or two."""
     if not said.get("experiment"):
         return str(said["headline"])
-    return f"{said['experiment']}: {said['headline']} {said['reason'][:1].upper()}{said['reason'][1:].rstrip('.')}."
+    text = f"{said['experiment']}: {said['headline']} {said['reason'][:1].upper()}{said['reason'][1:].rstrip('.')}."
+    return f"{text} {said['stop']}" if said.get("stop") else text
 
 
 def metric_rows(summary: dict[str, Any], evaluation: dict[str, Any] | None = None) -> list[MetricRow]:

@@ -16,6 +16,7 @@ from matchmaking.base.redact import redact
 from matchmaking.base.settings import code_version
 from matchmaking.experiments.announce import keep_reading, tell_ended, tell_verdict
 from matchmaking.experiments.record import RESULTS
+from matchmaking.experiments.stop import Stop, StopError, stop_again
 from matchmaking.live.record import LIVE, WINDOWS, Live, log_points, read_folder
 from matchmaking.live.series import beside
 from matchmaking.model import production
@@ -79,6 +80,7 @@ def write_reports(
 
     Raises:
         ProductionChangedError: production's files changed while the run went on.
+        StopError: a challenger does harm, and its traffic couldn't be ended; all the rest is done.
         TrackingError: MLflow cannot be reached.
     """
     from matchmaking import tracking
@@ -101,6 +103,13 @@ def write_reports(
         )
     }
     reading = json.loads((experiment / RESULTS).read_text()) if experiment else {}
+    definition, stops = "", list[Stop]()
+    if experiment:
+        # first of all: what does harm is stopped, whatever goes wrong with the rest
+        definition, stop = keep_reading(experiment, timestamp) if reading["experiment"] else ("", None)
+        reading |= {"stop": stop.said} if stop else {}
+        stops = [*([stop] if stop else []), *stop_again(but=definition)]
+    unstopped = [each for each in stops if each.state == "failed"]
     found["experiment"] = reading or None
     training = json.loads((candidate / TRAINING_RECORD).read_text()) if candidate else None
     after = storage.hash_bundle(production_uri, production.FILES) if production_uri else {}
@@ -148,7 +157,6 @@ def write_reports(
     (folder / "report.txt").write_text(as_text.text_report(summary, found["evaluation"]))
     page.write_text(html)
     short.write_text(as_markdown.markdown_report(summary))
-    definition = keep_reading(experiment, timestamp) if experiment and reading["experiment"] else ""
     tracking.finish_run(
         run_id,
         params=run_params(summary, found["decision"]),
@@ -162,7 +170,7 @@ def write_reports(
         },
         artifacts=folder,
         # the promotion that follows ends the run otherwise, and may fail
-        close=not found["decision"] or promotable(found["decision"]) != "automatic",
+        close=not unstopped and (not found["decision"] or promotable(found["decision"]) != "automatic"),
     )
     result = result.model_copy(update={"steps": [*steps, own_cost("report")]})
     write_summary(folder, result)
@@ -173,6 +181,9 @@ def write_reports(
     if experiment:
         # of those that ended where nobody heard of it
         tell_ended(tracking.links(run_id), run_id)
+    if unstopped:
+        # a run that ends well is looked at by nobody
+        raise StopError(unstopped[0].said)
     _look(summary, record)
     if live:
         _show_dashboard(page, production_uri)

@@ -85,7 +85,8 @@ class Summary(Record):
     experiment: dict[str, Any] | None = Field(
         default=None,
         description="null but for experiment; `experiment` (its name; null where none is under way), `headline`, and "
-        "else what `mlops experiment status --json` prints, `results` in words and `log` (what was odd, with counts)",
+        "else what `mlops experiment status --json` prints, `results` in words, `log` (what was odd, with counts) "
+        "and, of one that is harmful, `stop` (what became of the challenger's traffic)",
     )
     drifted_columns: list[str] | None = Field(default=None, description="the names alone; null but for monitor")
     training: dict[str, Any] | None = Field(

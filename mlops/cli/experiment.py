@@ -2,17 +2,28 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Callable
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from matchmaking.base.errors import InputError
 from matchmaking.base.escape import say
 from mlops.cli import experiment_results, experiment_shadow
+from mlops.cli.console import use_records
+from mlops.cli.experiment_results import gateway_record
+from mlops.cli.run import WorkDir
+
+if TYPE_CHECKING:
+    from matchmaking.experiments.gateway import Gateway
 
 app = typer.Typer(no_args_is_help=True, help="Shadow and A/B tests: a gateway in front of two services.")
+Unchecked = Annotated[
+    bool, typer.Option("--unchecked", help="Don't hold it against the experiment's recorded definition.")
+]
 Folder = Annotated[Path, typer.Option(help="Where the definition, the exposure log and the programs' output go.")]
 
 
@@ -38,7 +49,15 @@ def up(
     champion_port: Annotated[int, typer.Option(min=0, max=65535, help="The champion's; 0 for a free one.")] = 0,
     challenger_port: Annotated[int, typer.Option(min=0, max=65535, help="The challenger's; 0 for a free one.")] = 0,
     ship: Annotated[str, typer.Option(help="Folder or URI that the parts of the exposure log are moved to.")] = "",
+    service_version: Annotated[
+        str, typer.Option(help="The service's, for the exposure log, as you call it: a tag, a digest, a commit.")
+    ] = "",
+    service_header: Annotated[
+        str, typer.Option(help="In its place: the header of the service's answers that has its version.")
+    ] = "",
     folder: Folder = Path("work/experiment"),
+    work_dir: WorkDir = Path("work"),
+    unchecked: Unchecked = False,
 ) -> None:
     """Run two services with nginx in front of them, until Ctrl-C ends all three.
 
@@ -46,6 +65,10 @@ def up(
     """
     from mlops.local import gateway
 
+    if service_version and service_header:
+        raise InputError(
+            "give either --service-version or --service-header: the version is what the answers say, or you"
+        )
     gateway.up(
         (name, mode.value, share if mode == Begin.ab else 0.0),
         {"champion": champion, "challenger": challenger},
@@ -55,6 +78,8 @@ def up(
         (champion_port, challenger_port),
         ship,
         say,
+        _check(work_dir, unchecked),
+        (service_version, service_header),
     )
 
 
@@ -62,21 +87,68 @@ def up(
 def ramp(
     share: Annotated[float, typer.Argument(help="Each arm's share of the clients, in percent; 50 at most.")],
     folder: Folder = Path("work/experiment"),
+    work_dir: WorkDir = Path("work"),
+    unchecked: Unchecked = False,
 ) -> None:
     """Change the share of a running experiment, or go from shadow to A/B; clients keep their arm as it rises."""
     from mlops.local import gateway
 
     if not share:
         raise InputError("a share of 0 is the way back: `mlops experiment stop`")
-    gateway.change(folder, "ab", share, say)
+    gateway.change(folder, "ab", share, say, _check(work_dir, unchecked))
 
 
 @app.command()
-def stop(folder: Folder = Path("work/experiment")) -> None:
+def stop(
+    folder: Folder = Path("work/experiment"),
+    experiment: Annotated[
+        str, typer.Option(help="Only if it is this one that is served there, as a command that nobody watches asks.")
+    ] = "",
+) -> None:
     """Give every client the champion again, at once, and log no more; the gateway and the services go on."""
     from mlops.local import gateway
 
-    gateway.change(folder, "off", 0.0, say)
+    gateway.stop(folder, experiment, say)
+
+
+@app.command()
+def check(
+    gateway: Annotated[
+        Path, typer.Option(help="The gateway's record, gateway.yaml, or the folder that it is in.")
+    ] = Path("work/experiment"),
+    work_dir: WorkDir = Path("work"),
+) -> None:
+    """Hold a gateway against its experiment's recorded definition; one that differs is exit code 3.
+
+    On a cluster, before a change of manifests/serving/experiment/gateway.yaml is applied.
+    """
+    from matchmaking.experiments.agreement import check_recorded, unrecorded
+    from matchmaking.experiments.record import is_recorded
+
+    found = gateway_record(gateway)
+    work_dir.mkdir(parents=True, exist_ok=True)
+    use_records(work_dir)
+    if not is_recorded(found.experiment):
+        raise InputError(unrecorded(found.experiment))
+    say(check_recorded(found))
+
+
+def _check(work_dir: Path, unchecked: bool) -> Callable[[Gateway], None]:
+    """What is asked before clients have arms: whether MLflow has a definition, and this gateway is as that says."""
+
+    def ask(gateway: Gateway) -> None:
+        from matchmaking.experiments.agreement import check_recorded, unrecorded
+
+        if unchecked:
+            return
+        if not os.environ.get("MLFLOW_TRACKING_URI") and not (work_dir / "mlflow.db").exists():
+            # MLflow takes seconds to import, and would begin the records
+            say(unrecorded(gateway.experiment))
+            return
+        use_records(work_dir)
+        say(check_recorded(gateway))
+
+    return ask
 
 
 experiment_results.register(app)

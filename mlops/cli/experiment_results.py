@@ -17,6 +17,8 @@ from mlops.cli.run import WorkDir
 
 if TYPE_CHECKING:
     from matchmaking.experiments.analysis import Analysis
+    from matchmaking.experiments.gateway import Gateway
+    from matchmaking.experiments.stop import Stop
     from matchmaking.live.parts import Finding
 
 
@@ -81,12 +83,27 @@ def plan(
 
 def start(
     file: Annotated[Path, typer.Argument(help="The definition, YAML or JSON.")],
+    gateway: Annotated[
+        Path | None,
+        typer.Option(
+            help="The gateway that serves it, its gateway.yaml or the folder: what differs is refused.",
+            show_default="work/experiment, if that is this experiment's",
+        ),
+    ] = None,
     work_dir: WorkDir = Path("work"),
 ) -> None:
     """Record an experiment's definition, before its first exposure; what is recorded can't be changed."""
+    from matchmaking.experiments.agreement import refuse_disagreement
+    from matchmaking.experiments.gateway import DEFINITION
     from matchmaking.experiments.record import read_definition, record
 
     definition = read_definition(file)
+    usual = work_dir / "experiment"
+    if gateway or (usual / DEFINITION).exists():
+        found = gateway_record(gateway or usual)
+        # of another experiment's folder, that nobody has named, nothing follows
+        if gateway or found.experiment == definition.name:
+            refuse_disagreement(found, definition)
     _open_records(work_dir)
     run_id = record(definition)
     typer.echo(for_terminal(f"{definition.name}: recorded, sha256 {definition.sha256}, MLflow run {run_id}"))
@@ -109,9 +126,11 @@ def status(
     from matchmaking.experiments.analysis import numbers
     from matchmaking.reporting.experiment import HEADLINES, TO_COME, results_of
 
-    _, found, _ = _read(name, until, work_dir, exposures, outcomes, pairs)
+    run_id, found, _ = _read(name, until, work_dir, exposures, outcomes, pairs)
+    stop = _stop(run_id, found)
     if as_json:
-        typer.echo(json.dumps(numbers(found), indent=1))
+        typer.echo(json.dumps(numbers(found) | ({"stop": stop.said} if stop else {}), indent=1))
+        _tell(stop)
         return
     typer.echo(for_terminal(f"{name}: {HEADLINES[found.verdict.state]} {found.verdict.reason}"))
     if found.to_come:
@@ -122,6 +141,7 @@ def status(
     for one in found.checks:
         if one.found:
             typer.echo(for_terminal(f"  {one.code}: {one.said}"))
+    _tell(stop)
 
 
 def report(
@@ -143,6 +163,7 @@ def report(
     from matchmaking.reporting.experiment import TO_COME, write_report
 
     run_id, found, said = _read(name, until, work_dir, exposures, outcomes, pairs)
+    stop = _stop(run_id, found)
     try:
         out.mkdir(parents=True, exist_ok=True)
         write_report(found, said, out)
@@ -155,6 +176,22 @@ def report(
             write_report(found, said, Path(folder))
             keep(run_id, Path(folder))
     typer.echo(for_terminal(f"{name}: {found.verdict.state}; {out / 'experiment.html'}"))
+    if found.verdict.stops and not found.to_come:
+        typer.echo(for_terminal(_ends(run_id, name)))
+    _tell(stop)
+
+
+def _ends(run_id: str, name: str) -> str:
+    """What a verdict other than `go on` means to the record: reports by hand end nothing."""
+    from matchmaking.experiments.record import ended_as
+
+    if ended := ended_as(run_id):
+        return f"{name} has ended before ({ended}); this report is kept beside the others"
+    return (
+        f"{name} is under way still: a report by hand is kept as evidence, but ends nothing and tells nobody. "
+        f"`mlops run experiment --experiment-name {name}` with the same logs does both; `mlops experiment end {name}` "
+        "gives it up"
+    )
 
 
 def end(
@@ -170,6 +207,31 @@ def end(
     _open_records(work_dir)
     record.end(name, reason)
     typer.echo(for_terminal(f"{name}: ended; `mlops experiment stop` gives everybody the champion again"))
+
+
+def _stop(run_id: str, found: Analysis) -> Stop | None:
+    """Ends the traffic of a challenger that does harm, where the installation says how, before anything else."""
+    from matchmaking.experiments.stop import stop_harmful
+
+    said = {"experiment": found.definition.name, "verdict": found.verdict.state, "to_come": found.to_come}
+    return stop_harmful(run_id, said)
+
+
+def _tell(stop: Stop | None) -> None:
+    """Says it beside what was asked for, which may be JSON; one that failed is the exit code."""
+    from matchmaking.experiments.stop import StopError
+
+    if stop:
+        typer.echo(for_terminal(stop.said), err=True)
+    if stop and stop.state == "failed":
+        raise typer.Exit(StopError.exit_code)
+
+
+def gateway_record(path: Path) -> Gateway:
+    """A gateway's record, from its file or the folder that it is in."""
+    from matchmaking.experiments.gateway import DEFINITION, read_gateway
+
+    return read_gateway(path / DEFINITION if path.is_dir() else path)
 
 
 def _open_records(work_dir: Path) -> None:

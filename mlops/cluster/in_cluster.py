@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import signal
 import sys
 import tempfile
@@ -27,6 +28,10 @@ ROWS, SEED = 12_000, 0
 # as `make run` has it: trained on fewer pairs of an earlier time, an incumbent that can be beaten
 FIRST_ROWS, FIRST_SEED = 3_000, 1000
 POLL_SECONDS = 2.0
+# of the gateway's pods: what makes nginx's configuration, and the names of the experiments that are over in it
+CONFIGURE, STOPPED = "configure", "EXPERIMENT_STOPPED"
+# and of each arm's service what the manifests call its image
+IMAGE = "EXPERIMENT_IMAGE"
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
 
@@ -117,15 +122,37 @@ def gateway(
     definition: Annotated[Path, typer.Argument(help="The experiment's gateway.yaml.")],
     folder: Annotated[Path, typer.Argument(help="Where nginx's configuration goes, and nginx writes.")],
     mode: Annotated[str, typer.Option(envvar="EXPERIMENT_MODE", help="In place of the definition's.")] = "",
+    stopped: Annotated[str, typer.Option(envvar=STOPPED, help="Names of experiments that are off.")] = "",
+    champion_image: Annotated[str, typer.Option(envvar=f"{IMAGE}_CHAMPION", help="Its service's, for the log.")] = "",
+    challenger_image: Annotated[str, typer.Option(envvar=f"{IMAGE}_CHALLENGER", help="Likewise.")] = "",
 ) -> None:
-    """Make nginx's configuration of an experiment, once both folders hold the models that it names."""
-    from matchmaking.experiments.gateway import read_gateway, write_gateway
+    """Make nginx's configuration of an experiment, once both folders hold the models that it names.
+
+    Where the experiment's definition, definition.yaml, is beside the gateway's, the two have to agree.
+    """
+    from matchmaking.experiments.gateway import SERVICE, read_gateway, write_gateway
+
+    def told(arm: Arm, image: str) -> Arm:
+        """An arm with its service's version, unless the definition has one."""
+        known = arm.service or not re.fullmatch(SERVICE, image)
+        return arm if known else arm.model_copy(update={"service": image})
 
     found = read_gateway(definition)
     if mode not in ("", "off", "shadow", "ab"):
         raise InputError(f"EXPERIMENT_MODE is {mode}: off, shadow or ab")
+    if found.experiment in stopped.split():
+        mode = "off"
     if mode:
         found = found.changed(mode, found.share if mode == "ab" else 0.0)  # type: ignore[arg-type]
+    if found.mode != "off" and (recorded := definition.with_name("definition.yaml")).exists():
+        # imported where they are needed: the way back is a matter of seconds
+        from matchmaking.experiments.agreement import refuse_disagreement
+        from matchmaking.experiments.record import read_definition
+
+        refuse_disagreement(found, read_definition(recorded))
+    if found.mode != "off" and not found.service_header:
+        images = {"champion": champion_image, "challenger": challenger_image}
+        found = found.model_copy(update={arm: told(getattr(found, arm), image) for arm, image in images.items()})
     # off, it has to start whatever became of the models: it is the way back
     for variant, arm in (("champion", found.champion), ("challenger", found.challenger)) if found.mode != "off" else ():
         _check_arm(variant, arm, storage.hash_bundle(arm.folder, FILES))
@@ -171,32 +198,82 @@ def restart(
 
     As MLOPS_RESTART_COMMAND it has MLOPS_RESTART_TIMEOUT seconds.
     """
+    now = datetime.now(UTC).isoformat(timespec="seconds")
+    annotations = {"kubectl.kubernetes.io/restartedAt": now}
+    _roll_out(
+        (namespace, deployment),
+        {"spec": {"template": {"metadata": {"annotations": annotations}}}},
+        settings.restart_timeout(),
+        "restarted",
+    )
+
+
+@app.command("stop-experiment")
+def stop_experiment(
+    namespace: Annotated[str, typer.Argument(help="Of the gateway's Deployment.")],
+    deployment: Annotated[str, typer.Argument(help="Its name.")],
+    experiment: Annotated[str, typer.Argument(help="The experiment's name; the gateway of another one goes on.")],
+) -> None:
+    """Give everybody the champion again, and wait until the gateway's new pods serve; a second time changes nothing.
+
+    As MLOPS_EXPERIMENT_STOP_COMMAND it has MLOPS_EXPERIMENT_STOP_TIMEOUT seconds.
+    """
+
+    def stopping(found: Any) -> dict[str, Any] | None:
+        (configure,) = [each for each in found.spec.template.spec.init_containers if each.name == CONFIGURE]
+        names = [name for each in configure.env or [] if each.name == STOPPED for name in (each.value or "").split()]
+        if experiment in names:
+            return None
+        # those that were stopped before stay so
+        env = [{"name": STOPPED, "value": " ".join([*names, experiment])}]
+        return {"spec": {"template": {"spec": {"initContainers": [{"name": CONFIGURE, "env": env}]}}}}
+
+    _roll_out((namespace, deployment), stopping, settings.experiment_stop_timeout(), f"told to stop {experiment}")
+
+
+Patch = dict[str, Any]
+
+
+def _roll_out(of: tuple[str, str], change: Patch | Callable[[Any], Patch | None], seconds: float, done: str) -> None:
+    """Changes a Deployment, and waits until its new pods serve.
+
+    Args:
+        of: its namespace and name.
+        change: a strategic merge patch, or what makes it of the Deployment that is there: None where it needs none, and
+            only the waiting is left.
+        seconds: how long it may take, of which some are left for whoever waits for this.
+        done: what was done, for messages.
+
+    Raises:
+        MlopsError: this is no pod, the API refuses or can't be reached, or the new pods don't serve in time.
+    """
     from kubernetes import client, config
     from kubernetes.client.rest import ApiException
     from urllib3.exceptions import HTTPError
 
+    namespace, deployment = of
     try:
         config.load_incluster_config()
         apps = client.AppsV1Api()
-        now = datetime.now(UTC).isoformat(timespec="seconds")
-        annotations = {"kubectl.kubernetes.io/restartedAt": now}
-        patch = {"spec": {"template": {"metadata": {"annotations": annotations}}}}
-        generation = apps.patch_namespaced_deployment(deployment, namespace, patch).metadata.generation
-        deadline = time.monotonic() + settings.restart_timeout() - 2 * POLL_SECONDS
+        there = apps.read_namespaced_deployment(deployment, namespace) if callable(change) else None
+        patch = change(there) if callable(change) else change
+        changed = apps.patch_namespaced_deployment(deployment, namespace, patch) if patch else there
+        generation = changed.metadata.generation
+        deadline = time.monotonic() + seconds - 2 * POLL_SECONDS
         while time.monotonic() < deadline:
             found = apps.read_namespaced_deployment(deployment, namespace)
             wanted, status = found.spec.replicas, found.status
             new = (status.observed_generation or 0) >= generation and (status.updated_replicas or 0) == wanted
             if new and (status.available_replicas or 0) == wanted and (status.replicas or 0) == wanted:
-                say(f"{namespace}/{deployment} was restarted")
+                say(f"{namespace}/{deployment} was {done}")
                 return
             time.sleep(POLL_SECONDS)
     except config.ConfigException as error:
         raise MlopsError(f"this is no pod with a service account: {error}") from error
     except (ApiException, HTTPError) as error:
         reason = error.reason if isinstance(error, ApiException) else error
-        raise MlopsError(f"{namespace}/{deployment} can't be restarted: {reason}") from error
-    raise MlopsError(f"{namespace}/{deployment} was restarted, but doesn't serve yet; `kubectl describe` says why")
+        raise MlopsError(f"{namespace}/{deployment} can't be {done}: {reason}") from error
+    raise MlopsError(f"{namespace}/{deployment} was {done}, but doesn't serve yet; `kubectl describe` says why")
 
 
 @app.command()

@@ -21,7 +21,7 @@ from matchmaking.tracking import now
 from mlops.kubeflow.kfp_api import Server, ServerError, UnsureError
 from pipelines import PIPELINES
 from pipelines.compile import compile_pipeline
-from pipelines.pods import PROMOTION_ACCOUNT
+from pipelines.pods import EXPERIMENT_ACCOUNT, PROMOTION_ACCOUNT
 
 ATTEMPTS = 3
 # KFP's own plugin looks for an MLflow of its own and fails beside each run; our steps record their runs themselves
@@ -150,7 +150,7 @@ def start(
 
 def account(pipeline: str) -> str | None:
     """The service account of a pipeline's pods; None for KFP's own."""
-    return PROMOTION_ACCOUNT if pipeline == "promote" else None
+    return {"promote": PROMOTION_ACCOUNT, "experiment": EXPERIMENT_ACCOUNT}.get(pipeline)
 
 
 def terminate(server: Server, run: Run) -> None:

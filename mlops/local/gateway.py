@@ -17,11 +17,12 @@ import time
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import psutil
 
 from matchmaking.base.errors import InputError, MlopsError
-from matchmaking.experiments.gateway import DEFINITION, LOGS, Arm, Gateway, Mode, read_gateway, write_gateway
+from matchmaking.experiments.gateway import DEFINITION, LOGS, Gateway, Mode, read_gateway, write_gateway
 from mlops.local.processes import Processes
 
 CHANGES, PLACE = "changes.log", "listen"
@@ -30,6 +31,7 @@ START, QUIT, RELOAD, SHIP = 180, 20, 30, 10
 # a service that ends at once isn't started ever faster
 FIRST_PAUSE, LONGEST_PAUSE = 0.5, 5.0
 Say = Callable[[str], None]
+Check = Callable[[Gateway], None]
 
 
 def nginx_program() -> str:
@@ -53,6 +55,8 @@ def up(
     ports: tuple[int, int],
     ship_to: str,
     say: Say,
+    check: Check = lambda _: None,
+    version: tuple[str, str] = ("", ""),
 ) -> None:
     """Runs an experiment until it is interrupted.
 
@@ -65,6 +69,8 @@ def up(
         ports: the champion's and the challenger's; 0 for any that is free.
         ship_to: where the exposure log's parts go; empty for nowhere.
         say: told how it goes, a line each time.
+        check: given what the gateway is to do before anything is started, where clients are to have arms.
+        version: of the service, for the exposure log; or in its place a header of its answers that has it.
 
     Raises:
         InputError: something given is wrong: a model, the command, a port that is taken, no nginx.
@@ -82,14 +88,17 @@ def up(
         production.check_bundle(models)
         say(f"{variant}: {models}, model {production.hashes(models)[production.MODEL][:12]}")
     arms = {
-        variant: Arm(
-            address=f"127.0.0.1:{numbers[variant]}",
-            model=production.hashes(models)[production.MODEL],
-            folder=str(models),
-        )
+        variant: {
+            "address": f"127.0.0.1:{numbers[variant]}",
+            "model": production.hashes(models)[production.MODEL],
+            "folder": str(models),
+            "service": version[0],
+        }
         for variant, models in folders.items()
     }
-    definition = _definition(name, mode, share, arms)
+    definition = _definition({"experiment": name, "mode": mode, "share": share, "service_header": version[1], **arms})
+    if mode == "ab":
+        check(definition)
     folder.mkdir(parents=True, exist_ok=True)
     with _alone(folder):
         processes = Processes(folder)
@@ -123,8 +132,15 @@ def up(
             say("Ended")
 
 
-def change(folder: Path, mode: Mode, share: float, say: Say) -> Gateway:
+def change(folder: Path, mode: Mode, share: float, say: Say, check: Check = lambda _: None) -> Gateway:
     """Changes what the gateway does, while it runs: no request is lost, and after this all follow the new rule.
+
+    Args:
+        folder: of the gateway.
+        mode: what it is to do.
+        share: each arm's, in percent; of no meaning but in "ab".
+        say: told how it went.
+        check: given what it is to do before that is done, where clients are to have arms.
 
     Raises:
         InputError: none runs there, or the change can't be made.
@@ -132,6 +148,9 @@ def change(folder: Path, mode: Mode, share: float, say: Say) -> Gateway:
     """
     if not (folder / DEFINITION).exists():
         raise InputError(f"{folder} holds no experiment; `mlops experiment up` begins one")
+    if mode == "ab":
+        # not while it is locked: the way back waits for nobody
+        check(read_gateway(folder / DEFINITION).changed(mode, share))
     begun = time.monotonic()
     with _locked(folder / ".change"):
         before = read_gateway(folder / DEFINITION)
@@ -156,6 +175,44 @@ def change(folder: Path, mode: Mode, share: float, say: Say) -> Gateway:
     return definition
 
 
+def stop(folder: Path, experiment: str, say: Say) -> None:
+    """Gives everybody the champion again.
+
+    Args:
+        folder: of the gateway.
+        experiment: only this one; where it was served once and isn't any more, nothing is changed. Empty for any.
+        say: told how it goes.
+
+    Raises:
+        InputError: the folder is no gateway's, or never was this experiment's; none runs there, and none was named.
+        MlopsError: as `change`.
+    """
+    if experiment and (folder / DEFINITION).exists():
+        serves = read_gateway(folder / DEFINITION).experiment
+        if serves != experiment:
+            if experiment not in _served(folder):
+                raise InputError(f"{folder} is {serves}'s, and never was {experiment}'s; give --folder of its gateway")
+            say(f"{folder} is {serves}'s by now, and {experiment} isn't served there any more: nothing was changed")
+            return
+        if not _runs(folder):
+            say(f"The gateway of {folder} isn't running: {experiment} isn't served there")
+            return
+    change(folder, "off", 0.0, say)
+
+
+def _served(folder: Path) -> set[str]:
+    """The experiments that a folder's gateway has ever been of, by the record of its changes."""
+    with contextlib.suppress(OSError, ValueError):
+        return {json.loads(line)["experiment"] for line in (folder / CHANGES).read_text().splitlines()}
+    return set()
+
+
+def _runs(folder: Path) -> bool:
+    with contextlib.suppress(InputError):
+        return bool(_master(folder))
+    return False
+
+
 def _reloaded(master: psutil.Process, old: set[int]) -> bool:
     """Whether new workers are there and none of the old takes requests; those that they have, they answer."""
     with contextlib.suppress(psutil.NoSuchProcess):
@@ -174,13 +231,11 @@ def _told(gateway: Gateway) -> str:
     return f"{gateway.share:g} % of the clients in each arm"
 
 
-def _definition(name: str, mode: Mode, share: float, arms: dict[str, Arm]) -> Gateway:
+def _definition(values: dict[str, Any]) -> Gateway:
     from pydantic import ValidationError
 
     try:
-        return Gateway(
-            experiment=name, mode=mode, share=share, champion=arms["champion"], challenger=arms["challenger"]
-        )
+        return Gateway.model_validate(values)
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
         raise InputError(f"{'.'.join(map(str, first['loc'])) or 'the experiment'}: {first['msg']}") from None

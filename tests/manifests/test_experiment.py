@@ -13,14 +13,17 @@ from pathlib import Path
 import pytest
 import yaml
 
-from matchmaking.base.errors import InputError
+from matchmaking.base.errors import InputError, RefusedError
 from matchmaking.experiments.exposures import read_exposures
 from matchmaking.experiments.gateway import Gateway, read_gateway
+from matchmaking.experiments.stop import PLACE
 from matchmaking.model import production
 from mlops.cluster import in_cluster
-from mlops.cluster.capacity import PLATFORM
+from mlops.cluster.capacity import KFP, PLATFORM
+from pipelines.pods import EXPERIMENT_ACCOUNT
 from tests.exposure_fixtures import line, write
 from tests.manifests.conftest import MANIFESTS, Build, Object, named, with_experiment, with_serving
+from tests.unit.experiments.test_definition import GIVEN
 
 HERE = MANIFESTS / "serving" / "experiment"
 
@@ -98,6 +101,28 @@ def test_the_way_back_is_a_variable_of_the_deployment(build: Build) -> None:
     assert variable["value"] == "off"
 
 
+def test_the_daily_look_may_stop_it_and_nothing_else(build: Build) -> None:
+    """By a variable that no manifest has, so that applying them again doesn't take it away."""
+    objects = with_experiment(build)
+    command = named(objects, "ConfigMap", "mlops-settings")["data"]["MLOPS_EXPERIMENT_STOP_COMMAND"].split()
+    assert command[:4] == ["python3", "-m", "mlops.cluster.in_cluster", "stop-experiment"]
+    namespace, deployment, place = command[4:]
+    assert (namespace, place) == (PLATFORM, PLACE)
+    gateway = named(objects, "Deployment", deployment)["spec"]["template"]["spec"]
+    (configure,) = [each for each in gateway["initContainers"] if each["name"] == in_cluster.CONFIGURE]
+    assert in_cluster.STOPPED not in {each["name"] for each in configure["env"]}
+    assert named(objects, "Role", "stop-experiment", PLATFORM)["rules"] == [
+        {"apiGroups": ["apps"], "resources": ["deployments"], "resourceNames": [deployment], "verbs": ["get", "patch"]}
+    ]
+    account = {"kind": "ServiceAccount", "name": EXPERIMENT_ACCOUNT, "namespace": KFP}
+    bound = [each for each in objects if each["kind"] == "RoleBinding" and account in each.get("subjects", [])]
+    assert {(each["metadata"]["namespace"], each["roleRef"]["name"]) for each in bound} == {
+        (PLATFORM, "stop-experiment"),
+        (KFP, "pipeline-runner"),
+    }
+    assert all(each["subjects"] == [account] for each in bound)
+
+
 def test_pods_make_nginx_s_configuration(definition: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     in_cluster.gateway(definition, tmp_path / "gateway", "")
     assert read_gateway(tmp_path / "gateway" / "gateway.yaml") == read_gateway(definition)
@@ -111,8 +136,31 @@ def test_pods_make_nginx_s_configuration(definition: Path, tmp_path: Path, capsy
         (tmp_path / "gateway" / "nginx.conf").write_text(text)
         command = [nginx, "-t", "-q", "-e", "stderr", "-c", str(tmp_path / "gateway" / "nginx.conf")]
         assert subprocess.run(command, capture_output=True, text=True, check=False).returncode == 0
+    in_cluster.gateway(definition, tmp_path / "gateway", "", "ranking-0 ranking-1")
+    assert "mirror" not in (tmp_path / "gateway" / "nginx.conf").read_text()
+    in_cluster.gateway(definition, tmp_path / "gateway", "", "ranking-10")
+    assert "mirror" in (tmp_path / "gateway" / "nginx.conf").read_text()
     with pytest.raises(InputError, match="EXPERIMENT_MODE is on"):
         in_cluster.gateway(definition, tmp_path / "gateway", "on")
+
+
+def test_the_log_calls_each_service_by_its_image(build: Build, definition: Path, tmp_path: Path) -> None:
+    objects = with_experiment(build)
+    given = {each["name"]: each.get("value") for each in gateway_pod(build)["initContainers"][0]["env"]}
+    for arm, name in (("CHAMPION", "legalaid-ml"), ("CHALLENGER", "legalaid-ml-challenger")):
+        (service,) = named(objects, "Deployment", name)["spec"]["template"]["spec"]["containers"]
+        assert given[f"{in_cluster.IMAGE}_{arm}"] == service["image"] == "legalaid/legalaid-ml:1.0.0"
+    images = ("legalaid/legalaid-ml:1.0.0", f"legalaid/legalaid-ml@sha256:{'0' * 64}")
+    in_cluster.gateway(definition, tmp_path / "gateway", "", "", *images)
+    text = (tmp_path / "gateway" / "nginx.conf").read_text()
+    assert all(f'"service":"{image}"' in text for image in images)
+    # what answers say is nearer to the truth; and what is no image's name ends no pod
+    definition.write_text(f"{definition.read_text()}service_header: X-Version\n")
+    in_cluster.gateway(definition, tmp_path / "gateway", "", "", *images)
+    text = (tmp_path / "gateway" / "nginx.conf").read_text()
+    assert images[0] not in text and "$upstream_http_x_version" in text
+    for mode, image in (("", 'a";'), ("off", "a")):
+        in_cluster.gateway(definition, tmp_path / "gateway", mode, "", image, "")
 
 
 def test_another_model_is_another_experiment(definition: Path, tmp_path: Path) -> None:
@@ -124,8 +172,20 @@ def test_another_model_is_another_experiment(definition: Path, tmp_path: Path) -
     with pytest.raises(InputError, match="another experiment"):
         in_cluster.gateway(definition, tmp_path / "gateway", "")
     # the way back is open all the same
+    (definition.parent / "definition.yaml").write_text("no definition")
     in_cluster.gateway(definition, tmp_path / "gateway", "off")
     assert "mirror" not in (tmp_path / "gateway" / "nginx.conf").read_text()
+
+
+def test_a_definition_beside_the_gateways_has_to_agree(definition: Path, tmp_path: Path) -> None:
+    gateway = read_gateway(definition)
+    arms = {arm: getattr(gateway, arm).model for arm in ("champion", "challenger")}
+    beside = {**GIVEN, **arms, "name": "ranking-1", "salt": "ranking-1"}
+    (tmp_path / "definition.yaml").write_text(yaml.safe_dump(beside))
+    in_cluster.gateway(definition, tmp_path / "gateway", "")
+    (tmp_path / "definition.yaml").write_text(yaml.safe_dump({**beside, "salt": "ranking-2"}))
+    with pytest.raises(RefusedError, match="the salt 'ranking-1', not 'ranking-2'"):
+        in_cluster.gateway(definition, tmp_path / "gateway", "")
 
 
 def test_the_log_is_shipped_until_the_end(tmp_path: Path) -> None:

@@ -102,6 +102,9 @@ def test_the_dashboard_reads_mlflow_and_nothing_else(objects: list[Object]) -> N
     assert set(secrets._wanted()["identity-dashboard"]) == {"MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD"}
 
 
+STEP_ACCOUNTS = {"pipeline-runner", step_pods.PROMOTION_ACCOUNT, step_pods.EXPERIMENT_ACCOUNT}
+
+
 def test_steps_cannot_borrow_the_promotions_credentials(objects: list[Object]) -> None:
     """Upstream lets step pods read all Secrets of their namespace, and start pods that would mount them."""
     rules = named(objects, "Role", "pipeline-runner", KFP)["rules"]
@@ -115,9 +118,9 @@ def test_steps_cannot_borrow_the_promotions_credentials(objects: list[Object]) -
         each["metadata"]["name"]
         for each in objects
         if each["kind"] in ("RoleBinding", "ClusterRoleBinding")
-        and {"pipeline-runner", "mlops-promotion"} & {subject["name"] for subject in each.get("subjects", [])}
+        and STEP_ACCOUNTS & {subject["name"] for subject in each.get("subjects", [])}
     ]
-    assert set(bound) <= {"pipeline-runner-binding", "mlops-promotion", "kubeflow-pipelines-public"}
+    assert set(bound) <= {"pipeline-runner-binding", "kubeflow-pipelines-public", *STEP_ACCOUNTS}
 
 
 def test_the_promotion_may_restart_the_service_and_nothing_else(build: Build) -> None:

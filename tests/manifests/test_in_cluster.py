@@ -28,6 +28,7 @@ class Api:
     def __init__(self) -> None:
         self.slow, self.looks, self.status = 1, 0, 200
         self.requests: list[tuple[str, str, Any]] = []
+        self.template: dict[str, Any] = {}
 
     def answer(self, method: str, path: str, body: Any) -> dict[str, Any]:
         self.requests.append((method, path, body))
@@ -37,7 +38,7 @@ class Api:
             "apiVersion": "apps/v1",
             "kind": "Deployment",
             "metadata": {"name": "legalaid-ml", "generation": 7},
-            "spec": {"replicas": 1, "selector": {}, "template": {}},
+            "spec": {"replicas": 1, "selector": {}, "template": self.template},
             "status": {"observedGeneration": 7, "replicas": 1, "updatedReplicas": count, "availableReplicas": 1},
         }
 
@@ -99,6 +100,33 @@ def test_restart_says_why_it_failed(api: Api, monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setenv("MLOPS_RESTART_TIMEOUT", "0.2")
     with pytest.raises(MlopsError, match="was restarted, but doesn't serve yet"):
         in_cluster.restart("legalaid-mlops", "legalaid-ml")
+
+
+def gateway_template(**env: str) -> dict[str, Any]:
+    """Of the gateway's pods, with these variables."""
+    configure = {"name": "configure", "env": [{"name": name, "value": value} for name, value in env.items()]}
+    return {"spec": {"containers": [{"name": "nginx"}], "initContainers": [configure, {"name": "ship"}]}}
+
+
+def test_an_experiment_is_stopped_by_one_variable_beside_those_stopped_before(
+    api: Api, capsys: pytest.CaptureFixture[str]
+) -> None:
+    api.template = gateway_template(EXPERIMENT_MODE="", EXPERIMENT_STOPPED="ranking-1")
+    in_cluster.stop_experiment("legalaid-mlops", "experiment-gateway", "ranking-2")
+    path = "/apis/apps/v1/namespaces/legalaid-mlops/deployments/experiment-gateway"
+    # what the Role in serving/experiment allows: get and patch
+    assert [(method, path) for method, path, _ in api.requests] == [("GET", path), ("PATCH", path), ("GET", path)]
+    env = [{"name": "EXPERIMENT_STOPPED", "value": "ranking-1 ranking-2"}]
+    patch = {"spec": {"template": {"spec": {"initContainers": [{"name": "configure", "env": env}]}}}}
+    assert api.requests[1][2] == patch
+    assert "was told to stop ranking-2" in capsys.readouterr().out
+    # a second time changes nothing, and waits for the pods
+    api.requests.clear()
+    in_cluster.stop_experiment("legalaid-mlops", "experiment-gateway", "ranking-1")
+    assert {method for method, _, _ in api.requests} == {"GET"}
+    api.status = 403
+    with pytest.raises(MlopsError, match="experiment-gateway can't be told to stop ranking-1: Forbidden"):
+        in_cluster.stop_experiment("legalaid-mlops", "experiment-gateway", "ranking-1")
 
 
 def test_restart_outside_a_pod() -> None:

@@ -162,12 +162,18 @@ def test_seaweedfs_takes_minios_place_without_another_change(build: Build) -> No
 
 def test_steps_find_their_settings_and_secrets(build: Build) -> None:
     settings = named(build("overlays/kind"), "ConfigMap", step_pods.SETTINGS, KFP)["data"]
-    wanted = {*step_pods.TRACKING_SETTINGS, *step_pods.STORAGE_SETTINGS, *step_pods.RESTART_SETTINGS}
+    wanted = {
+        *step_pods.TRACKING_SETTINGS,
+        *step_pods.STORAGE_SETTINGS,
+        *step_pods.RESTART_SETTINGS,
+        *step_pods.STOP_SETTINGS,
+    }
     assert wanted <= set(settings)
     made = secret_keys()
     for name in (step_pods.PIPELINE_SECRET, step_pods.PROMOTION_SECRET):
         assert {*step_pods.TRACKING, *step_pods.STORAGE} == made[KFP, name]
-    named(build("overlays/kind"), "ServiceAccount", step_pods.PROMOTION_ACCOUNT, KFP)
+    for account in (step_pods.PROMOTION_ACCOUNT, step_pods.EXPERIMENT_ACCOUNT):
+        named(build("overlays/kind"), "ServiceAccount", account, KFP)
     # the addresses are those of Services, with their ports
     for key in ("MLFLOW_TRACKING_URI", "AWS_ENDPOINT_URL"):
         service, namespace, port = re.fullmatch(  # type: ignore[union-attr]

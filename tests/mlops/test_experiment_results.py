@@ -14,6 +14,7 @@ import pytest
 from typer.testing import CliRunner
 
 from matchmaking import tracking
+from matchmaking.experiments.assignment import assign, joins_at
 from matchmaking.experiments.record import under_way
 from mlops.cli.app import app
 from tests.experiment_fixtures import DEFINITION, START, UNTIL, record_earlier, write_logs
@@ -27,6 +28,9 @@ def work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     tracking.client.cache_clear()
     yield tmp_path
     tracking.client.cache_clear()
+
+
+SALT = DEFINITION["salt"]
 
 
 def call(*args: object) -> Any:
@@ -49,6 +53,12 @@ def test_from_the_definition_to_the_report(work: Path) -> None:
     assert said.items() <= json.loads((work / "out/experiment.json").read_text()).items()
     run = tracking.client().search_runs(["1"], "tags.experiment_name = 'embeddings-1'")[0]
     assert run.data.tags["experiment_verdict"] == "better"
+    # a report by hand ends nothing, and says so; the pipeline's verdict does
+    assert "experiment_ended" not in run.data.tags and "embeddings-1 is under way still" in made.output
+    assert "--experiment-name embeddings-1" in made.output and under_way(pd.Timestamp(UNTIL)) is not None
+    tracking.client().set_tag(run.info.run_id, "experiment_ended", "better")
+    again = call("report", "embeddings-1", *logs, "--out", work / "out", "--work-dir", work)
+    assert "embeddings-1 has ended before (better)" in again.output
     assert run.data.metrics["difference"] == pytest.approx(said["difference"])
     assert run.info.status == "FINISHED"
 
@@ -67,6 +77,49 @@ def test_a_definition_is_recorded_before_its_start_and_a_day_to_come_is_shown_al
     (run,) = tracking.client().search_runs(["1"], "tags.experiment_name = 'embeddings-1'")
     assert "experiment_verdict" not in run.data.tags and "difference" not in run.data.metrics
     assert not [one.path for one in tracking.client().list_artifacts(run.info.run_id) if one.is_dir]
+
+
+def gateway_of(definition: dict[str, Any], **change: Any) -> dict[str, Any]:
+    arms = {arm: {"address": "127.0.0.1:1", "model": definition[arm]} for arm in ("champion", "challenger")}
+    return {"experiment": definition["name"], "salt": definition["salt"], "mode": "shadow", **arms, **change}
+
+
+def test_a_gateway_is_held_against_the_definition_before_it_is_recorded_and_after(
+    work: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start = datetime.now(UTC).replace(microsecond=0) + timedelta(hours=1)
+    definition = {**DEFINITION, "start": start.isoformat()}
+    (work / "experiment.json").write_text(json.dumps(definition))
+    record = work / "experiment" / "gateway.yaml"
+    record.parent.mkdir()
+
+    def serves(**change: Any) -> None:
+        record.write_text(json.dumps(gateway_of(definition, **change)))
+
+    def told(*args: object) -> tuple[int, str]:
+        done = call(*args, "--work-dir", work)
+        return getattr(done.exception, "exit_code", done.exit_code), f"{done.output}{done.exception}"
+
+    serves(salt="pepper")
+    code, said = told("start", work / "experiment.json")
+    assert code == 3 and "the salt 'pepper'" in said
+    assert told("check", "--gateway", record)[0] == 2
+    # named, it has to be this experiment's; where it usually is, another one's is none of its business
+    serves(experiment="other-1")
+    assert told("start", work / "experiment.json", "--gateway", record.parent)[0] == 3
+    code, said = told("start", work / "experiment.json")
+    assert code == 0 and "recorded, sha256" in said
+    serves()
+    code, said = told("check", "--gateway", record.parent)
+    assert code == 0 and "models, salt and share are as its definition says" in said
+    serves(mode="ab", share=10)
+    code, said = told("check", "--gateway", record)
+    assert code == 3 and "it exposes clients before the start" in said
+    # one that has ended is ramped up no more
+    told("end", "embeddings-1", "--reason", "withdrawn")
+    serves()
+    code, said = told("check", "--gateway", record)
+    assert code == 3 and "has ended (by hand)" in said
 
 
 def test_an_experiment_that_was_given_up_is_ended_and_the_other_is_read(work: Path) -> None:
@@ -93,6 +146,24 @@ def test_another_version_of_the_service_in_the_log_forbids_to_read_it(work: Path
         part.write_text(part.read_text().replace("}\n", f', "service": "{version}"}}\n'))
     said = json.loads(call("status", "embeddings-1", *logs, "--work-dir", work, "--json").stdout)
     assert said["verdict"] == "unreadable" and "1.4, 1.5" in json.dumps(said["checks"])
+
+
+def test_outcomes_of_clients_in_no_arm_are_no_sign_of_a_lost_log(work: Path) -> None:
+    """At a share of 10 % the backend's outcomes are of everybody; of who is in an arm none may be without exposure."""
+    record_earlier(DEFINITION)
+    logs = write_logs(work, 0.0)
+    parts = sorted((work / "exposures").rglob("*.jsonl"))
+
+    def found(share: float, but: str = "") -> set[str]:
+        for part in parts:
+            kept = [line for line in part.read_text().splitlines() if assign(SALT, json.loads(line)["unit"], share)]
+            part.write_text("".join(f"{line}\n" for line in kept if f'"{but}"' not in line))
+        said = json.loads(call("status", "embeddings-1", *logs, "--work-dir", work, "--json").stdout)
+        return {one["code"] for one in said["checks"]}
+
+    assert found(10) == set()
+    last = next(f"client-{n}" for n in range(2_000, 2_500) if joins_at(SALT, f"client-{n}") < 5)
+    assert found(10, but=last) == {"outcome-without-exposure"}
 
 
 def test_what_goes_wrong_is_one_line(work: Path) -> None:

@@ -138,6 +138,10 @@ def test_every_variable_that_the_code_reads_is_given(steps: Any) -> None:
         "MLFLOW_TRACKING_",
     }
     assert {"MLOPS_RESTART_COMMAND", "MLOPS_RESTART_TIMEOUT"} <= environment(steps["promote", "promote"]).keys()
+    stopping = {
+        (of, name) for (of, name), step in steps.items() if "MLOPS_EXPERIMENT_STOP_COMMAND" in environment(step)
+    }
+    assert stopping == {("experiment", "report")}
 
 
 def _cpus(amount: str) -> float:

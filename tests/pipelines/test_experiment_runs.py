@@ -110,3 +110,36 @@ def test_what_goes_wrong_is_one_reason(mlops: Mlops, work: Path) -> None:
     failed = tracking.client().search_runs(["1"], "tags.pipeline = 'experiment'")
     assert len(failed) == 3 and {run.info.status for run in failed} == {"FAILED"}
     assert "experiment_verdict" not in definition_run().data.tags
+
+
+def test_harm_is_stopped_or_the_run_fails_until_it_is(
+    mlops: Mlops, work: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    *logs, _, _ = write_logs(work, 0.0)
+    for part in (work / "exposures").rglob("*.jsonl"):
+        lines = [json.loads(line) for line in part.read_text().splitlines()]
+        slow = [{**line, "latency_ms": line["latency_ms"] * (1 + (line["variant"] == "challenger"))} for line in lines]
+        part.write_text("".join(json.dumps(line) + "\n" for line in slow))
+    record_earlier(DEFINITION)
+    ran = work / "ran"
+    stop = f"sh -c 'echo {{experiment}} >> {ran}; echo no gateway; exit $0'"
+
+    def run(code: int) -> subprocess.CompletedProcess[str]:
+        monkeypatch.setenv("MLOPS_EXPERIMENT_STOP_COMMAND", f"{stop} {code}")
+        return mlops("run", "experiment", *logs, "--until", UNTIL, "--work-dir", work)
+
+    done = run(4)
+    assert done.returncode == 1, done.stdout + done.stderr
+    assert "NOT be stopped" in done.stderr and "exit code 4: no gateway" in done.stderr
+    kept = definition_run()
+    assert kept.data.tags["experiment_verdict"] == kept.data.tags["experiment_ended"] == "harmful"
+    # it has ended, so there is nothing to read; what wasn't stopped is tried all the same
+    done = run(4)
+    assert done.returncode == 1 and "NOT be stopped" in done.stderr, done.stdout + done.stderr
+    done = run(0)
+    assert done.returncode == 0 and "No experiment is under way" in done.stdout, done.stdout + done.stderr
+    assert "experiment_stopped" in definition_run().data.tags
+    done = run(4)
+    assert done.returncode == 0 and ran.read_text() == "embeddings-1\n" * 3, done.stdout + done.stderr
+    runs = tracking.client().search_runs(["1"], "tags.pipeline = 'experiment'", order_by=["attributes.start_time"])
+    assert [run.info.status for run in runs] == ["FAILED", "FAILED", "FINISHED", "FINISHED"]

@@ -5,7 +5,7 @@
 An .h5 of dense layers, as production's is, is evaluated with numpy, and the fitted objects by what they hold, so that
 it starts at once and two of them take 200 requests a second beside the tests; any other .h5 by Keras. A file
 `control.json` in the folder makes it ill: `delay` (seconds a request), `fail` (a status), `pad` (characters more
-in an answer), `crash` (it ends in the middle of the next request).
+in an answer), `crash` (it ends in the middle of the next request); or makes it say its `version` in a header.
 """
 
 from __future__ import annotations
@@ -140,6 +140,13 @@ def make_app(folder: Path) -> Flask:
         p = float(score(inputs)[0, 0])
         more = {"pad": "x" * ill["pad"]} if "pad" in ill else {}
         return jsonify(match_probability=round(p, 4), match_result=int(p >= 0.5), **more)
+
+    @app.after_request
+    def versioned(answer: Response) -> Response:
+        ill = json.loads(control.read_text()) if control.exists() else {}
+        if "version" in ill:
+            answer.headers["X-Service-Version"] = ill["version"]
+        return answer
 
     @app.get("/health")
     def health() -> Response:

@@ -90,7 +90,7 @@ class Experiment:
 
     def mlops(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         command = [MLOPS, "experiment", *arguments, "--folder", str(self.folder)]
-        return subprocess.run(command, capture_output=True, text=True, timeout=60)
+        return subprocess.run(command, capture_output=True, text=True, timeout=300)
 
     def until_healthy(self, variant: str) -> None:
         """Waits until a service answers, asked directly."""

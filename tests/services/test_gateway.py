@@ -313,6 +313,43 @@ def test_nothing_of_a_request_is_written_down(ab: Experiment) -> None:
 SERVICES = ("champion.log", "challenger.log")
 
 
+def test_the_services_version_is_what_answers_say_or_what_the_gateway_was_told(ab: Experiment) -> None:
+    for variant in ab.models:
+        ab.until_healthy(variant)
+    record = ab.folder / "gateway.yaml"
+    plain = yaml.safe_load(record.read_text())
+    clients = {arm: next(f"v-{n}" for n in range(99) if assign("ranking-1", f"v-{n}", 50) == arm) for arm in ab.models}
+
+    def logged(mode: Any, lines: int, **values: Any) -> list[tuple[str, str, object]]:
+        """Of a request of each arm's client: the arm, the mode, and the version that its lines have."""
+        record.write_text(yaml.safe_dump({**plain, **values}))
+        change(ab.folder, mode, 50 if mode == "ab" else 0, print)
+        ab.forget()
+        for client in clients.values():
+            assert asyncio.run(ask(ab.port, client, PAYLOAD))[0] == 200
+        found = {(row["variant"], row["answered_by"], row.get("service") or "") for row in ab.new_rows(lines)}
+        return sorted(found)
+
+    assert logged("ab", 2) == [("challenger", "challenger", ""), ("champion", "champion", "")]
+    header = {"service_header": "X-Service-Version"}
+    ab.ill("champion", version="1.4")
+    ab.ill("challenger", version="1.5-rc.1")
+    assert logged("ab", 2, **header) == [("challenger", "challenger", "1.5-rc.1"), ("champion", "champion", "1.4")]
+    assert logged("shadow", 4, **header) == [("challenger", "champion", "1.5-rc.1"), ("champion", "champion", "1.4")]
+    # who answered in the challenger's place; and what is no version isn't logged
+    ab.ill("challenger", version="1.5-rc.1", fail=503)
+    assert logged("ab", 2, **header) == [("challenger", "champion", "1.4"), ("champion", "champion", "1.4")]
+    ab.ill("challenger", version="for Asha Rao")
+    assert logged("ab", 2, **header) == [("challenger", "challenger", ""), ("champion", "champion", "1.4")]
+    image = f"registry.example:5000/legalaid/ml@sha256:{'0' * 64}"
+    told = {arm: {**plain[arm], "service": image} for arm in ab.models}
+    assert logged("ab", 2, **told) == [("challenger", "challenger", image), ("champion", "champion", image)]
+    ab.ill("challenger", fail=503)
+    assert logged("ab", 2, **told) == [("challenger", "champion", image), ("champion", "champion", image)]
+    record.write_text(yaml.safe_dump(plain))
+    change(ab.folder, "ab", 50, print)
+
+
 def test_what_is_refused_before_it_is_anybodys_has_no_line(ab: Experiment) -> None:
     """And so doesn't put a client of the challenger's into the champion's arm as well."""
     change(ab.folder, "ab", 50, print)

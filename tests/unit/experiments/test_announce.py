@@ -57,7 +57,7 @@ def test_what_nobody_hears_has_ended_and_is_told_once_somebody_does(
     run_id: str, hook: Hook, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert under_way(NOW) is not None
-    assert keep_reading(reading(tmp_path), "20260401T000000Z") == run_id
+    assert keep_reading(reading(tmp_path), "20260401T000000Z")[0] == run_id
     tell_verdict(run_id, SAID, [], "run-1")
     tell_ended([], "run-1")
     assert tags(run_id)["experiment_ended"] == "harmful" and "experiment_told" not in tags(run_id)
@@ -73,7 +73,7 @@ def test_what_nobody_hears_has_ended_and_is_told_once_somebody_does(
 
 def test_a_day_to_come_ends_nothing(run_id: str, hook: Hook, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MLOPS_NOTIFY_URLS", hook.url)
-    assert keep_reading(reading(tmp_path, to_come=True), "20260401T000000Z") == ""
+    assert keep_reading(reading(tmp_path, to_come=True), "20260401T000000Z") == ("", None)
     tell_verdict(run_id, {**SAID, "to_come": True}, [], "run-1")
     tell_ended([], "run-1")
     assert hook.titles() == [] and "experiment_verdict" not in tags(run_id) and under_way(NOW) is not None

@@ -7,7 +7,7 @@ from itertools import pairwise
 import pytest
 
 from matchmaking.base.errors import InputError
-from matchmaking.experiments.assignment import assign, murmur2, thresholds
+from matchmaking.experiments.assignment import assign, joins_at, murmur2, thresholds
 from tests.assignment_fixtures import SHARES, vectors
 
 CLIENTS = [f"client-{number:05d}" for number in range(20_000)]
@@ -61,3 +61,11 @@ def test_what_is_no_id_is_in_no_arm(client: str) -> None:
 def test_a_share_that_can_not_be_had(share: float) -> None:
     with pytest.raises(InputError, match="can't be had"):
         assign("ranking-1", "1", share)
+
+
+def test_the_share_that_a_client_joins_at() -> None:
+    for salt, client, _, arms in vectors():
+        for share, arm in arms.items():
+            above = joins_at(salt, client)
+            # at the limits it is off by a step of the hash
+            assert (above < share) == bool(arm) or abs(above - share) < 1e-7, (client, share)

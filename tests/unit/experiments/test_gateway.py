@@ -46,6 +46,8 @@ def test_off_is_a_word(tmp_path: Path) -> None:
         ({"other": 1}, "other"),
         ({"champion": {"address": "a:1; }", "model": "a" * 64}}, "champion.address"),
         ({"champion": {"address": "a:1", "model": "none"}}, "champion.model"),
+        ({"champion": {"address": "a:1", "model": "a" * 64, "service": 'x";'}}, "champion.service"),
+        ({"service_header": "X-Version;"}, "service_header"),
     ],
 )
 def test_what_is_no_definition_is_refused_in_a_line(tmp_path: Path, change: dict[str, Any], said: str) -> None:
@@ -69,6 +71,7 @@ def test_there_is_no_place_left_open_in_the_configuration(tmp_path: Path) -> Non
         gateway = Gateway.model_validate({**PLAIN, "mode": mode, "share": share})
         text = render(gateway, tmp_path, "127.0.0.1:8000")
         assert "@" not in text.replace("@fallback", "")
+        assert '"service"' not in text and "$service" not in text
         assert text.count("{") == text.count("}")
         assert ("split_clients" in text) == (mode == "ab" and share > 0)
 

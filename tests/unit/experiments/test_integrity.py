@@ -128,6 +128,29 @@ def test_outcomes_without_exposure() -> None:
     assert "lost-1" in one.said
 
 
+def test_outcomes_of_clients_who_were_in_no_arm_yet() -> None:
+    """1 % at first, 10 % from day 8 on: what was asked before a client's share was reached has no exposure."""
+    exposures, outcomes = logs()
+    share = {unit: 10 * number / SIZE for number, unit in enumerate(exposures["unit"][:SIZE])}
+    share |= {"inner-1": 0.5, "middle-1": 5.0, "outer-1": 30.0}
+    early = {unit for unit, at_share in share.items() if at_share > 1}
+    seen = exposures[(exposures["time"] >= at(8)) | ~exposures["unit"].isin(early)]
+    clients = client_outcomes(seen, outcomes, DEFINED, NOW)
+
+    def lost(unit: str, day: float) -> bool:
+        more = pd.concat([outcomes, pd.DataFrame({"unit": [unit], "time": [at(day)], "match": [1]})])
+        more = more[more["unit"].isin(seen["unit"]) | (more["unit"] == unit)]
+        found = check_integrity(seen, more, clients, DEFINED, NOW, assigned, share.__getitem__)
+        return next(one for one in found if one.code == "outcome-without-exposure").found
+
+    # the delay is 3 days
+    assert [lost("inner-1", day) for day in (2, 12, 19)] == [False, True, True]
+    assert [lost("middle-1", day) for day in (10, 19)] == [False, True]
+    assert not lost("outer-1", 19)
+    # by then the gateway may have been stopped
+    assert not lost("inner-1", 25)
+
+
 def test_other_models_and_services() -> None:
     exposures, outcomes = logs()
     exposures["service"] = "1.4"

@@ -1,0 +1,138 @@
+"""A challenger that does harm loses its traffic, where the installation says how: once, and never silently not."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+
+from matchmaking import tracking
+from matchmaking.experiments.announce import keep_reading, tell_ended, tell_verdict
+from matchmaking.experiments.record import RESULTS, under_way
+from matchmaking.experiments.stop import stop_again, stop_harmful
+from tests.experiment_fixtures import DEFINITION, UNTIL, record_earlier
+from tests.webhook import Hook
+
+SAID: dict[str, Any] = {"experiment": "embeddings-1", "verdict": "harmful", "day": 20, "to_come": False}
+SAID |= {"headline": "Stop.", "reason": "latency", "results": []}
+STAMP = "20260401T000000Z"
+
+
+@pytest.fixture
+def run_id(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """The run of a recorded definition; nothing is set."""
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
+    for name in ("MLOPS_NOTIFY_URLS", "MLOPS_EXPERIMENT_STOP_COMMAND", "MLOPS_EXPERIMENT_STOP_TIMEOUT"):
+        monkeypatch.delenv(name, raising=False)
+    tracking.client.cache_clear()
+    yield record_earlier(DEFINITION)
+    tracking.client.cache_clear()
+
+
+@pytest.fixture
+def hook(monkeypatch: pytest.MonkeyPatch) -> Iterator[Hook]:
+    with closing(Hook()) as hook:
+        monkeypatch.setenv("MLOPS_NOTIFY_URLS", hook.url)
+        yield hook
+
+
+def appending(path: Path, code: int = 0) -> str:
+    """A command that says in a file of which experiment it was run."""
+    return f"sh -c 'echo {{experiment}} >> {path}; echo no gateway; exit {code}'"
+
+
+def tags(run_id: str) -> dict[str, str]:
+    return dict(tracking.client().get_run(run_id).data.tags)
+
+
+def reading(tmp_path: Path, **values: Any) -> Path:
+    folder = tmp_path / "reading"
+    folder.mkdir(exist_ok=True)
+    (folder / RESULTS).write_text(json.dumps({**SAID, **values}))
+    return folder
+
+
+def test_it_is_stopped_once(run_id: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ran = tmp_path / "ran"
+    monkeypatch.setenv("MLOPS_EXPERIMENT_STOP_COMMAND", appending(ran))
+    for verdict in ("better", "worse", "go on", "undecided", "equivalent", "unreadable"):
+        assert stop_harmful(run_id, {**SAID, "verdict": verdict}) is None
+    assert stop_harmful(run_id, {**SAID, "to_come": True}) is None and not ran.exists()
+    for _ in range(2):
+        stop = stop_harmful(run_id, SAID)
+        assert stop and stop.state == "stopped" and tags(run_id)["experiment_stopped"] in stop.said
+    assert ran.read_text() == "embeddings-1\n"
+    # cut off before it was recorded, it is run again
+    tracking.client().delete_tag(run_id, "experiment_stopped")
+    stop_harmful(run_id, SAID)
+    assert ran.read_text() == "embeddings-1\n" * 2
+
+
+def test_without_a_command_people_are_told_that_traffic_goes_on(run_id: str, hook: Hook, tmp_path: Path) -> None:
+    stop = stop_harmful(run_id, SAID)
+    assert stop and stop.state == "on" and "KEEPS ITS TRAFFIC" in stop.said and "`mlops experiment stop`" in stop.said
+    tell_verdict(run_id, SAID, [], "run-1")
+    assert stop.said in hook.bodies[0]["message"]
+    assert not {"experiment_stopped", "experiment_stop_failed"} & tags(run_id).keys()
+    # what was never tried isn't tried by a later run: it may be long over
+    keep_reading(reading(tmp_path), STAMP)
+    assert stop_again() == []
+
+
+def test_before_anything_is_kept_it_is_stopped(run_id: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """So a look that is killed meanwhile leaves an experiment that is under way, and is looked at again."""
+    ran = tmp_path / "ran"
+    monkeypatch.setenv("MLOPS_EXPERIMENT_STOP_COMMAND", appending(ran))
+    (tmp_path / "reading").mkdir()
+    monkeypatch.setattr("matchmaking.experiments.announce.keep", lambda *_: pytest.fail("killed", pytrace=False))
+    with pytest.raises(pytest.fail.Exception):
+        keep_reading(reading(tmp_path), STAMP)
+    assert ran.exists() and under_way(pd.Timestamp(UNTIL)) is not None
+
+
+def test_what_failed_is_told_recorded_and_tried_again_until_it_works(
+    run_id: str, hook: Hook, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ran = tmp_path / "ran"
+    monkeypatch.setenv("MLOPS_EXPERIMENT_STOP_COMMAND", appending(ran, code=4))
+    _, stop = keep_reading(reading(tmp_path), STAMP)
+    assert stop and stop.state == "failed" and "exit code 4: no gateway" in stop.said
+    assert "no gateway" in tags(run_id)["experiment_stop_failed"] and tags(run_id)["experiment_ended"] == "harmful"
+    # the next run finds no experiment under way, and tries all the same
+    assert under_way(pd.Timestamp(UNTIL)) is None
+    tell_ended([], "run-1")
+    (first,) = hook.bodies
+    assert "NOT be stopped" in first["message"] and "exit code 4: no gateway" in first["message"]
+    assert stop_again(but=run_id) == []
+    assert [each.state for each in stop_again()] == ["failed"]
+    monkeypatch.setenv("MLOPS_EXPERIMENT_STOP_COMMAND", appending(ran))
+    assert [each.state for each in stop_again()] == ["stopped"] and stop_again() == []
+    assert ran.read_text() == "embeddings-1\n" * 3
+    assert hook.titles()[1:] == [
+        "[experiment] embeddings-1: the harmful challenger is STILL NOT stopped.",
+        "[experiment] embeddings-1: the harmful challenger was stopped.",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("command", "seconds", "said"),
+    [
+        ("kubectl set env deployment/gateway EXPERIMENT_MODE=off", "5", "it needs {experiment}"),
+        ("/none {experiment}", "5", "can't be run"),
+        ("sh -c 'sleep 60 {experiment}", "5", "can't be run: No closing quotation"),
+        ("sh -c 'sleep 60; true' {experiment}", "0.3", "didn't end in 0.3 s"),
+        ("true {experiment}", "soon", "MLOPS_EXPERIMENT_STOP_TIMEOUT"),
+    ],
+)
+def test_a_command_that_is_none_is_a_failure(
+    run_id: str, monkeypatch: pytest.MonkeyPatch, command: str, seconds: str, said: str
+) -> None:
+    monkeypatch.setenv("MLOPS_EXPERIMENT_STOP_COMMAND", command)
+    monkeypatch.setenv("MLOPS_EXPERIMENT_STOP_TIMEOUT", seconds)
+    stop = stop_harmful(run_id, SAID)
+    assert stop and stop.state == "failed" and said in stop.said
