@@ -255,10 +255,8 @@ def _roll_out(of: tuple[str, str], change: Patch | Callable[[Any], Patch | None]
     try:
         config.load_incluster_config()
         apps = client.AppsV1Api()
-        patch, there = change, None
-        if callable(patch):
-            there = apps.read_namespaced_deployment(deployment, namespace)
-            patch = patch(there)
+        there: Any = apps.read_namespaced_deployment(deployment, namespace) if callable(change) else None
+        patch = change(there) if callable(change) else change
         changed: Any = apps.patch_namespaced_deployment(deployment, namespace, patch) if patch else there
         generation = changed.metadata.generation
         deadline = time.monotonic() + seconds - 2 * POLL_SECONDS
