@@ -57,8 +57,8 @@ STOP_SETTINGS = ("MLOPS_EXPERIMENT_STOP_COMMAND", "MLOPS_EXPERIMENT_STOP_TIMEOUT
 RETRIES = 2
 # seconds; a failure that isn't tried again waits for it too
 RETRY_WAIT = 5
-# from the first attempt's start, so as long as KFP allows: a shorter one would forbid to retry the longer steps
-RETRY_UNTIL = 3600
+# seconds an attempt may wait for a node, beside its time limit, and its loss may take to be noticed
+RETRY_ROOM = 3600
 
 
 @dataclass(frozen=True)
@@ -127,7 +127,7 @@ def equip(memory: Any = None) -> None:
 
 def memory_limit(task: str, arguments: Mapping[str, Any]) -> str:
     """The memory limit of a step in a run with these arguments; empty for a task that is none of ours."""
-    component = re.sub(r"-\d+$", "", task)
+    component = _kind(task)
     if component not in PODS:
         return ""
     return str(arguments.get("memory") or DEFAULT) if component in NEEDS else PODS[component].memory_limit
@@ -172,23 +172,37 @@ def _none_to_check() -> None:
     """Each of our tasks is a step with a container, which is all that is checked in this one's place."""
 
 
+def retry_until(seconds: int) -> int:
+    """The seconds from the first attempt's start in which a step with this time limit is retried.
+
+    Argo starts no attempt later, and ends one that still runs then. So all of them fit in, each as long as it may be.
+    """
+    return (RETRIES + 1) * (seconds + RETRY_ROOM)
+
+
 @contextmanager
 def retried(pipeline: Any) -> Iterator[None]:
     """For as long as it lasts, the steps of a pipeline are retried."""
     spec = pipeline.pipeline_spec
     dags = [spec.root.dag, *(each.dag for each in spec.components.values())]
-    steps = {name for name, each in spec.components.items() if each.executor_label}
-    tasks = [task for dag in dags for task in dag.tasks.values() if task.component_ref.name in steps]
+    # KFP numbers the components of a name from the second on
+    kinds = {name: _kind(name.removeprefix("comp-")) for name, each in spec.components.items() if each.executor_label}
+    tasks = [task for dag in dags for task in dag.tasks.values() if task.component_ref.name in kinds]
     for task in tasks:
         task.retry_policy.max_retry_count = RETRIES
         task.retry_policy.backoff_duration.seconds = RETRY_WAIT
         task.retry_policy.backoff_factor = 2
-        task.retry_policy.backoff_max_duration.seconds = RETRY_UNTIL
+        task.retry_policy.backoff_max_duration.seconds = retry_until(PODS[kinds[task.component_ref.name]].seconds)
     try:
         yield
     finally:
         for task in tasks:
             task.ClearField("retry_policy")
+
+
+def _kind(name: str) -> str:
+    """The component of a task's or a component's name in a pipeline."""
+    return re.sub(r"-\d+$", "", name)
 
 
 def _same(names: Iterable[str]) -> dict[str, str]:

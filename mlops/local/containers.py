@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import os
 import re
+import threading
 from collections.abc import Iterable, Mapping
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from uuid import uuid4
 
 from matchmaking import storage
 from matchmaking.base.errors import InputError, MlopsError
@@ -37,6 +39,9 @@ _CREDENTIALS = {
     "s3": {"AWS_SHARED_CREDENTIALS_FILE": "~/.aws/credentials", "AWS_CONFIG_FILE": "~/.aws/config"},
     "gs": {"GOOGLE_APPLICATION_CREDENTIALS": "~/.config/gcloud/application_default_credentials.json"},
 }
+# the names of the containers that this process has, or is about to have; whether it is to have no more
+_running: set[str] = set()
+_ended = threading.Event()
 _LOOPBACK = re.compile(r"(?:^|//|@|\s)(?:localhost|127\.\d+\.\d+\.\d+|\[?::1\]?)(?:[:/\s]|$)", re.IGNORECASE)
 
 
@@ -184,22 +189,63 @@ def options(mounts: Mapping[Path, bool], *, rootless: bool = False) -> dict[str,
     }
 
 
+def begin_containers() -> None:
+    """Steps may have containers again, after `end_containers`."""
+    _ended.clear()
+
+
+def end_containers() -> None:
+    """Takes away the containers of this process's steps, and lets none begin any more; for a signal's handler.
+
+    By a client of its own: the one of the step that was interrupted may be in the middle of something.
+    """
+    from docker.errors import DockerException
+    from requests.exceptions import RequestException
+
+    _ended.set()
+    if names := sorted(_running):
+        # where the engine doesn't answer there is nothing to be done
+        with suppress(MlopsError, DockerException, RequestException), closing(_engine()) as client:
+            for name in names:
+                _take_away(client, name)
+
+
 def _run_container(client: DockerClient, image: str, command: list[str], volumes: Any, **options: Any) -> int:
     """Runs one step, prints what it prints, and gives its exit code; takes the container away whatever happens."""
     from docker.errors import DockerException
     from requests.exceptions import RequestException
 
+    # known before the engine has answered, so that it can be taken away then
+    name = f"mlops-step-{uuid4().hex}"
+    _running.add(name)
     try:
-        container = client.containers.create(image, command, volumes=volumes, **options)
         try:
+            container = client.containers.create(image, command, name=name, volumes=volumes, **options)
+            if _ended.is_set():
+                return 1
             container.start()
             for chunk in container.logs(stream=True):
                 print(chunk.decode(errors="replace"), end="")
             return int(container.wait()["StatusCode"])
         finally:
-            container.remove(force=True)
+            _take_away(client, name)
+            _running.discard(name)
     except (DockerException, RequestException) as error:
+        if _ended.is_set():
+            # it was taken away
+            return 1
         raise RuntimeError(f"the Docker engine failed: {' '.join(str(error).split())}") from error
+
+
+def _take_away(client: DockerClient, name: str) -> None:
+    """Ends and removes a container, unless it is gone, or about to be."""
+    from docker.errors import APIError
+
+    try:
+        client.api.remove_container(name, force=True)
+    except APIError as error:
+        if error.status_code not in (404, 409):
+            raise
 
 
 def _engine() -> DockerClient:

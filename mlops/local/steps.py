@@ -9,11 +9,12 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
 from types import FrameType
+from typing import Any
 
 from mlops.local.warm import Nursery, code
 from mlops.local.watch import Watcher
@@ -27,18 +28,29 @@ def in_kfps_place(watcher: Watcher, scratch: str, nursery: Nursery | None) -> It
     puts them back when it is done: here they are the same from the first step to the last. And it waits for all of a
     loop before it takes notice of Ctrl-C.
     """
-    from kfp.local import logging_utils, subprocess_task_handler
+    from kfp.local import config, logging_utils, subprocess_task_handler
 
     def interrupted(number: int, frame: FrameType | None) -> None:
         watcher.stopped = True
-        end_children()
+        for end in ends:
+            end()
         raise KeyboardInterrupt
 
-    replaced = [
+    ends: list[Callable[[], None]] = [end_children]
+    replaced: list[tuple[Any, str, Any]] = [
         (logging_utils, "local_logger_context", nullcontext),
         (logging_utils, "indented_print", nullcontext),
         (subprocess_task_handler, "run_local_subprocess", partial(_run_step, watcher, scratch, nursery)),
     ]
+    if isinstance(config.LocalExecutionConfig.instance.runner, config.DockerRunner):
+        from kfp.local import docker_task_handler
+
+        from mlops.local.containers import begin_containers, end_containers
+
+        in_container = partial(_run_in_container, watcher, docker_task_handler.run_docker_container)
+        replaced.append((docker_task_handler, "run_docker_container", in_container))
+        begin_containers()
+        ends.append(end_containers)
     kept = [(module, name, getattr(module, name)) for module, name, _ in replaced]
     # where Ctrl-C does what Python does
     ours = threading.current_thread() is threading.main_thread()
@@ -69,10 +81,8 @@ def _run_step(
     The step imports what is installed and nothing of the current folder (`-P`): not a `random.py` that lies there, not
     another checkout of this project. Its temporary files are in `scratch`, which ends with the run.
     """
-    named = "--function_to_execute"
-    component = full_command[full_command.index(named) + 1] if named in full_command else ""
-    if watcher.stopped or (component and component in watcher.failed):
-        # kfp goes on with the others of a loop, of which one has failed
+    component = _component(full_command)
+    if _is_over(watcher, component):
         return 1
     env = {**os.environ, **(env_vars or {}), "TMPDIR": scratch}
     watcher.own.last = ""
@@ -93,6 +103,30 @@ def _run_step(
     elif found:
         watcher.died = f"ended with exit code {found}" + (f": {watcher.own.last}" if watcher.own.last else "")
     return found
+
+
+def _run_in_container(watcher: Watcher, run: Callable[..., int], *args: Any, command: list[str], **options: Any) -> int:
+    """Runs one step's container, unless the run is over; as `kfp.local.docker_task_handler` calls it."""
+    component = _component(command)
+    if _is_over(watcher, component):
+        return 1
+    found = -1
+    try:
+        found = run(*args, command=command, **options)
+    finally:
+        if found:
+            watcher.failed.add(component)
+    return found
+
+
+def _component(command: list[str]) -> str:
+    named = "--function_to_execute"
+    return command[command.index(named) + 1] if named in command else ""
+
+
+def _is_over(watcher: Watcher, component: str) -> bool:
+    """Whether a step isn't to begin any more: kfp goes on with the others of a loop, of which one has failed."""
+    return watcher.stopped or bool(component and component in watcher.failed)
 
 
 def _forked(

@@ -102,3 +102,58 @@ def test_ctrl_c_ends_those_that_run_and_those_to_come(tmp_path: Path) -> None:
         process.kill()
     assert "KeyboardInterrupt" in said
     assert len(list((tmp_path / "begun").iterdir())) == 2
+
+
+@dsl.component(base_image="absent:0", install_kfp_package=False)
+def contained(item: int) -> None:
+    pass
+
+
+@dsl.pipeline(name="contained-loop")
+def contained_loop() -> None:
+    with dsl.ParallelFor([0, 1, 2, 3], parallelism=2) as item:
+        contained(item=item)
+
+
+class NoEngine:
+    """As much of a client of the Docker engine as kfp asks for; tests/services/test_docker.py has a real one."""
+
+    def info(self) -> dict[str, Any]:
+        return {}
+
+    def close(self) -> None:
+        pass
+
+
+@pytest.mark.parametrize("ends", ["fails", "is interrupted"])
+def test_containers_to_come_are_not_begun(ends: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Kfp's own loop; in the containers' place is what ends as they do."""
+    import docker
+    from kfp.local import docker_task_handler
+
+    begun: list[int] = []
+    both = threading.Barrier(2, timeout=60)
+
+    def run_container(client: NoEngine, image: str, command: list[str], volumes: Any, **options: Any) -> int:
+        begun.append(len(begun))
+        if len(begun) <= 2 and both.wait() == 0 and ends == "is interrupted":
+            os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(1)
+        return int(ends == "fails")
+
+    monkeypatch.setattr(docker, "from_env", NoEngine)
+    monkeypatch.setattr(docker_task_handler, "run_docker_container", run_container)
+    interrupts = signal.signal(signal.SIGINT, signal.default_int_handler)
+    local.init(runner=local.DockerRunner(), pipeline_root=str(tmp_path), workspace_root=str(tmp_path))
+    watcher = Watcher(io.StringIO(), lambda step: None, None)
+    try:
+        with (
+            pytest.raises(RuntimeError if ends == "fails" else KeyboardInterrupt),
+            redirect_stdout(watcher),
+            in_kfps_place(watcher, str(tmp_path), None),
+        ):
+            contained_loop()
+    finally:
+        signal.signal(signal.SIGINT, interrupts)
+    assert len(begun) == 2
+    assert docker_task_handler.run_docker_container is run_container
