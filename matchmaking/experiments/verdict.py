@@ -37,8 +37,8 @@ class Verdict:
 
     @property
     def stops(self) -> bool:
-        """Whether the experiment is over."""
-        return self.state != "go on"
+        """Whether the experiment is over; an `unreadable` one is with its planned days only (`announce.ends`)."""
+        return self.state not in ("go on", "unreadable")
 
 
 def sequence(clients: pd.DataFrame, definition: Definition, looks: int) -> pd.DataFrame:
@@ -123,14 +123,15 @@ def judge(
         guardrails: as `guardrails.judge_requests` and `judge_recall` give them.
     """
     broken = [check for check in checks if check.found and check.stops]
-    if broken:
-        return Verdict("unreadable", "; ".join(f"{one.code}: {one.said}" for one in broken), broken[0].look)
     harmed = sorted((one for one in guardrails if one.look is not None), key=lambda one: one.look or 0)
+    harm = "; ".join(f"{one.name} worse by at least {one.at_least:.3g}, {one.tolerated:g} tolerated" for one in harmed)
+    if broken:
+        said = "; ".join(f"{one.code}: {one.said}" for one in broken)
+        # no proof, of arms that can't be compared; but who waits for them to be is to know of it
+        said += f"; harm, as far as these logs go: {harm}" if harmed else ""
+        return Verdict("unreadable", said, broken[0].look)
     if harmed:
-        said = "; ".join(
-            f"{one.name} worse by at least {one.at_least:.3g}, {one.tolerated:g} tolerated" for one in harmed
-        )
-        return Verdict("harmful", said, harmed[0].look)
+        return Verdict("harmful", harm, harmed[0].look)
     decision = first_decision(table, definition.effect)
     if decision is not None:
         state, look = decision

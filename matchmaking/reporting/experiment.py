@@ -30,7 +30,7 @@ HEADLINES = {
     "go on": "Nothing is decided yet: go on.",
     "undecided": "The planned length is over without a verdict.",
     "harmful": "Stop: the challenger does harm.",
-    "unreadable": "Stop: the arms can't be compared, so the results aren't shown.",
+    "unreadable": "The arms can't be compared, so the results aren't shown.",
 }
 
 TO_COME = "This looks at a day to come: outcomes that will have come by then count as none. It is kept nowhere."

@@ -87,6 +87,42 @@ def test_from_the_definition_to_the_verdict(mlops: Mlops, work: Path, monkeypatc
     assert len(runs) == 6 and {run.info.status for run in runs} == {"FINISHED"}
 
 
+def test_a_part_of_the_log_that_comes_late_ends_nothing(
+    mlops: Mlops, work: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    *logs, _, _ = write_logs(work, -0.12)
+    record_earlier(DEFINITION)
+    first, _ = sorted((work / "exposures").rglob("*.jsonl"))
+    whole = first.read_text()
+    # of one arm, half hasn't come yet
+    lines = whole.splitlines(keepends=True)
+    late = [line for line in lines if '"variant": "challenger"' in line][::2]
+    first.write_text("".join(line for line in lines if line not in late))
+    with closing(Hook()) as hook:
+        monkeypatch.setenv("MLOPS_NOTIFY_URLS", hook.url)
+
+        def run(until: str) -> str:
+            done = mlops("run", "experiment", *logs, "--work-dir", work, "--until", until)
+            assert done.returncode == 0, done.stdout + done.stderr
+            return done.stdout
+
+        assert "Sample-ratio-mismatch" in run(EARLY)
+        assert definition_run().data.tags["experiment_verdict"] == "unreadable"
+        assert "experiment_ended" not in definition_run().data.tags
+        first.write_text(whole)
+        assert "embeddings-1: The challenger is worse." in run(UNTIL)
+        assert [title.partition(": ")[2] for title in hook.titles()] == [
+            "The arms can't be compared, so the results aren't shown.",
+            "The challenger is worse.",
+        ]
+    assert definition_run().data.tags["experiment_ended"] == "worse"
+    # latency of all days is judged meanwhile, and the results aren't shown
+    (said,) = [one["experiment"] for one in summaries(work) if one["experiment"]["verdict"] == "unreadable"]
+    assert (
+        "low" not in said and said["results"] == [] and "latency by day" in {one["name"] for one in said["guardrails"]}
+    )
+
+
 def test_what_goes_wrong_is_one_reason(mlops: Mlops, work: Path) -> None:
     exposures, log, *_ = write_logs(work, 0.0)
     record_earlier(DEFINITION)

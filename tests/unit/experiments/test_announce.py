@@ -22,6 +22,9 @@ from tests.webhook import Hook
 
 SAID: dict[str, Any] = {"experiment": "embeddings-1", "verdict": "harmful", "day": 20}
 SAID |= {"headline": "Stop.", "reason": "latency", "results": []}
+SAID |= {"last_day": 40, "checks": [], "guardrails": []}
+MISMATCH = {"code": "sample-ratio-mismatch", "found": True, "stops": True}
+SLOW = {"name": "latency by day", "look": 4}
 NOW = pd.Timestamp(UNTIL)
 
 
@@ -77,6 +80,62 @@ def test_a_day_to_come_ends_nothing(run_id: str, hook: Hook, tmp_path: Path, mon
     tell_verdict(run_id, {**SAID, "to_come": True}, [], "run-1")
     tell_ended([], "run-1")
     assert hook.titles() == [] and "experiment_verdict" not in tags(run_id) and under_way(NOW) is not None
+
+
+def told(run_id: str, tmp_path: Path, run: str, **values: Any) -> None:
+    """A daily run: what it reads, keeps and tells."""
+    keep_reading(reading(tmp_path, **values), f"20260401T0{run[-1]}0000Z")
+    tell_verdict(run_id, {**SAID, **values}, [], run)
+    tell_ended([], run)
+
+
+def test_what_cannot_be_read_is_told_once_and_read_on_until_it_can_be(
+    run_id: str, hook: Hook, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLOPS_NOTIFY_URLS", hook.url)
+    broken: dict[str, Any] = {"verdict": "unreadable", "headline": "They can't.", "checks": [MISMATCH]}
+    for run, day in (("run-1", 6), ("run-2", 7)):
+        told(run_id, tmp_path, run, **broken, day=day)
+        assert under_way(NOW) is not None and "experiment_ended" not in tags(run_id)
+    assert hook.titles() == ["[experiment] embeddings-1: They can't."]
+    assert "every day until day 40" in hook.bodies[0]["message"] and "mlops experiment end" in hook.bodies[0]["message"]
+    # what is new is told, and what comes back isn't
+    for run in ("run-3", "run-4"):
+        told(run_id, tmp_path, run, **broken, day=8, guardrails=[SLOW])
+    told(run_id, tmp_path, "run-5", **broken, day=9)
+    assert len(hook.titles()) == 2
+    for run in ("run-6", "run-7"):
+        told(run_id, tmp_path, run, verdict="go on", headline="Go on.", day=10)
+    assert hook.titles()[2:] == ["[experiment] embeddings-1: The arms can be compared again. Go on."]
+    told(run_id, tmp_path, "run-8", verdict="worse", headline="It is worse.", day=25)
+    assert hook.titles()[3:] == ["[experiment] embeddings-1: It is worse."]
+    assert tags(run_id)["experiment_ended"] == "worse" and under_way(NOW) is None
+    # a look back at a day that decided nothing takes nothing back
+    told(run_id, tmp_path, "run-9", verdict="go on", day=12)
+    assert len(hook.titles()) == 4
+
+
+def test_what_cannot_be_read_until_the_last_day_has_ended(
+    run_id: str, hook: Hook, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLOPS_NOTIFY_URLS", hook.url)
+    for run, day in (("run-1", 39), ("run-2", 40), ("run-3", 41)):
+        told(run_id, tmp_path, run, verdict="unreadable", checks=[MISMATCH], day=day)
+    assert tags(run_id)["experiment_ended"] == "unreadable" and under_way(NOW) is None
+    assert len(hook.titles()) == 2 and "read no more" in hook.bodies[1]["message"]
+
+
+def test_the_verdict_after_what_could_not_be_read_is_told_where_nobody_heard_it_then(
+    run_id: str, hook: Hook, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setenv("MLOPS_NOTIFY_URLS", hook.url)
+        told(run_id, tmp_path, "run-1", verdict="unreadable", checks=[MISMATCH], day=6)
+    told(run_id, tmp_path, "run-2", verdict="worse", headline="It is worse.")
+    monkeypatch.setenv("MLOPS_NOTIFY_URLS", hook.url)
+    for run in ("run-3", "run-4"):
+        tell_ended([], run)
+    assert hook.titles()[1:] == ["[experiment] embeddings-1: It is worse."]
 
 
 def test_of_two_that_tell_at_once_one_does(run_id: str, hook: Hook, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -64,7 +64,13 @@ def test_the_planned_length_is_over() -> None:
 
 def test_what_is_broken_is_not_read_and_harm_goes_before_gain() -> None:
     table = sequence(frame(0, 0.04), DEFINED, 30)
-    assert judge(table, DEFINED, [SRM], [HARM]).state == "unreadable"
+    hidden = judge(table, DEFINED, [SRM], [HARM])
+    # what looks like harm is told all the same
+    assert (
+        hidden.state == "unreadable"
+        and not hidden.stops
+        and f"harm, as far as these logs go: {HARM.name}" in hidden.reason
+    )
     harmful = judge(table, DEFINED, [], [HARM])
     assert (harmful.state, harmful.look) == ("harmful", 4)
     told = Check("bot", True, False, 1, "1 client")
