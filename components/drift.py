@@ -11,7 +11,6 @@ def drift(
     run_id: str,
     reference: Input[Dataset],
     current: Input[Dataset],
-    current_uri: str,
     seed: int,
     result: Output[Artifact],
     drift_report: Output[HTML],
@@ -21,9 +20,8 @@ def drift(
 
     Args:
         run_id: the MLflow run.
-        reference: parquet, scored.
+        reference: parquet, scored; `score` notes in it whether a sample of it is compared with the rest.
         current: parquet, scored.
-        current_uri: where `current` came from; empty for nowhere: a sample of the reference is compared with the rest.
         seed: of that sample.
         result: JSON.
         drift_report: Evidently's report.
@@ -38,12 +36,13 @@ def drift(
 
     outputs = {"Drift": result, "Drift report": drift_report, "Drifted share": metrics}
     with step("drift", run_id, outputs, [reference, current]):
+        from matchmaking.data.drawn import with_itself
         from matchmaking.data.drift import drift_files
 
         found = drift_files(
             Path(reference.path),
             Path(current.path),
-            self_comparison=not current_uri,
+            self_comparison=with_itself(Path(reference.path)),
             seed=seed,
             result_path=Path(result.path),
             page_path=Path(drift_report.path),

@@ -12,7 +12,7 @@ def score(
     reference: Input[Dataset],
     current: Input[Dataset],
     production_model: Input[Model],
-    current_uri: str,
+    uri: str,
     seed: int,
     scored_reference: Output[Dataset],
     scored_current: Output[Dataset],
@@ -24,7 +24,7 @@ def score(
         reference: parquet.
         current: parquet.
         production_model: the production bundle; may be empty, and then nothing is scored.
-        current_uri: where `current` came from; empty for nowhere: a sample of the reference is compared with the rest.
+        uri: where `current` came from; empty for nowhere: a sample of the reference is compared with the rest.
         seed: of the drawing.
         scored_reference: parquet of the pairs that are drawn, with column `score`.
         scored_current: the same.
@@ -39,4 +39,4 @@ def score(
         from matchmaking.model.score import score_files
 
         paths = [Path(artifact.path) for artifact in (*inputs, scored_reference, scored_current)]
-        score_files(*paths, self_comparison=not current_uri, seed=seed)
+        score_files(*paths, self_comparison=not uri, seed=seed)

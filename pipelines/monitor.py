@@ -58,14 +58,13 @@ def monitor(
         reference=valid.outputs["pairs"],
         current=valid_fresh.outputs["pairs"],
         production_model=served,
-        current_uri=current,
+        uri=current,
         seed=seed,
     )
     found = drift(
         run_id=run_id,
         reference=scored.outputs["scored_reference"],
         current=scored.outputs["scored_current"],
-        current_uri=current,
         seed=seed,
     )
     report(

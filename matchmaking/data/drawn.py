@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 MAX_ROWS = 50_000
 # in the metadata of a parquet file that holds drawn pairs: how many they were drawn from
 DRAWN_FROM = b"drawn_from"
+# there where a sample of a dataset is to be compared with the rest of it
+WITH_ITSELF = b"with_itself"
 
 
 def first_half(rows: int, seed: int) -> np.ndarray:
@@ -77,6 +79,13 @@ def leaves_some(reference_path: Path, current_path: Path, *, self_comparison: bo
 def drawn_from(pairs: pa.Table) -> int:
     """How many pairs some were drawn from."""
     return int(pairs.schema.metadata[DRAWN_FROM])
+
+
+def with_itself(path: Path) -> bool:
+    """Whether the pairs that `score` left in a parquet file are to be compared with others of the same dataset."""
+    import pyarrow.parquet as pq
+
+    return WITH_ITSELF in (pq.read_schema(path).metadata or {})
 
 
 def _noted(path: Path) -> bool:

@@ -11,7 +11,7 @@ import pandas as pd
 
 from matchmaking.base import files
 from matchmaking.data.batches import BATCH
-from matchmaking.data.drawn import draw_files, leaves_some
+from matchmaking.data.drawn import WITH_ITSELF, draw_files, leaves_some
 from matchmaking.model import features, predict, production
 
 
@@ -62,4 +62,5 @@ def score_files(
         drawn = {name: pairs.append_column("score", pa.array(scores[name])) for name, pairs in drawn.items()}
     for name, target in (("reference", reference_out), ("current", current_out)):
         with files.written_whole(target) as temporary:
-            pq.write_table(drawn[name], temporary)
+            notes = {**(drawn[name].schema.metadata or {}), **({WITH_ITSELF: b"1"} if self_comparison else {})}
+            pq.write_table(drawn[name].replace_schema_metadata(notes), temporary)
