@@ -1,4 +1,4 @@
-"""Steps of a loop, as `tests/services/test_docker.py` runs them in containers of the image `base`."""
+"""Steps of a loop, as `tests/services/test_docker_loops.py` runs them in containers of the image `base`."""
 
 from kfp import dsl
 
