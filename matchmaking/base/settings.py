@@ -22,6 +22,7 @@ OUTCOMES_URI = "s3://datasets/logs/outcomes"
 EXPOSURES_URI = "s3://exposures"
 EXPERIMENT_OUTCOMES_URI = "s3://datasets/logs/experiment/outcomes"
 EXPERIMENT_PAIRS_URI = "s3://datasets/logs/experiment/pairs"
+EXPERIMENT_STOP_SECONDS = 300.0
 
 
 @cache
@@ -76,13 +77,11 @@ def restart_timeout() -> float:
 
 
 def experiment_stop_command() -> str:
-    """MLOPS_EXPERIMENT_STOP_COMMAND: the command line, run without a shell, that ends an experiment's traffic."""
+    """MLOPS_EXPERIMENT_STOP_COMMAND: the command line, run without a shell, that ends an experiment's traffic.
+
+    It may take `EXPERIMENT_STOP_SECONDS`.
+    """
     return os.environ.get("MLOPS_EXPERIMENT_STOP_COMMAND", "").strip()
-
-
-def experiment_stop_timeout() -> float:
-    """MLOPS_EXPERIMENT_STOP_TIMEOUT: the seconds that may take."""
-    return float(os.environ.get("MLOPS_EXPERIMENT_STOP_TIMEOUT") or "300")
 
 
 def kfp_host() -> str:
@@ -143,10 +142,9 @@ VARIABLES = {
     "MLOPS_RESTART_TIMEOUT": ("seconds it may take", "300"),
     "MLOPS_EXPERIMENT_STOP_COMMAND": (
         "command line, run without a shell, that gives everybody the champion again when a guardrail has shown that an "
-        "experiment's challenger does harm; `{experiment}` in it is the experiment's name",
+        "experiment's challenger does harm; `{experiment}` in it is the experiment's name, 300 seconds it may take",
         "none: people are told, and traffic goes on",
     ),
-    "MLOPS_EXPERIMENT_STOP_TIMEOUT": ("seconds it may take", "300"),
     "MLOPS_POLICY": (
         "the policy (YAML) that alerts go by, and the limits past which production is degraded; `mlops run --policy` "
         "sets it for its steps, in a cluster the ConfigMap `mlops-settings` does",

@@ -119,9 +119,5 @@ def _run(command: str, name: str) -> str | None:
     """Why it failed; None where it didn't."""
     if PLACE not in command:
         return f"MLOPS_EXPERIMENT_STOP_COMMAND doesn't say which experiment: it needs {PLACE}"
-    try:
-        seconds = settings.experiment_stop_timeout()
-    except ValueError as error:
-        return f"MLOPS_EXPERIMENT_STOP_TIMEOUT: {error}"
     # a name is made of letters, digits and hyphens: nothing in it could end a word
-    return run_command(command.replace(PLACE, name), seconds, "the stop command")
+    return run_command(command.replace(PLACE, name), settings.EXPERIMENT_STOP_SECONDS, "the stop command")

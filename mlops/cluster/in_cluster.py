@@ -216,7 +216,7 @@ def stop_experiment(
 ) -> None:
     """Give everybody the champion again, and wait until the gateway's new pods serve; a second time changes nothing.
 
-    As MLOPS_EXPERIMENT_STOP_COMMAND it has MLOPS_EXPERIMENT_STOP_TIMEOUT seconds.
+    As MLOPS_EXPERIMENT_STOP_COMMAND it has `settings.EXPERIMENT_STOP_SECONDS`.
     """
 
     def stopping(found: Any) -> dict[str, Any] | None:
@@ -228,7 +228,7 @@ def stop_experiment(
         env = [{"name": STOPPED, "value": " ".join([*names, experiment])}]
         return {"spec": {"template": {"spec": {"initContainers": [{"name": CONFIGURE, "env": env}]}}}}
 
-    _roll_out((namespace, deployment), stopping, settings.experiment_stop_timeout(), f"told to stop {experiment}")
+    _roll_out((namespace, deployment), stopping, settings.EXPERIMENT_STOP_SECONDS, f"told to stop {experiment}")
 
 
 Patch = dict[str, Any]

@@ -12,6 +12,7 @@ import pandas as pd
 import pytest
 
 from matchmaking import tracking
+from matchmaking.base import settings
 from matchmaking.experiments.announce import keep_reading, tell_ended, tell_verdict
 from matchmaking.experiments.record import RESULTS, under_way
 from matchmaking.experiments.stop import stop_again, stop_harmful
@@ -27,7 +28,7 @@ STAMP = "20260401T000000Z"
 def run_id(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     """The run of a recorded definition; nothing is set."""
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
-    for name in ("MLOPS_NOTIFY_URLS", "MLOPS_EXPERIMENT_STOP_COMMAND", "MLOPS_EXPERIMENT_STOP_TIMEOUT"):
+    for name in ("MLOPS_NOTIFY_URLS", "MLOPS_EXPERIMENT_STOP_COMMAND"):
         monkeypatch.delenv(name, raising=False)
     tracking.client.cache_clear()
     yield record_earlier(DEFINITION)
@@ -126,13 +127,12 @@ def test_what_failed_is_told_recorded_and_tried_again_until_it_works(
         ("/none {experiment}", "5", "can't be run"),
         ("sh -c 'sleep 60 {experiment}", "5", "can't be run: No closing quotation"),
         ("sh -c 'sleep 60; true' {experiment}", "0.3", "didn't end in 0.3 s"),
-        ("true {experiment}", "soon", "MLOPS_EXPERIMENT_STOP_TIMEOUT"),
     ],
 )
 def test_a_command_that_is_none_is_a_failure(
     run_id: str, monkeypatch: pytest.MonkeyPatch, command: str, seconds: str, said: str
 ) -> None:
     monkeypatch.setenv("MLOPS_EXPERIMENT_STOP_COMMAND", command)
-    monkeypatch.setenv("MLOPS_EXPERIMENT_STOP_TIMEOUT", seconds)
+    monkeypatch.setattr(settings, "EXPERIMENT_STOP_SECONDS", float(seconds))
     stop = stop_harmful(run_id, SAID)
     assert stop and stop.state == "failed" and said in stop.said
