@@ -7,6 +7,7 @@ import shlex
 import signal
 import subprocess
 import tempfile
+from collections.abc import Sequence
 
 from matchmaking.base.redact import redact
 
@@ -14,11 +15,11 @@ from matchmaking.base.redact import redact
 _SAID = 300
 
 
-def run_command(command: str, seconds: float, what: str) -> str | None:
+def run_command(command: str | Sequence[str], seconds: float, what: str) -> str | None:
     """Runs a command; whatever it has started is ended with it when it takes too long.
 
     Args:
-        command: the program and its arguments, quoted as for a shell.
+        command: the program and its arguments, quoted as for a shell; or each of them as it is.
         seconds: how long it may take.
         what: it is called in the answer, "the restart command".
 
@@ -29,7 +30,7 @@ def run_command(command: str, seconds: float, what: str) -> str | None:
     with tempfile.TemporaryFile() as output:
         try:
             process = subprocess.Popen(
-                shlex.split(command),
+                shlex.split(command) if isinstance(command, str) else list(command),
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,

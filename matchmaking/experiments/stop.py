@@ -7,6 +7,8 @@ again. A look that was killed in between runs it once more, so a command must be
 
 from __future__ import annotations
 
+import re
+import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -16,7 +18,8 @@ from matchmaking import tracking
 from matchmaking.base import settings
 from matchmaking.base.command import run_command
 from matchmaking.base.errors import MlopsError
-from matchmaking.base.escape import say
+from matchmaking.base.escape import say, visible
+from matchmaking.experiments.definition import NAME
 from matchmaking.experiments.record import ENDED_TAG, NAME_TAG, ended_runs
 from matchmaking.tracking import notify
 
@@ -76,7 +79,11 @@ def stop_again(but: str = "") -> list[Stop]:
     for run in ended_runs():
         tags = run.data.tags
         if tags[ENDED_TAG] == HARM and FAILED_TAG in tags and STOPPED_TAG not in tags and run.info.run_id != but:
-            name = tags[NAME_TAG]
+            name = tags.get(NAME_TAG, "")
+            if not re.fullmatch(NAME, name):
+                # whoever can write to MLflow can write that: no command is to have it
+                say(f"{visible(name)} is no experiment's name, and isn't stopped (MLflow run {run.info.run_id})")
+                continue
             stop = _attempt(run.info.run_id, name)
             say(f"{name}: {stop.said}")
             title = f"[experiment] {name}: the harmful challenger " + (
@@ -117,7 +124,14 @@ def _attempt(run_id: str, name: str) -> Stop:
 
 def _run(command: str, name: str) -> str | None:
     """Why it failed; None where it didn't."""
-    if PLACE not in command:
+    if not re.fullmatch(NAME, name):
+        return f"'{visible(name)}' is no experiment's name"
+    try:
+        words = shlex.split(command)
+    except ValueError as error:
+        return f"the stop command can't be run: {error}"
+    if not any(PLACE in word for word in words):
         return f"MLOPS_EXPERIMENT_STOP_COMMAND doesn't say which experiment: it needs {PLACE}"
-    # a name is made of letters, digits and hyphens: nothing in it could end a word
-    return run_command(command.replace(PLACE, name), settings.EXPERIMENT_STOP_SECONDS, "the stop command")
+    # within the words: no name makes another word of itself
+    filled = [word.replace(PLACE, name) for word in words]
+    return run_command(filled, settings.EXPERIMENT_STOP_SECONDS, "the stop command")

@@ -136,3 +136,20 @@ def test_a_command_that_is_none_is_a_failure(
     monkeypatch.setattr(settings, "EXPERIMENT_STOP_SECONDS", float(seconds))
     stop = stop_harmful(run_id, SAID)
     assert stop and stop.state == "failed" and said in stop.said
+
+
+def test_a_tag_that_is_no_name_gets_into_no_command(
+    run_id: str, hook: Hook, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Whoever can write to MLflow can write the tag."""
+    ran = tmp_path / "ran"
+    monkeypatch.setenv("MLOPS_EXPERIMENT_STOP_COMMAND", appending(ran))
+    for key, value in {"ended": "harmful", "stop_failed": "no gateway"}.items():
+        tracking.client().set_tag(run_id, f"experiment_{key}", value)
+    for name in ("ranking-1 --help", "--help", f"x; touch {tmp_path}/pwned; echo ", f"x$(touch {tmp_path}/pwned)", ""):
+        tracking.client().set_tag(run_id, "experiment_name", name)
+        assert stop_again() == [] and not ran.exists() and not (tmp_path / "pwned").exists()
+        assert "experiment_stopped" not in tags(run_id) and hook.titles() == []
+        assert "is no experiment's name, and isn't stopped" in capsys.readouterr().out
+        stop = stop_harmful(run_id, {**SAID, "experiment": name})
+        assert stop and stop.state == "failed" and not ran.exists()
