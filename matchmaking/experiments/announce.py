@@ -3,9 +3,9 @@
 That an experiment has ended and who has been told of it are two things: where nobody hears yet, it has ended all the
 same, and is told by the first run that finds an address.
 
-`unreadable` alone is no end before the planned length is over: a part of the log that comes late can make arms look as
-if they couldn't be compared, and once it is there they can. It is told once for each new thing that is found, and read
-on every day; so is what becomes of it.
+`unreadable` for what logs that come late may repair (`REPAIRABLE`) alone is no end before the planned length is over: a
+part of the log that isn't there yet can make arms look as if they couldn't be compared, and once it is they can. It is
+told once for each new thing that is found, and read on every day; so is what becomes of it.
 """
 
 from __future__ import annotations
@@ -33,6 +33,9 @@ from matchmaking.tracking import notify
 # of apprise's own kinds
 KINDS = {"better": "success", "worse": "warning", "harmful": "failure", "unreadable": "failure"}
 GO_ON, UNREADABLE = "go on", "unreadable"
+# the checks that a part of the log which isn't there yet makes find something; that somebody was exposed too early, in the
+# wrong arm, by another model or another version of the service stays so, whatever comes
+REPAIRABLE = frozenset({"sample-ratio-mismatch", "labels-arrive-apart", "outcome-without-exposure"})
 AGAIN = "The arms can be compared again."
 # sending takes seconds: of who has claimed it and hasn't said for so long that it is sent, another takes it over
 LEASE = timedelta(minutes=5)
@@ -44,7 +47,7 @@ FOUND = " for "
 def ends(said: dict[str, Any]) -> bool:
     """Whether a reading, as in `RESULTS`, is the end of its experiment.
 
-    That `unreadable` isn't, while days are to come, costs the statements nothing. Each look computes all looks anew
+    `unreadable` for what no later log repairs is. That it isn't for the rest, while days are to come, costs the statements nothing. Each look computes all looks anew
     from all logs that are there by then. The confidence sequence, the guardrails' bounds and the mismatch's evidence
     hold at all looks at once, so also at those that somebody was kept from seeing, whatever kept him: of the complete
     logs, the chance that a verdict other than `unreadable` is ever wrong stays what it was, and so does that of a false
@@ -53,8 +56,13 @@ def ends(said: dict[str, Any]) -> bool:
     always had: what is said of incomplete logs is said of those.
     """
     if said["verdict"] == UNREADABLE:
-        return bool(said["day"] >= said["last_day"])
+        return bool(said["day"] >= said["last_day"] or _for_good(said))
     return bool(said["verdict"] != GO_ON)
+
+
+def _for_good(said: dict[str, Any]) -> list[str]:
+    """What a reading has found that keeps arms from being compared, and for which late logs are no remedy."""
+    return [one["code"] for one in said["checks"] if one["stops"] and one["code"] not in REPAIRABLE]
 
 
 def keep_reading(folder: Path, stamp: str) -> tuple[str, Stop | None]:
@@ -121,6 +129,8 @@ def tell_verdict(run_id: str, said: dict[str, Any], links: Sequence[str], teller
             f"It is read every day until day {said['last_day']}, as logs that come late may repair it; "
             f"`mlops experiment end {said['experiment']}` gives it up."
         )
+    elif verdict == UNREADABLE and (broken := _for_good(said)):
+        lines.append(f"It has ended, and is read no more: late logs are no remedy for {', '.join(broken)}.")
     elif verdict == UNREADABLE and ends(said):
         lines.append(f"The planned {said['last_day']} days are over: it is read no more.")
     if verdict == HARM:

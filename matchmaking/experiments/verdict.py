@@ -37,7 +37,7 @@ class Verdict:
 
     @property
     def stops(self) -> bool:
-        """Whether the experiment is over; an `unreadable` one is with its planned days only (`announce.ends`)."""
+        """Whether the experiment is over; for an `unreadable` one that depends on what was found (`announce.ends`)."""
         return self.state not in ("go on", "unreadable")
 
 

@@ -159,6 +159,8 @@ def report(
 
     A report of a day to come (--until) is written, and not kept.
     """
+    from matchmaking.experiments.analysis import numbers
+    from matchmaking.experiments.announce import ends
     from matchmaking.experiments.record import keep
     from matchmaking.reporting.experiment import TO_COME, write_report
 
@@ -176,13 +178,13 @@ def report(
             write_report(found, said, Path(folder))
             keep(run_id, Path(folder))
     typer.echo(for_terminal(f"{name}: {found.verdict.state}; {out / 'experiment.html'}"))
-    if found.verdict.stops and not found.to_come:
+    if ends(numbers(found)) and not found.to_come:
         typer.echo(for_terminal(_ends(run_id, name)))
     _tell(stop)
 
 
 def _ends(run_id: str, name: str) -> str:
-    """What a verdict other than `go on` means to the record: reports by hand end nothing."""
+    """What a verdict that ends an experiment means to the record: reports by hand end nothing."""
     from matchmaking.experiments.record import ended_as
 
     if ended := ended_as(run_id):

@@ -125,6 +125,19 @@ def test_what_cannot_be_read_until_the_last_day_has_ended(
     assert len(hook.titles()) == 2 and "read no more" in hook.bodies[1]["message"]
 
 
+@pytest.mark.parametrize("code", ["exposure-before-start", "not-as-assigned", "service-changed"])
+def test_what_no_later_log_repairs_ends_it_at_once(
+    run_id: str, hook: Hook, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: str
+) -> None:
+    monkeypatch.setenv("MLOPS_NOTIFY_URLS", hook.url)
+    for run, day in (("run-1", 6), ("run-2", 7)):
+        checks = [MISMATCH, {"code": code, "found": True, "stops": True}]
+        told(run_id, tmp_path, run, verdict="unreadable", checks=checks, day=day)
+    assert tags(run_id)["experiment_ended"] == "unreadable" and under_way(NOW) is None
+    (said,) = [each["message"] for each in hook.bodies]
+    assert f"late logs are no remedy for {code}." in said and "may repair" not in said
+
+
 def test_the_verdict_after_what_could_not_be_read_is_told_where_nobody_heard_it_then(
     run_id: str, hook: Hook, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
