@@ -19,6 +19,7 @@ from mlops.kubeflow.arguments import parse_arguments
 from mlops.kubeflow.kfp_api import Server
 from mlops.kubeflow.submit import Version, account, experiment_id, named, upload
 from pipelines import PIPELINES
+from pipelines.pods import EXPERIMENT_ACCOUNT, PROMOTION_ACCOUNT
 
 FILE = Path("manifests/schedules/schedules.yaml")
 SUFFIX, ARGUMENTS = ".schedule", ".arguments"
@@ -325,6 +326,8 @@ def _state(run: Any) -> tuple[Any, ...]:
         run.mode,
         run.max_concurrency,
         run.no_catchup,
+        # where none is wanted, KFP answers with its own
+        run.service_account if run.service_account in (PROMOTION_ACCOUNT, EXPERIMENT_ACCOUNT) else None,
         # with plugins, KFP's controller starts the run without its parameters
         run.plugins_input or None,
     )

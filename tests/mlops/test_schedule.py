@@ -88,6 +88,17 @@ def test_apply_changes_what_differs(kfp: FakeKfp, file: Path) -> None:
     assert schedule.apply(server, schedules, other)["retrain"] == "replaced"
 
 
+def test_apply_gives_a_run_the_service_account_that_it_has_by_now(kfp: FakeKfp, file: Path) -> None:
+    server = Server(kfp.url)
+    schedules = schedule.read_file(file)
+    schedule.apply(server, schedules, ARGUMENTS)
+    for run in kfp.recurring.values():
+        # KFP names its own where none was given; "evaluate" has one of an earlier version
+        run.service_account = "mlops-experiment" if run.display_name == "evaluate" else "pipeline-runner"
+    done = schedule.apply(server, schedules, ARGUMENTS)
+    assert done == {"evaluate": "replaced", "monitor": "unchanged", "retrain": "unchanged"}
+
+
 def test_runs_are_given_what_the_file_says(kfp: FakeKfp, file: Path, mlops: Mlops) -> None:
     lines = (
         FILE
