@@ -5,9 +5,11 @@ Afterwards `integrity` finds most of it in the log, and stops the reading: by th
 
 from __future__ import annotations
 
+import os
 from datetime import UTC, datetime
 
 from matchmaking.base.errors import RefusedError
+from matchmaking.base.redact import redact
 from matchmaking.experiments.definition import VARIANTS, Definition
 from matchmaking.experiments.gateway import Gateway
 from matchmaking.experiments.record import ended_as, is_recorded, recorded
@@ -75,9 +77,15 @@ def check_recorded(gateway: Gateway) -> str:
     return f"{name}: models, salt and share are as its definition says ({definition.sha256[:12]})"
 
 
-def unrecorded(name: str) -> str:
-    """What it means that an experiment has no definition."""
+def unrecorded(name: str, where: str = "") -> str:
+    """What it means that an experiment has no definition.
+
+    Args:
+        name: the experiment's.
+        where: it was looked for; MLflow's records if left out.
+    """
+    where = where or redact(os.environ.get("MLFLOW_TRACKING_URI", "MLflow"))
     return (
-        f"No definition of {name} is recorded: whoever is exposed now is in no experiment that can be read "
+        f"No definition of {name} is recorded in {where}: whoever is exposed now is in no experiment that can be read "
         "(`mlops experiment start` records one, before its start)"
     )

@@ -27,13 +27,13 @@ from matchmaking.experiments.record import (
     newest_report,
     recorded,
 )
-from matchmaking.experiments.stop import BY_HAND, HARM, Stop, stop_harmful, stopped
+from matchmaking.experiments.stop import BY_HAND, HARM, Stop, stop_harmful, stopped, stopped_before
 from matchmaking.tracking import notify
 
 # of apprise's own kinds
 KINDS = {"better": "success", "worse": "warning", "harmful": "failure", "unreadable": "failure"}
 GO_ON, UNREADABLE = "go on", "unreadable"
-# the checks that a part of the log which isn't there yet makes find something; that somebody was exposed too early, in the
+# the checks that find something where a part of the log isn't there yet; that somebody was exposed too early, in the
 # wrong arm, by another model or another version of the service stays so, whatever comes
 REPAIRABLE = frozenset({"sample-ratio-mismatch", "labels-arrive-apart", "outcome-without-exposure"})
 AGAIN = "The arms can be compared again."
@@ -47,13 +47,14 @@ FOUND = " for "
 def ends(said: dict[str, Any]) -> bool:
     """Whether a reading, as in `RESULTS`, is the end of its experiment.
 
-    `unreadable` for what no later log repairs is. That it isn't for the rest, while days are to come, costs the statements nothing. Each look computes all looks anew
-    from all logs that are there by then. The confidence sequence, the guardrails' bounds and the mismatch's evidence
-    hold at all looks at once, so also at those that somebody was kept from seeing, whatever kept him: of the complete
-    logs, the chance that a verdict other than `unreadable` is ever wrong stays what it was, and so does that of a false
-    mismatch, which no further day takes back where the logs stay the same. What was unreadable decides nothing
-    meanwhile, so logs with a hole that is noticed have no try of their own. A hole that no check notices has one, as it
-    always had: what is said of incomplete logs is said of those.
+    `unreadable` for what no later log repairs is. That it isn't for the rest, while days are to come, costs the
+    statements nothing. Each look computes all looks anew from all logs that are there by then. The confidence
+    sequence, the guardrails' bounds and the mismatch's evidence hold at all looks at once, so also at those that
+    somebody was kept from seeing, whatever kept him: of the complete logs, the chance that a verdict other than
+    `unreadable` is ever wrong stays what it was, and so does that of a false mismatch, which no further day takes back
+    where the logs stay the same. What was unreadable decides nothing meanwhile, so logs with a hole that is noticed
+    have no try of their own. A hole that no check notices has one, as it always had: what is said of incomplete logs
+    is said of those.
     """
     if said["verdict"] == UNREADABLE:
         return bool(said["day"] >= said["last_day"] or _for_good(said))
@@ -77,7 +78,7 @@ def keep_reading(folder: Path, stamp: str) -> tuple[str, Stop | None]:
 
     Returns:
         The id of the definition's run, empty for a look at a day to come, of which nothing is kept; and what became of
-        a challenger's traffic that does harm.
+        a challenger's traffic that does harm, or was stopped by an earlier look.
 
     Raises:
         RefusedError: the definition isn't the one that was recorded.
@@ -87,7 +88,8 @@ def keep_reading(folder: Path, stamp: str) -> tuple[str, Stop | None]:
     if said.get("to_come"):
         return "", None
     run_id, _ = recorded(said["experiment"])
-    stop = stop_harmful(run_id, said)
+    # that it was stopped is said by each look, also where the logs by now say that it does no harm
+    stop = stop_harmful(run_id, said) or stopped_before(run_id)
     keep(run_id, folder, stamp)
     if ends(said):
         with tracking.told("can't end the experiment"):
@@ -133,8 +135,8 @@ def tell_verdict(run_id: str, said: dict[str, Any], links: Sequence[str], teller
         lines.append(f"It has ended, and is read no more: late logs are no remedy for {', '.join(broken)}.")
     elif verdict == UNREADABLE and ends(said):
         lines.append(f"The planned {said['last_day']} days are over: it is read no more.")
-    if verdict == HARM:
-        lines.append(stopped(run_id).said)
+    if before := stopped(run_id) if verdict == HARM else stopped_before(run_id):
+        lines.append(before.said)
     elif verdict in ("unreadable", "worse"):
         lines.append(f"The challenger keeps its traffic until somebody stops it: {BY_HAND}")
     title = f"[experiment] {said['experiment']}: {AGAIN + ' ' if verdict == GO_ON else ''}{said['headline']}"

@@ -149,6 +149,15 @@ def is_recorded(name: str) -> bool:
     return bool(_runs(name))
 
 
+def is_over(name: str) -> bool:
+    """Whether the experiment of a name is over.
+
+    Raises:
+        TrackingError: the server can't be reached.
+    """
+    return any(has_ended(run.data.tags) for run in runs_of(name)[:1])
+
+
 def ended_as(run_id: str) -> str:
     """The verdict that an experiment has ended by, or that a person ended it; empty while it is under way.
 
@@ -239,10 +248,16 @@ def keep(run_id: str, folder: Path, stamp: str = "") -> None:
 
 def _runs(name: str) -> list[tuple[str, str]]:
     """The runs of an experiment's name, the first one first, each with the definition's sha256."""
-    if not re.fullmatch(NAME, name):
-        return []
-    found = _search(f"tags.{NAME_TAG} = '{name}'")
-    return [(str(run.info.run_id), str(run.data.tags.get(SHA256_TAG, ""))) for run in found]
+    return [(str(run.info.run_id), str(run.data.tags.get(SHA256_TAG, ""))) for run in runs_of(name)]
+
+
+def runs_of(name: str) -> list[Any]:
+    """The runs of an experiment's name, the first one first; none of what is no name.
+
+    Raises:
+        TrackingError: the server can't be reached.
+    """
+    return _search(f"tags.{NAME_TAG} = '{name}'") if re.fullmatch(NAME, name) else []
 
 
 def ended_runs() -> list[Any]:

@@ -20,12 +20,14 @@ from matchmaking.base.command import run_command
 from matchmaking.base.errors import MlopsError
 from matchmaking.base.escape import say, visible
 from matchmaking.experiments.definition import NAME
-from matchmaking.experiments.record import ENDED_TAG, NAME_TAG, ended_runs
+from matchmaking.experiments.record import ENDED_TAG, NAME_TAG, ended_runs, runs_of
 from matchmaking.tracking import notify
 
 HARM = "harmful"
 # when it was stopped by itself, UTC; and when and why that failed last
 STOPPED_TAG, FAILED_TAG = "experiment_stopped", "experiment_stop_failed"
+# when and by what a person saw to it after that: nothing is tried any more
+SEEN_TAG = "experiment_stop_seen_to"
 # the command has to say of which experiment: by the time it is run another one may be served
 PLACE = "{experiment}"
 BY_HAND = "`mlops experiment stop` gives everybody the champion again; on a cluster EXPERIMENT_MODE=off does."
@@ -40,11 +42,12 @@ class Stop:
     """What became of a challenger's traffic.
 
     Attributes:
-        state: "stopped", "failed", or "on" where nothing was told to stop it.
+        state: "stopped", "failed", "seen to" where that was and a person has seen to it, or "on" where nothing was told
+            to stop it.
         said: in words.
     """
 
-    state: Literal["stopped", "failed", "on"]
+    state: Literal["stopped", "failed", "seen to", "on"]
     said: str
 
 
@@ -78,7 +81,7 @@ def stop_again(but: str = "") -> list[Stop]:
     done = []
     for run in ended_runs():
         tags = run.data.tags
-        if tags[ENDED_TAG] == HARM and FAILED_TAG in tags and STOPPED_TAG not in tags and run.info.run_id != but:
+        if tags[ENDED_TAG] == HARM and to_be_seen_to(tags) and run.info.run_id != but:
             name = tags.get(NAME_TAG, "")
             if not re.fullmatch(NAME, name):
                 # whoever can write to MLflow can write that: no command is to have it
@@ -95,6 +98,42 @@ def stop_again(but: str = "") -> list[Stop]:
     return done
 
 
+def to_be_seen_to(tags: Mapping[str, str]) -> bool:
+    """Whether a challenger couldn't be stopped, and neither a later run nor a person has seen to it."""
+    return FAILED_TAG in tags and STOPPED_TAG not in tags and SEEN_TAG not in tags
+
+
+def see_to(name: str, how: str) -> bool:
+    """Records that a person has seen to a challenger that couldn't be stopped, so that no run tries any more.
+
+    Args:
+        name: the experiment's.
+        how: what was done, a few words.
+
+    Returns:
+        Whether there was one to be seen to.
+
+    Raises:
+        TrackingError: MLflow can't be reached.
+    """
+    found = False
+    for run in runs_of(name):
+        if to_be_seen_to(run.data.tags):
+            tracking.tag_run(run.info.run_id, {SEEN_TAG: f"{_now()}: {how}"})
+            found = True
+    return found
+
+
+def stopped_before(run_id: str) -> Stop | None:
+    """What is recorded of it, where it was stopped; else None.
+
+    Raises:
+        TrackingError: MLflow can't be reached.
+    """
+    found = stopped(run_id)
+    return found if found.state == "stopped" else None
+
+
 def stopped(run_id: str) -> Stop:
     """What is recorded of it.
 
@@ -105,21 +144,52 @@ def stopped(run_id: str) -> Stop:
         tags = tracking.client().get_run(run_id).data.tags
     if when := tags.get(STOPPED_TAG):
         return Stop("stopped", f"It was stopped by itself at {when}: everybody has the champion again.")
+    if FAILED_TAG in tags and (seen := tags.get(SEEN_TAG)):
+        return Stop("seen to", f"It could not be stopped by itself, and somebody has seen to it ({seen}).")
     if why := tags.get(FAILED_TAG):
-        said = f"It could NOT be stopped, and the challenger KEEPS ITS TRAFFIC ({why}). The next look tries again."
+        name = visible(tags.get(NAME_TAG, "NAME"))
+        said = (
+            f"It could NOT be stopped, and the challenger KEEPS ITS TRAFFIC ({why}). The next run tries again, "
+            f"and fails until it works; `mlops experiment end {name} --reason ...` says that somebody has seen to it."
+        )
         return Stop("failed", f"{said} {BY_HAND}")
     return Stop("on", f"THE CHALLENGER KEEPS ITS TRAFFIC until somebody stops it: {BY_HAND}")
+
+
+def stop_outside(said: Mapping[str, Any]) -> list[Stop]:
+    """Stops, and tries again, for a run whose steps couldn't: they had containers, which don't have the command.
+
+    Args:
+        said: of the run's summary, what it says of its experiment.
+
+    Returns:
+        As `stop_again`; nothing where the installation doesn't say how.
+
+    Raises:
+        TrackingError: MLflow can't be reached.
+    """
+    if not settings.experiment_stop_command():
+        return []
+    if said.get("verdict") == HARM and not said.get("to_come"):
+        for run in runs_of(said["experiment"])[:1]:
+            if stopped(run.info.run_id).state == "on":
+                # first: who is killed now leaves it to the next run
+                tracking.tag_run(run.info.run_id, {FAILED_TAG: f"{_now()}: the step ran in a container"})
+    return stop_again()
 
 
 def _attempt(run_id: str, name: str) -> Stop:
     before = stopped(run_id)
     command = settings.experiment_stop_command()
-    if before.state == "stopped" or not command:
+    if before.state in ("stopped", "seen to") or not command:
         return before
     failure = _run(command, name)
-    now = f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}"
-    tracking.tag_run(run_id, {FAILED_TAG: f"{now}: {failure}"} if failure else {STOPPED_TAG: now})
+    tracking.tag_run(run_id, {FAILED_TAG: f"{_now()}: {failure}"} if failure else {STOPPED_TAG: _now()})
     return stopped(run_id)
+
+
+def _now() -> str:
+    return f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}"
 
 
 def _run(command: str, name: str) -> str | None:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from matchmaking.base.errors import InputError
+from matchmaking.base.errors import InputError, MlopsError
 from matchmaking.base.escape import say
 from mlops.cli import experiment_results, experiment_shadow
 from mlops.cli.console import use_records
@@ -104,11 +104,26 @@ def stop(
     experiment: Annotated[
         str, typer.Option(help="Only if it is this one that is served there, as a command that nobody watches asks.")
     ] = "",
+    work_dir: WorkDir = Path("work"),
 ) -> None:
-    """Give every client the champion again, at once, and log no more; the gateway and the services go on."""
+    """Give every client the champion again, at once, and log no more; the gateway and the services go on.
+
+    Where a run of the pipeline couldn't do it, MLflow is told that it is done, and no run tries any more.
+    """
     from mlops.local import gateway
 
     gateway.stop(folder, experiment, say)
+    if _has_records(work_dir):
+        from matchmaking.experiments.stop import see_to
+
+        use_records(work_dir)
+        name = experiment or gateway_record(folder).experiment
+        try:
+            if see_to(name, "`mlops experiment stop`"):
+                say(f"{name}: seen to; no run tries any more to stop its challenger")
+        except MlopsError as error:
+            # it is off all the same
+            say(f"MLflow couldn't be told that it is off: {error}", err=True)
 
 
 @app.command()
@@ -133,6 +148,10 @@ def check(
     say(check_recorded(found))
 
 
+def _has_records(work_dir: Path) -> bool:
+    return bool(os.environ.get("MLFLOW_TRACKING_URI")) or (work_dir / "mlflow.db").exists()
+
+
 def _check(work_dir: Path, unchecked: bool) -> Callable[[Gateway], None]:
     """What is asked before clients have arms: whether MLflow has a definition, and this gateway is as that says."""
 
@@ -141,9 +160,9 @@ def _check(work_dir: Path, unchecked: bool) -> Callable[[Gateway], None]:
 
         if unchecked:
             return
-        if not os.environ.get("MLFLOW_TRACKING_URI") and not (work_dir / "mlflow.db").exists():
+        if not _has_records(work_dir):
             # MLflow takes seconds to import, and would begin the records
-            say(unrecorded(gateway.experiment))
+            say(unrecorded(gateway.experiment, f"{work_dir / 'mlflow.db'}, which isn't there (--work-dir)"))
             return
         use_records(work_dir)
         say(check_recorded(gateway))

@@ -41,6 +41,9 @@ Pairs = Annotated[
     str,
     typer.Option(help="The same of requests: request; score (champion's), probability, slice columns, lawyer."),
 ]
+Stopping = Annotated[
+    bool, typer.Option("--stop", help="Where it does harm, run MLOPS_EXPERIMENT_STOP_COMMAND, as the daily run does.")
+]
 Until = Annotated[str, typer.Option(help="As of when, ISO 8601 with an offset; now if left out.")]
 
 
@@ -121,16 +124,17 @@ def status(
     until: Until = "",
     work_dir: WorkDir = Path("work"),
     as_json: Annotated[bool, typer.Option("--json", help="Print it as JSON and nothing else.")] = False,
+    stop: Stopping = False,
 ) -> None:
     """Show what an experiment says as of its last full day."""
     from matchmaking.experiments.analysis import numbers
     from matchmaking.reporting.experiment import HEADLINES, TO_COME, results_of
 
     run_id, found, _ = _read(name, until, work_dir, exposures, outcomes, pairs)
-    stop = _stop(run_id, found)
+    became = _stop(run_id, found, stop)
     if as_json:
-        typer.echo(json.dumps(numbers(found) | ({"stop": stop.said} if stop else {}), indent=1))
-        _tell(stop)
+        typer.echo(json.dumps(numbers(found) | ({"stop": became.said} if became else {}), indent=1))
+        _tell(became, stop)
         return
     typer.echo(for_terminal(f"{name}: {HEADLINES[found.verdict.state]} {found.verdict.reason}"))
     if found.to_come:
@@ -141,7 +145,7 @@ def status(
     for one in found.checks:
         if one.found:
             typer.echo(for_terminal(f"  {one.code}: {one.said}"))
-    _tell(stop)
+    _tell(became, stop)
 
 
 def report(
@@ -154,6 +158,7 @@ def report(
         "build/experiment"
     ),
     work_dir: WorkDir = Path("work"),
+    stop: Stopping = False,
 ) -> None:
     """Write an experiment's report, one HTML page, and keep it with the experiment's MLflow record.
 
@@ -165,7 +170,7 @@ def report(
     from matchmaking.reporting.experiment import TO_COME, write_report
 
     run_id, found, said = _read(name, until, work_dir, exposures, outcomes, pairs)
-    stop = _stop(run_id, found)
+    became = _stop(run_id, found, stop)
     try:
         out.mkdir(parents=True, exist_ok=True)
         write_report(found, said, out)
@@ -180,7 +185,7 @@ def report(
     typer.echo(for_terminal(f"{name}: {found.verdict.state}; {out / 'experiment.html'}"))
     if ends(numbers(found)) and not found.to_come:
         typer.echo(for_terminal(_ends(run_id, name)))
-    _tell(stop)
+    _tell(became, stop)
 
 
 def _ends(run_id: str, name: str) -> str:
@@ -201,31 +206,50 @@ def end(
     reason: Annotated[str, typer.Option(help="Why, in a sentence.")],
     work_dir: WorkDir = Path("work"),
 ) -> None:
-    """End an experiment that was given up, so that the pipeline looks for it no more; the gateway isn't touched."""
+    """End an experiment that was given up, so that the pipeline looks for it no more; the gateway isn't touched.
+
+    Of one whose harmful challenger couldn't be stopped it says that somebody has seen to it: no run tries any more.
+    """
     from matchmaking.experiments import record
+    from matchmaking.experiments.stop import see_to
 
     if not reason.strip():
         raise InputError("--reason is empty: say why the experiment is given up")
     _open_records(work_dir)
+    if see_to(name, f"`mlops experiment end`: {' '.join(reason.split())}"):
+        typer.echo(for_terminal(f"{name}: seen to; no run tries any more to stop its challenger"))
+        if record.is_over(name):
+            return
     record.end(name, reason)
     typer.echo(for_terminal(f"{name}: ended; `mlops experiment stop` gives everybody the champion again"))
 
 
-def _stop(run_id: str, found: Analysis) -> Stop | None:
-    """Ends the traffic of a challenger that does harm, where the installation says how, before anything else."""
-    from matchmaking.experiments.stop import stop_harmful
+def _stop(run_id: str, found: Analysis, run: bool) -> Stop | None:
+    """What became of the traffic of a challenger that does harm, or was stopped before.
+
+    A look by hand, at whatever logs it was given, ends nobody's traffic unless it was told to.
+    """
+    from matchmaking.base.settings import experiment_stop_command
+    from matchmaking.experiments.stop import HARM, Stop, stop_harmful, stopped, stopped_before
 
     said = {"experiment": found.definition.name, "verdict": found.verdict.state, "to_come": found.to_come}
-    return stop_harmful(run_id, said)
+    if run and (done := stop_harmful(run_id, said)):
+        return done
+    if found.verdict.state != HARM or found.to_come:
+        return stopped_before(run_id)
+    became = stopped(run_id)
+    if became.state == "on" and experiment_stop_command():
+        return Stop("on", f"{became.said} `--stop` runs MLOPS_EXPERIMENT_STOP_COMMAND, and so does the daily run.")
+    return became
 
 
-def _tell(stop: Stop | None) -> None:
-    """Says it beside what was asked for, which may be JSON; one that failed is the exit code."""
+def _tell(became: Stop | None, stop: bool) -> None:
+    """Says it beside what was asked for, which may be JSON; one that was tried and failed is the exit code."""
     from matchmaking.experiments.stop import StopError
 
-    if stop:
-        typer.echo(for_terminal(stop.said), err=True)
-    if stop and stop.state == "failed":
+    if became:
+        typer.echo(for_terminal(became.said), err=True)
+    if stop and became and became.state == "failed":
         raise typer.Exit(StopError.exit_code)
 
 

@@ -216,6 +216,8 @@ def stop_experiment(
 ) -> None:
     """Give everybody the champion again, and wait until the gateway's new pods serve; a second time changes nothing.
 
+    Where there is no such Deployment nobody is served the challenger, and there is nothing to do.
+
     As MLOPS_EXPERIMENT_STOP_COMMAND it has `settings.EXPERIMENT_STOP_SECONDS`.
     """
 
@@ -228,13 +230,21 @@ def stop_experiment(
         env = [{"name": STOPPED, "value": " ".join([*names, experiment])}]
         return {"spec": {"template": {"spec": {"initContainers": [{"name": CONFIGURE, "env": env}]}}}}
 
-    _roll_out((namespace, deployment), stopping, settings.EXPERIMENT_STOP_SECONDS, f"told to stop {experiment}")
+    done = f"told to stop {experiment}"
+    _roll_out((namespace, deployment), stopping, settings.EXPERIMENT_STOP_SECONDS, done, gone_is_done=True)
 
 
 Patch = dict[str, Any]
 
 
-def _roll_out(of: tuple[str, str], change: Patch | Callable[[Any], Patch | None], seconds: float, done: str) -> None:
+def _roll_out(
+    of: tuple[str, str],
+    change: Patch | Callable[[Any], Patch | None],
+    seconds: float,
+    done: str,
+    *,
+    gone_is_done: bool = False,
+) -> None:
     """Changes a Deployment, and waits until its new pods serve.
 
     Args:
@@ -243,6 +253,7 @@ def _roll_out(of: tuple[str, str], change: Patch | Callable[[Any], Patch | None]
             only the waiting is left.
         seconds: how long it may take, of which some are left for whoever waits for this.
         done: what was done, for messages.
+        gone_is_done: where there is no such Deployment there is nothing left to do.
 
     Raises:
         MlopsError: this is no pod, the API refuses or can't be reached, or the new pods don't serve in time.
@@ -271,6 +282,9 @@ def _roll_out(of: tuple[str, str], change: Patch | Callable[[Any], Patch | None]
     except config.ConfigException as error:
         raise MlopsError(f"this is no pod with a service account: {error}") from error
     except (ApiException, HTTPError) as error:
+        if gone_is_done and isinstance(error, ApiException) and error.status == 404:
+            say(f"{namespace}/{deployment} isn't there: nobody is served by it")
+            return
         reason = error.reason if isinstance(error, ApiException) else error
         raise MlopsError(f"{namespace}/{deployment} can't be {done}: {reason}") from error
     raise MlopsError(f"{namespace}/{deployment} was {done}, but doesn't serve yet; `kubectl describe` says why")

@@ -185,7 +185,7 @@ def stop(folder: Path, experiment: str, say: Say) -> None:
 
     Raises:
         InputError: the folder is no gateway's, or never was this experiment's; none runs there, and none was named.
-        MlopsError: as `change`.
+        MlopsError: as `change`; or nginx can't be seen, and something answers at the gateway's address all the same.
     """
     if experiment and (folder / DEFINITION).exists():
         serves = read_gateway(folder / DEFINITION).experiment
@@ -195,6 +195,11 @@ def stop(folder: Path, experiment: str, say: Say) -> None:
             say(f"{folder} is {serves}'s by now, and {experiment} isn't served there any more: nothing was changed")
             return
         if not _runs(folder):
+            if address := _answering(folder):
+                raise MlopsError(
+                    f"the gateway of {folder} can't be seen (nginx.pid), but something answers at {address}: "
+                    f"{experiment} may be served still; end what listens there"
+                )
             say(f"The gateway of {folder} isn't running: {experiment} isn't served there")
             return
     change(folder, "off", 0.0, say)
@@ -205,6 +210,14 @@ def _served(folder: Path) -> set[str]:
     with contextlib.suppress(OSError, ValueError):
         return {json.loads(line)["experiment"] for line in (folder / CHANGES).read_text().splitlines()}
     return set()
+
+
+def _answering(folder: Path) -> str:
+    """The address that a folder's gateway listened at, where somebody does; else empty."""
+    with contextlib.suppress(OSError, ValueError):
+        address = (folder / PLACE).read_text().strip()
+        return address if _answers(int(address.rpartition(":")[2])) else ""
+    return ""
 
 
 def _runs(folder: Path) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import sys
 import tempfile
 import time
 import warnings
@@ -17,6 +18,7 @@ from typing import Any, TextIO
 from matchmaking.base.errors import InputError, MlopsError, cannot_write
 from matchmaking.base.records import read_record
 from matchmaking.base.settings import tracking_uri
+from matchmaking.experiments.stop import StopError, stop_outside
 from matchmaking.reporting.report import SUMMARY, write_failed, write_summary
 from matchmaking.reporting.summary import Failure, Summary
 from matchmaking.tracking import now
@@ -137,6 +139,9 @@ def run_pipeline(
     steps = Steps.of(folder)
     _take_reports(steps, folder)
     summary = read_record(Summary, (folder / SUMMARY).read_bytes(), str(folder / SUMMARY))
+    if runner == "docker" and name == "experiment" and (unstopped := _stop_from_here(summary.experiment or {})):
+        failure = {"step": "report", "exit_code": StopError.exit_code, "message": unstopped}
+        return _failed(name, timestamp, folder, arguments, failure)
     if entry := steps.outputs.get("promote/audit_entry"):
         # the report, which comes before, can't know
         promoted = json.loads(entry.read_text()) or None
@@ -256,6 +261,13 @@ def _production(uri: str) -> dict[str, str] | None:
     from matchmaking.model.production import hashes
 
     return hashes(Path(uri))
+
+
+def _stop_from_here(said: dict[str, Any]) -> str:
+    """Ends the traffic of challengers that do harm, which steps in containers can't; why not, where that failed."""
+    with redirect_stdout(sys.stderr):
+        stops = stop_outside(said)
+    return next((each.said for each in stops if each.state == "failed"), "")
 
 
 def _fail(folder: Path, reason: str, tell: bool = False) -> bool:

@@ -129,6 +129,15 @@ def test_an_experiment_is_stopped_by_one_variable_beside_those_stopped_before(
         in_cluster.stop_experiment("legalaid-mlops", "experiment-gateway", "ranking-1")
 
 
+def test_where_the_gateway_is_gone_nothing_is_left_to_stop(api: Api, capsys: pytest.CaptureFixture[str]) -> None:
+    api.status = 404
+    in_cluster.stop_experiment("legalaid-mlops", "experiment-gateway", "ranking-1")
+    assert "experiment-gateway isn't there" in capsys.readouterr().out
+    # a service that is to be restarted has to be there
+    with pytest.raises(MlopsError, match="can't be restarted: Not Found"):
+        in_cluster.restart("legalaid-mlops", "legalaid-ml")
+
+
 def test_restart_outside_a_pod() -> None:
     with pytest.raises(MlopsError, match="this is no pod with a service account"):
         in_cluster.restart("legalaid-mlops", "legalaid-ml")

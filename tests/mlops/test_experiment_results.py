@@ -139,6 +139,23 @@ def test_an_experiment_that_was_given_up_is_ended_and_the_other_is_read(work: Pa
     assert "--reason is empty" in str(call("end", "embeddings-1", "--reason", " ", "--work-dir", work).exception)
 
 
+def test_a_look_by_hand_stops_nobody_unless_it_is_told_to(work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    record_earlier(DEFINITION)
+    logs = write_logs(work, 0.0)
+    for part in (work / "exposures").rglob("*.jsonl"):
+        lines = [json.loads(line) for line in part.read_text().splitlines()]
+        slow = [{**line, "latency_ms": line["latency_ms"] * (1 + (line["variant"] == "challenger"))} for line in lines]
+        part.write_text("".join(json.dumps(line) + "\n" for line in slow))
+    ran = work / "ran"
+    monkeypatch.setenv("MLOPS_EXPERIMENT_STOP_COMMAND", f"sh -c 'echo {{experiment}} >> {ran}'")
+    for command in (["status"], ["report", "--out", str(work / "out")]):
+        done = call(command[0], "embeddings-1", *logs, *command[1:], "--work-dir", work)
+        assert done.exit_code == 0 and not ran.exists()
+        assert "KEEPS ITS TRAFFIC" in done.output and "`--stop` runs" in done.output
+    done = call("status", "embeddings-1", *logs, "--work-dir", work, "--stop")
+    assert done.exit_code == 0 and ran.read_text() == "embeddings-1\n" and "stopped by itself" in done.output
+
+
 def test_another_version_of_the_service_in_the_log_forbids_to_read_it(work: Path) -> None:
     record_earlier(DEFINITION)
     logs = write_logs(work, 0.0)

@@ -69,7 +69,7 @@ def test_harm_ends_the_traffic_and_loses_no_request(
     # a gateway that isn't this experiment's is a failure, and this one is what it was
     stop = f"{MLOPS} experiment stop --experiment {{experiment}} --folder"
     monkeypatch.setenv("MLOPS_EXPERIMENT_STOP_COMMAND", f"{stop} {tmp_path / 'nowhere'}")
-    done = looked("status", NAME, *logs, "--json")
+    done = looked("status", NAME, *logs, "--json", "--stop")
     assert done.returncode == 1 and "NOT be stopped" in done.stderr and "holds no experiment" in done.stderr
     assert json.loads(done.stdout)["stop"] in done.stderr and served() == (200, wrong)
 
@@ -83,7 +83,7 @@ def test_harm_ends_the_traffic_and_loses_no_request(
 
     thread = threading.Thread(target=under_load, daemon=True)
     thread.start()
-    done = looked("report", NAME, *logs, "--out", str(tmp_path / "out"))
+    done = looked("report", NAME, *logs, "--stop", "--out", str(tmp_path / "out"))
     finished.set()
     thread.join()
     assert done.returncode == 0 and "stopped by itself" in done.stderr, done.stdout + done.stderr
@@ -92,7 +92,7 @@ def test_harm_ends_the_traffic_and_loses_no_request(
     assert read_gateway(gateway.folder / "gateway.yaml").mode == "off" and served() == (200, right)
     # a second look runs nothing: what is told to fail would
     monkeypatch.setenv("MLOPS_EXPERIMENT_STOP_COMMAND", "false {experiment}")
-    assert looked("status", NAME, *logs).returncode == 0
+    assert looked("status", NAME, *logs, "--stop").returncode == 0
 
 
 def test_a_gateway_that_is_not_what_the_definition_says_exposes_nobody(

@@ -10,12 +10,14 @@ from typing import Any
 
 import pandas as pd
 import pytest
+from typer.testing import CliRunner
 
 from matchmaking import tracking
 from matchmaking.base import settings
 from matchmaking.experiments.announce import keep_reading, tell_ended, tell_verdict
 from matchmaking.experiments.record import RESULTS, under_way
-from matchmaking.experiments.stop import stop_again, stop_harmful
+from matchmaking.experiments.stop import see_to, stop_again, stop_harmful, stop_outside
+from mlops.cli.app import app
 from tests.experiment_fixtures import DEFINITION, UNTIL, record_earlier
 from tests.webhook import Hook
 
@@ -153,3 +155,56 @@ def test_a_tag_that_is_no_name_gets_into_no_command(
         assert "is no experiment's name, and isn't stopped" in capsys.readouterr().out
         stop = stop_harmful(run_id, {**SAID, "experiment": name})
         assert stop and stop.state == "failed" and not ran.exists()
+
+
+def test_what_somebody_has_seen_to_is_tried_no_more(
+    run_id: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else an experiment whose gateway is gone would fail each run for good."""
+    ran = tmp_path / "ran"
+    monkeypatch.setenv("MLOPS_EXPERIMENT_STOP_COMMAND", appending(ran, code=4))
+    assert not see_to("embeddings-1", "too early")
+    _, stop = keep_reading(reading(tmp_path), STAMP)
+    assert stop and "`mlops experiment end embeddings-1 --reason ...`" in stop.said
+    # nor does it help to unset the command
+    monkeypatch.delenv("MLOPS_EXPERIMENT_STOP_COMMAND")
+    assert [each.state for each in stop_again()] == ["failed"]
+    monkeypatch.setenv("MLOPS_EXPERIMENT_STOP_COMMAND", appending(ran, code=4))
+    work = ["--work-dir", str(tmp_path)]
+    done = CliRunner().invoke(app, ["experiment", "end", "embeddings-1", "--reason", "the machine is gone", *work])
+    assert done.exit_code == 0 and "seen to" in done.output
+    assert stop_again() == [] and ran.read_text() == "embeddings-1\n"
+    assert tags(run_id)["experiment_ended"] == "harmful"
+    stop = stop_harmful(run_id, SAID)
+    assert stop and stop.state == "seen to" and "the machine is gone" in stop.said
+    assert not see_to("embeddings-1", "twice") and not see_to("x' OR '1", "no name")
+
+
+def test_that_it_was_stopped_is_said_by_each_later_look(
+    run_id: str, hook: Hook, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLOPS_EXPERIMENT_STOP_COMMAND", appending(tmp_path / "ran"))
+    stop_harmful(run_id, SAID)
+    for verdict in ("go on", "worse"):
+        _, stop = keep_reading(reading(tmp_path, verdict=verdict), STAMP)
+        assert stop and stop.state == "stopped"
+    tell_verdict(run_id, {**SAID, "verdict": "worse"}, [], "run-1")
+    assert stop.said in hook.bodies[0]["message"] and "keeps its traffic" not in hook.bodies[0]["message"]
+
+
+def test_what_a_container_could_not_stop_is_stopped_from_outside(
+    run_id: str, hook: Hook, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # as in a container: the step has no command
+    keep_reading(reading(tmp_path), STAMP)
+    assert tags(run_id)["experiment_ended"] == "harmful" and stop_outside(SAID) == []
+    ran = tmp_path / "ran"
+    monkeypatch.setenv("MLOPS_EXPERIMENT_STOP_COMMAND", appending(ran, code=4))
+    assert stop_outside({"headline": "No experiment is under way."}) == [] and not ran.exists()
+    assert stop_outside({**SAID, "to_come": True}) == [] and not ran.exists()
+    assert [each.state for each in stop_outside(SAID)] == ["failed"]
+    # a later run that finds none under way tries again
+    monkeypatch.setenv("MLOPS_EXPERIMENT_STOP_COMMAND", appending(ran))
+    assert [each.state for each in stop_outside({})] == ["stopped"] and stop_outside(SAID) == []
+    assert ran.read_text() == "embeddings-1\n" * 2
+    assert hook.titles()[-1] == "[experiment] embeddings-1: the harmful challenger was stopped."
