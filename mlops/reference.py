@@ -10,7 +10,7 @@ from typing import Any
 
 import typer
 
-from pipelines import PIPELINES
+from pipelines import PIPELINES, function
 
 EXIT_CODES = {
     0: "done",
@@ -68,14 +68,12 @@ def reference() -> str:
 
 
 def _parameters(pipeline: str) -> Iterator[str]:
-    from importlib import import_module
-
     from docstring_parser import parse
 
-    function = getattr(import_module(f"pipelines.{pipeline}"), pipeline).pipeline_func
-    said = {each.arg_name: _text(each.description) for each in parse(function.__doc__ or "").params}
+    plain = function(pipeline).pipeline_func
+    said = {each.arg_name: _text(each.description) for each in parse(plain.__doc__ or "").params}
     rows = []
-    for name, parameter in inspect.signature(function).parameters.items():
+    for name, parameter in inspect.signature(plain).parameters.items():
         needed = parameter.default is parameter.empty
         default = "needed" if needed else f"`{json.dumps(parameter.default)}`" if parameter.default != "" else ""
         rows.append((f"`{name}`", said[name], default))

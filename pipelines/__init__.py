@@ -1,6 +1,8 @@
 """The pipelines: one DAG a file, what their pods carry, and the compiler."""
 
 from enum import StrEnum
+from importlib import import_module
+from typing import Any
 
 
 class Pipeline(StrEnum):
@@ -9,6 +11,7 @@ class Pipeline(StrEnum):
     retrain = "retrain"
     sweep = "sweep"
     evaluate = "evaluate"
+    evaluate_parts = "evaluate-parts"
     monitor = "monitor"
     observe = "observe"
     experiment = "experiment"
@@ -16,3 +19,9 @@ class Pipeline(StrEnum):
 
 
 PIPELINES = tuple(each.value for each in Pipeline)
+
+
+def function(name: str) -> Any:
+    """A pipeline's function, by the pipeline's name; kfp is imported with it."""
+    called = name.replace("-", "_")
+    return getattr(import_module(f"pipelines.{called}"), called)

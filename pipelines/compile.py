@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from matchmaking.base.errors import cannot_write
-from pipelines import PIPELINES
+from pipelines import PIPELINES, function
 
 # what a pod's container runs, before the component's name; nothing is imported from where it stands
 RUN = ["python3", "-P", "-m", "components.run"]
@@ -46,8 +46,6 @@ def compile_all(out: Path) -> list[Path]:
 
 def compile_pipeline(name: str) -> str:
     """One pipeline as YAML: the pipeline, and as a second document what its steps carry in Kubernetes."""
-    from importlib import import_module
-
     from kfp.compiler import Compiler
 
     from pipelines.pods import retried
@@ -55,7 +53,7 @@ def compile_pipeline(name: str) -> str:
     with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
         # of image names without "python"
         warnings.simplefilter("ignore")
-        pipeline = getattr(import_module(f"pipelines.{name}"), name)
+        pipeline = function(name)
         path = Path(folder) / "pipeline.yaml"
         with _lean(pipeline), retried(pipeline):
             try:

@@ -47,6 +47,10 @@ NEEDS = {
     # of more than `trial.MOST_ROWS` it draws a part
     "trial": Need(fixed=870, per_row=0.28),
     "evaluate": Need(fixed=790, per_row=0.29),
+    # of the rows of one shard, whose parts come one at a time
+    "shard": Need(fixed=1500, per_row=0.02),
+    # of all rows
+    "merge": Need(fixed=1500, per_row=0.0),
     "compare": Need(fixed=215, per_row=0.24),
     "score": Need(fixed=790, per_row=0.21),
     "drift": Need(fixed=470, per_row=0.08),
@@ -58,6 +62,7 @@ STEPS = {
     "retrain": ("validate", "split", "train", "evaluate", "compare"),
     "sweep": ("validate", "split", "trial", "train", "evaluate", "compare"),
     "evaluate": ("validate", "split", "evaluate"),
+    "evaluate-parts": ("shard", "merge"),
     "monitor": ("validate", "score", "drift"),
     "observe": ("observe",),
     "experiment": ("experiment",),

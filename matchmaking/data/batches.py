@@ -86,6 +86,23 @@ def arrow_batches(path: Path, columns: Sequence[str] | None = None, what: str = 
             progress.add(batch.num_rows)
 
 
+def rebatched(frames: Iterator[pd.DataFrame], rows: int) -> Iterator[pd.DataFrame]:
+    """The same rows in frames of so many; the last has those that are left, and the index is a frame's own."""
+    held: list[pd.DataFrame] = []
+    while True:
+        frame = next(frames, None)
+        if frame is not None:
+            held.append(frame)
+        if sum(map(len, held)) >= rows or (frame is None and held):
+            whole = pd.concat(held, ignore_index=True)
+            last = len(whole) if frame is None else len(whole) - len(whole) % rows
+            for start in range(0, last, rows):
+                yield whole.iloc[start : min(start + rows, last)]
+            held = [whole.iloc[last:]] if last < len(whole) else []
+        if frame is None:
+            return
+
+
 def pick(path: Path, targets: Mapping[Path, tuple[np.ndarray, dict[str, Any]]]) -> None:
     """Writes some rows of a parquet file to others, in the order that is asked for.
 

@@ -71,6 +71,23 @@ class Tally:
                 _count(self.unseen[column], strange.astype(object))
         self.hashes.append(_row_hashes(pairs))
 
+    def counts(self) -> dict[str, Any]:
+        """What was counted but for the rows' hashes, as JSON, for `add_counts`; in the order in which values came."""
+        return {
+            "rows": self.rows,
+            "classes": [[int(value), count] for value, count in self.classes.items()],
+            "unseen": {column: [*found.items()] for column, found in self.unseen.items()},
+        }
+
+    def add_counts(self, counts: Mapping[str, Any]) -> None:
+        """Adds what another one has counted, of pairs that come after these; that one has the same encoder."""
+        self.rows += counts["rows"]
+        for value, count in counts["classes"]:
+            self.classes[value] = self.classes.get(value, 0) + count
+        for column, found in counts["unseen"].items():
+            for value, count in found:
+                self.unseen[column][value] = self.unseen[column].get(value, 0) + count
+
     def check_enough(self, source: str) -> None:
         """Refuses a dataset that cannot be split into train and test with both classes in each.
 
@@ -90,8 +107,13 @@ class Tally:
                 f"at least {MIN_PER_CLASS} are needed"
             )
 
-    def report(self, extra_columns: list[str]) -> DataReport:
-        """What is worth telling about the pairs."""
+    def report(self, extra_columns: list[str], duplicates: int | None = None) -> DataReport:
+        """What is worth telling about the pairs.
+
+        Args:
+            extra_columns: columns we do not know.
+            duplicates: rows that repeat an earlier one, where they were counted elsewhere.
+        """
         unseen = {}
         warnings = []
         for column, found in self.unseen.items():
@@ -99,7 +121,8 @@ class Tally:
                 counts = pd.Series(found).sort_values(ascending=False)
                 unseen[column] = {str(category): int(count) for category, count in counts.items()}
                 warnings.append(_unknown(column, unseen[column], self.known[column], self.rows))
-        duplicates = self.rows - distinct(np.concatenate(self.hashes)) if self.hashes else 0
+        if duplicates is None:
+            duplicates = self.rows - distinct(np.concatenate(self.hashes)) if self.hashes else 0
         if duplicates:
             warnings.append(f"{duplicates:,} of {self.rows:,} rows repeat an earlier one exactly")
         return DataReport(self.rows, self.classes.get(1, 0), extra_columns, unseen, duplicates, warnings)

@@ -122,6 +122,26 @@ def dataset_files(uri: str) -> tuple[str, dict[str, int]]:
     return folder, {name: sizes[name] for name in chosen(sizes, redact(uri))}
 
 
+def list_dataset(uri: str) -> tuple[str, dict[str, int]]:
+    """How many bytes each part of a dataset has, without reading any; waits for a store that is away.
+
+    Returns:
+        The parts' folder, and their bytes by their names in it, in the order in which they are read. Of what isn't a
+        folder two empty ones: it is one file, or nothing, as reading it will tell.
+
+    Raises:
+        InputError: see `fetch_dataset`.
+        StorageError: the store can't be reached, even after retries.
+    """
+    found = storage.matching(uri)
+    folder, sizes = found or (uri, {} if _web(uri) else storage.list_sizes(uri))
+    if not sizes and found is not None:
+        raise InputError(f"{redact(uri)}: no file matches the pattern")
+    if not sizes and (_web(uri) or not storage.is_folder(uri)):
+        return "", {}
+    return folder, {name: sizes[name] for name in chosen(sizes, redact(uri))}
+
+
 def version_of(path: Path) -> str:
     """The version of a dataset that is here: md5, in hex.
 
@@ -130,7 +150,11 @@ def version_of(path: Path) -> str:
     """
     if not path.is_dir():
         return file_md5(path)
-    hashes = [file_md5(path / name) for name in parts_of(path)]
+    return version_together([file_md5(path / name) for name in parts_of(path)])
+
+
+def version_together(hashes: list[str]) -> str:
+    """The version of a dataset by the md5 of each of its files, in order."""
     if len(hashes) == 1:
         return hashes[0]
     return hashlib.md5("".join(f"{each}\n" for each in hashes).encode(), usedforsecurity=False).hexdigest()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -83,6 +83,49 @@ class Wrong:
         """Raises an InputError for the first column that breaks the schema, if one does."""
         if self.found:
             raise _bad_rows(source, places, *self.found[min(self.found)])
+
+
+def as_json(found: Problems, wrong: Wrong, places: Places) -> dict[str, Any]:
+    """What is wrong with the rows of one part, each with what to call it, for `tell_together`."""
+
+    def rows(each: _Rows) -> dict[str, Any]:
+        return {**vars(each), "places": places(each.numbers)}
+
+    return {
+        "unread": [[*key, rows(each)] for key, each in found.found.items()],
+        "wrong": [[*key, column, check, rows(each)] for key, (column, check, each) in wrong.found.items()],
+    }
+
+
+def tell_together(source: str, parts: Iterable[Mapping[str, Any]], columns: list[str]) -> None:
+    """Raises the InputError that the parts of a dataset have, read one after the other, if they have one.
+
+    Args:
+        source: what to call the dataset.
+        parts: in order, of each how many `rows` it has and as `problems` what `as_json` gives.
+        columns: as for `Problems.tell`.
+    """
+    found, wrong = Problems(), Wrong()
+    called: dict[int, str] = {}
+    first = 0
+
+    def add(to: _Rows, rows: Mapping[str, Any]) -> None:
+        numbers = [first + number for number in rows["numbers"]]
+        called.update(zip(numbers, rows["places"], strict=True))
+        to.add(numbers, rows["values"], rows["count"])
+
+    for part in parts:
+        for column, what, rows in part["problems"]["unread"]:
+            add(found.found.setdefault((column, what), _Rows()), rows)
+        for place, number, column, check, rows in part["problems"]["wrong"]:
+            add(wrong.found.setdefault((place, number), (column, check, _Rows()))[2], rows)
+        first += part["rows"]
+
+    def places(numbers: list[int]) -> list[str]:
+        return [called[number] for number in numbers]
+
+    found.tell(source, places, columns)
+    wrong.tell(source, places)
 
 
 def listed(names: list[str]) -> str:

@@ -78,12 +78,12 @@ class _Dataset:
         # a folder's files, as messages call them; of a file there is nothing more to say
         self.called: list[str] = []
         if not path.is_dir():
-            self.files = [_open(path, name, wanted, parquet=path.is_file() and is_parquet(path))]
+            self.files = [open_file(path, name, wanted, parquet=path.is_file() and is_parquet(path))]
         else:
             parts = parts_of(path, name)
             self.called = [visible(part) for part in parts]
             self.files = [
-                _open(path / part, f"{visible(part)} in {name}", wanted, parquet=part.lower().endswith(PARQUET))
+                open_file(path / part, f"{visible(part)} in {name}", wanted, parquet=part.lower().endswith(PARQUET))
                 for part in parts
             ]
         self.kept = [column for column in COLUMNS if column in self.files[0].names]
@@ -105,10 +105,10 @@ class _Dataset:
                 if not found.found:
                     wrong.look(part)
                 if not found.found and not wrong.found:
-                    yield part[self.kept].astype({column: "int64" for column in part if column in INTEGERS})
+                    yield typed(part, self.kept)
                 progress.add(len(part))
         if not progress.rows:
-            raise InputError(f"{self.name}: there is a header but no row" + " in any part" * bool(self.called))
+            raise no_row(self.name, parts=bool(self.called))
         found.tell(self.name, self.places, ["(none)", *self.kept])
         wrong.tell(self.name, self.places)
 
@@ -127,7 +127,28 @@ class _Dataset:
         return told
 
 
-def _open(path: Path, name: str, wanted: tuple[str, ...], *, parquet: bool) -> CsvRows | ParquetRows:
+def typed(part: pd.DataFrame, columns: list[str]) -> pd.DataFrame:
+    """Rows in which nothing is wrong, as `open_pairs` gives them: these columns."""
+    return part[columns].astype({column: "int64" for column in part if column in INTEGERS})
+
+
+def no_row(name: str, *, parts: bool) -> InputError:
+    """What is wrong with a dataset without a row."""
+    return InputError(f"{name}: there is a header but no row" + " in any part" * parts)
+
+
+def open_file(path: Path, name: str, wanted: tuple[str, ...], *, parquet: bool) -> CsvRows | ParquetRows:
+    """One file of a dataset.
+
+    Args:
+        path: where it is.
+        name: what to call it in messages.
+        wanted: the columns that must be there.
+        parquet: whether it is to be read as Parquet; else as CSV.
+
+    Raises:
+        InputError: it is no such file.
+    """
     try:
         return ParquetRows(path, name, wanted) if parquet else CsvRows(path, name, wanted)
     except OSError as error:

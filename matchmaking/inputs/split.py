@@ -133,7 +133,7 @@ def split_file(
     Raises:
         InputError: see `split`; or the dataset in `ASSUMED` can't be read or split.
     """
-    trained, assumed = _production_lineage(production_dir)
+    trained, assumed = production_lineage(production_dir)
     keys, labels = _known_by(batches(pairs_path, what="looked at"))
     if assumed and trained is None:
         trained = stratified_lineage(keys, labels, dataset_version)
@@ -145,18 +145,10 @@ def split_file(
     held_out[train] = False
     kept = trained if rule == "auto" else None
     named = rule if rule != "auto" else "production's" if kept else "hash"
-    notes = []
-    if assumed and trained is not None:
-        notes.append(_assumption(trained, same))
-    if trained is not None and not same:
-        notes += _found_again(trained, keys, assumed)
-    if left_out:
-        notes.append(
-            f"{left_out:,} pairs that the {named} split would hold out may have trained production, and were left out; "
-            "the others are no random sample of the dataset, those of --split auto are"
-        )
-    version = trained.dataset_version if assumed and trained is not None else ""
-    facts = Facts(how, named, len(train), len(test), left_out, version, tuple(notes))
+    looked = trained is not None and not same and len(trained.listed)
+    found = int(among(trained.listed, keys).sum()) if trained is not None and looked else 0
+    counts = (len(train), len(test), left_out)
+    facts = facts_with(how, named, counts, trained, assumed=assumed, same=same, found=found)
     lineage = lineage_of(keys, held_out, kept.split if kept else named, dataset_version, kept)
     pick(pairs_path, {train_path: (train, {}), test_path: (test, {"split": asdict(facts)})})
     # a step that is tried again
@@ -170,7 +162,45 @@ def facts_of(test: pd.DataFrame) -> dict[str, Any] | None:
     return test.attrs.get("split")
 
 
-def _production_lineage(production_dir: Path) -> tuple[Lineage | None, bool]:
+def facts_with(
+    asked: str,
+    rule: str,
+    counts: tuple[int, int, int],
+    trained: Lineage | None,
+    *,
+    assumed: bool,
+    same: bool,
+    found: int,
+) -> Facts:
+    """The facts of a split, with what somebody should know of production's training.
+
+    Args:
+        asked: see `Facts`.
+        rule: see there.
+        counts: its train rows, test rows, and rows left out.
+        trained: production's lineage; None where there is no production.
+        assumed: whether that is assumed.
+        same: whether it is that of the dataset that was split.
+        found: how many of the pairs that it lists are in the dataset; not looked at where it is the same.
+
+    Raises:
+        InputError: none of them is, and it is the lineage of a dataset that was given as production's.
+    """
+    notes = []
+    if assumed and trained is not None:
+        notes.append(_assumption(trained, same))
+    if trained is not None and not same:
+        notes += _found_again(trained, found, assumed)
+    if left_out := counts[2]:
+        notes.append(
+            f"{left_out:,} pairs that the {rule} split would hold out may have trained production, and were left out; "
+            "the others are no random sample of the dataset, those of --split auto are"
+        )
+    version = trained.dataset_version if assumed and trained is not None else ""
+    return Facts(asked, rule, *counts, version, tuple(notes))
+
+
+def production_lineage(production_dir: Path) -> tuple[Lineage | None, bool]:
     """Production's lineage as far as it is known before the dataset is read, and whether it is assumed."""
     if not production.present(production_dir):
         return None, False
@@ -197,7 +227,7 @@ def _assumption(trained: Lineage, same: bool) -> str:
     )
 
 
-def _found_again(trained: Lineage, keys: Keys, assumed: bool) -> Iterator[str]:
+def _found_again(trained: Lineage, found: int, assumed: bool) -> Iterator[str]:
     """A word of warning where hardly any of the pairs that a lineage lists are in the dataset.
 
     Raises:
@@ -205,7 +235,6 @@ def _found_again(trained: Lineage, keys: Keys, assumed: bool) -> Iterator[str]:
     """
     if not len(trained.listed):
         return
-    found = int(among(trained.listed, keys).sum())
     said = f"of {len(trained.listed):,} pairs that production's training is known by, {found:,} are in this dataset"
     if found == 0 and assumed:
         raise InputError(
@@ -232,9 +261,14 @@ def _places(labels: np.ndarray, keys: Keys, how: str, trained: Lineage | None) -
         test = test[clean]
     for name, part in (("train", train), ("test", test)):
         if len(np.unique(labels[part])) < 2:
-            without = f" (without {left_out:,} pairs that trained production)" if left_out else ""
-            raise InputError(f"the {name} part of the {how} split{without} has one class only; more rows are needed")
+            raise one_class(name, how, left_out)
     return train, test, left_out
+
+
+def one_class(name: str, how: str, left_out: int) -> InputError:
+    """What is wrong with a split of which a part (train or test) has one class only."""
+    without = f" (without {left_out:,} pairs that trained production)" if left_out else ""
+    return InputError(f"the {name} part of the {how} split{without} has one class only; more rows are needed")
 
 
 def _stratified(labels: np.ndarray, keys: Keys) -> tuple[np.ndarray, np.ndarray]:

@@ -157,6 +157,23 @@ def collect(artifacts: Iterable[Any]) -> list[dict[str, Any]]:
     return list(costs.values())
 
 
+def summed(artifacts: Iterable[Any]) -> list[dict[str, Any]]:
+    """`collect` of steps that ran side by side under one name: seconds added up, memory that of the largest."""
+    costs: dict[str, dict[str, Any]] = {}
+    seen = set()
+    for artifact in artifacts:
+        for cost in costs_of(artifact.metadata):
+            # what came before them all, each of them tells in the same words
+            if as_text([cost]) in seen:
+                continue
+            seen.add(as_text([cost]))
+            known = costs.setdefault(cost["step"], {**cost, "wall_seconds": 0.0, "import_seconds": 0.0})
+            known["wall_seconds"] += cost["wall_seconds"]
+            known["import_seconds"] += cost["import_seconds"]
+            known["peak_mb"] = max(known["peak_mb"], cost["peak_mb"])
+    return list(costs.values())
+
+
 def costs_of(metadata: Mapping[str, Any]) -> list[dict[str, Any]]:
     """The costs that an artifact's metadata holds: `step`, `wall_seconds`, `import_seconds`, `peak_mb` of each."""
     found = []

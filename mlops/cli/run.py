@@ -37,6 +37,7 @@ class Local(StrEnum):
     retrain = "retrain"
     sweep = "sweep"
     evaluate = "evaluate"
+    evaluate_parts = "evaluate-parts"
     monitor = "monitor"
     observe = "observe"
     experiment = "experiment"
@@ -87,7 +88,9 @@ def run(
     ] = "",
     policy: Annotated[Path | None, typer.Option(help="A promotion policy (YAML).")] = None,
     fail_on_drift: Annotated[bool, typer.Option(help="monitor: exit code 3 past the policy's limits.")] = False,
-    fail_on_degraded: Annotated[bool, typer.Option(help="evaluate: exit code 3 past the policy's limits.")] = False,
+    fail_on_degraded: Annotated[
+        bool, typer.Option(help="evaluate, evaluate-parts: exit code 3 past the policy's limits.")
+    ] = False,
     out: Annotated[Path | None, typer.Option(help="Folder for the metrics and curves alone, as `dvc` wants.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the summary as JSON and nothing else.")] = False,
     verbose: Annotated[bool, typer.Option("--verbose", help="Show all the steps print, and tracebacks.")] = False,
@@ -118,6 +121,7 @@ def run(
         "production_data": production_data,
         "policy": policy_text(policy),
     }
+    measured = {**common, "split": split.value, "production_data": production_data}
     arguments: dict[str, dict[str, Any]] = {
         "sweep": {**judged, "trials": trials, **({"epochs": epochs} if epochs else {})},
         "retrain": {
@@ -125,7 +129,8 @@ def run(
             "algorithm": algorithm.value,
             **{name: value for name, value in recipe.items() if value is not None},
         },
-        "evaluate": {**common, "split": split.value, "production_data": production_data},
+        "evaluate": measured,
+        "evaluate-parts": measured,
         "monitor": {**common, "current": current},
         "observe": {
             "seed": seed,
@@ -145,8 +150,8 @@ def run(
     names = [pipeline.value]
     if pipeline is Local.all:
         names = ["retrain", "evaluate", "monitor", *(["observe"] if predictions else [])]
-    if production == "" and "evaluate" in names:
-        raise InputError("--production is missing: evaluate needs the folder of the production model")
+    if production == "" and (measuring := [name for name in names if arguments[name] is measured]):
+        raise InputError(f"--production is missing: {measuring[0]} needs the folder of the production model")
     if policy:
         # for the steps that look at alerts
         os.environ["MLOPS_POLICY"] = policy_text(policy)
@@ -274,8 +279,9 @@ def _crossed(outcomes: dict[str, Outcome], policy: Path | None, drift: bool, pro
         crossed += drift_crossed(outcomes["monitor"].summary, limits)
         for what in unchecked(outcomes["monitor"].summary, limits):
             typer.echo(f"Not checked: {what}", err=True)
-    if production and "evaluate" in outcomes:
-        crossed += degraded(outcomes["evaluate"].summary, limits)
+    for name in ("evaluate", "evaluate-parts") if production else ():
+        if name in outcomes:
+            crossed += degraded(outcomes[name].summary, limits)
     return crossed
 
 

@@ -65,6 +65,7 @@ def apply(
         "retrain": {"data": data, "production": production, "candidates": candidates},
         "sweep": {"data": data, "production": production, "candidates": candidates},
         "evaluate": {"data": data, "production": production},
+        "evaluate-parts": {"data": data, "production": production},
         "monitor": {"data": data, "production": production, "current": current},
         "observe": {"production": production, "predictions": predictions, "outcomes": outcomes},
         "experiment": {"exposures": exposures, "outcomes": EXPERIMENT_OUTCOMES_URI, "pairs": pairs},

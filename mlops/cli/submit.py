@@ -140,6 +140,7 @@ def submit(
         "production_data": production_data,
         "policy": policy_text(policy),
     }
+    measured = {"split": split.value, "production_data": production_data}
     own: dict[str, dict[str, Any]] = {
         "sweep": {**judged, "trials": trials, **({"epochs": epochs} if epochs else {})},
         "retrain": {
@@ -147,7 +148,8 @@ def submit(
             "algorithm": algorithm.value,
             **{key: value for key, value in recipe.items() if value is not None},
         },
-        "evaluate": {"split": split.value, "production_data": production_data},
+        "evaluate": measured,
+        "evaluate-parts": measured,
         "monitor": {"current": current},
         "observe": _logs(context, predictions, outcomes, data) | {"period": period.value},
         "experiment": {

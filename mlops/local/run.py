@@ -25,6 +25,7 @@ from matchmaking.tracking import now
 from mlops.local.steps import end_children, in_kfps_place
 from mlops.local.warm import Nursery
 from mlops.local.watch import COLOURS, Steps, Watcher
+from pipelines import function
 
 LOG = "run.log"
 # bytes of the work folder's path: SQLite opens files of 512, and adds a suffix to `mlflow.db`
@@ -112,7 +113,7 @@ def run_pipeline(
             with redirect_stdout(watcher), in_kfps_place(watcher, scratch, nursery), warnings.catch_warnings():
                 # kfp warns of image names without "python", and that display names do nothing here
                 warnings.simplefilter("ignore")
-                _pipeline(name)(**arguments, timestamp=timestamp)
+                function(name)(**arguments, timestamp=timestamp)
         except KeyboardInterrupt:
             end_children()
             _fail(folder, "interrupted")
@@ -182,29 +183,11 @@ def _check_places(work_dir: Path) -> None:
         raise InputError(f"TMPDIR is {given}, no folder that can be written to; make it, or unset TMPDIR")
 
 
-def _pipeline(name: str) -> Any:
-    from pipelines.evaluate import evaluate
-    from pipelines.experiment import experiment
-    from pipelines.monitor import monitor
-    from pipelines.observe import observe
-    from pipelines.retrain import retrain
-    from pipelines.sweep import sweep
-
-    return {
-        "retrain": retrain,
-        "sweep": sweep,
-        "evaluate": evaluate,
-        "monitor": monitor,
-        "observe": observe,
-        "experiment": experiment,
-    }[name]
-
-
 def _images(name: str) -> set[str]:
     """The images that the steps of a pipeline run in."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        executors = _pipeline(name).pipeline_spec.deployment_spec["executors"]
+        executors = function(name).pipeline_spec.deployment_spec["executors"]
     return {executor["container"]["image"] for executor in executors.values()}
 
 

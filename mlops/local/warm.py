@@ -84,6 +84,7 @@ KIND = {
     "train": "model",
     "trial": "model",
     "evaluate": "model",
+    "shard": "model",
     "score": "model",
     "drift": "drift",
     "observe": "model",
@@ -96,6 +97,7 @@ WANTED = {
     "retrain": ("base", "model"),
     "sweep": ("base", "model"),
     "evaluate": ("base", "model"),
+    "evaluate-parts": ("base", "model"),
     "monitor": ("base", "model", "drift"),
     "observe": ("base", "model"),
     # whose second step draws, too

@@ -1,0 +1,177 @@
+"""Some parts of a dataset, checked, counted and scored by themselves, so that `merge` can say what one piece would.
+
+What leaves a shard is small beside its rows: what is wrong with them, counts of what they hold, how often production
+gave each score, and of each row a hash of 8 bytes, by which repetitions are found across shards.
+"""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+import pandas as pd
+
+from matchmaking import storage
+from matchmaking.base.errors import InputError
+from matchmaking.base.escape import visible
+from matchmaking.base.files import file_md5
+from matchmaking.base.redact import redact
+from matchmaking.data.batches import BATCH, rebatched
+from matchmaking.data.describe import Tally
+from matchmaking.data.part_rows import PartRows
+from matchmaking.data.schema import SLICES, TARGET
+from matchmaking.evidence.score_counts import MOST, ScoreCounts
+from matchmaking.inputs.split import production_lineage
+from matchmaking.model import production
+from matchmaking.model.lineage import Flags, Keys, Lineage, by_hash, pair_keys
+from matchmaking.model.score import score_batches
+
+# in the folder that a shard writes
+RECORD, HASHES, SCORES, LISTED = "shard.json", "hashes", "scores.npz", "listed"
+# which pairs production's lineage decides on; `auto` of a split that is told row by row
+RULES = {"auto": "production's", "hash": "hash"}
+
+
+def count_shard(
+    plan: Mapping[str, Any],
+    number: int,
+    production_dir: Path,
+    out: Path,
+    *,
+    uri: str,
+    how: str,
+    most: int = MOST,
+) -> dict[str, Any]:
+    """Reads the parts of a shard, one after the other, of which no more than one is here at a time.
+
+    Args:
+        plan: as `plan.plan_shards` gives it.
+        number: which shard, from 0.
+        production_dir: the production bundle, which knows which pairs trained it.
+        out: a folder to write: what `merge.merge_shards` reads.
+        uri: of the dataset; it is called so in messages.
+        how: "auto" or "hash".
+        most: scores that are told apart, at most.
+
+    Returns:
+        What is in its `RECORD`; what is wrong with the data is told there, and raised by `merge`, which knows what
+        others have found before.
+
+    Raises:
+        InputError: a part isn't there any more, or isn't what it was.
+        StorageError: the store can't be reached, even after retries.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    counts = ScoreCounts(most)
+    with (out / HASHES).open("wb") as hashes:
+        shard = _Shard(plan["folder"], plan["shards"][number], production_dir, uri, how, hashes)
+        waiting: list[pd.DataFrame] = []
+
+        def held_out() -> Iterator[pd.DataFrame]:
+            for frame in rebatched(shard.held_out(), BATCH):
+                waiting.append(frame)
+                yield frame
+
+        for scores in score_batches(held_out(), production_dir):
+            frame = waiting.pop()
+            counts.add(frame[TARGET].to_numpy(), scores, frame[[*SLICES]])
+    counts.save(out / SCORES)
+    (out / LISTED).write_bytes(np.packbits(shard.listed).tobytes())
+    record = {"number": number, "shards": len(plan["shards"]), "parts": shard.parts, "split": shard.split}
+    (out / RECORD).write_text(json.dumps(record))
+    return record
+
+
+class _Shard:
+    """What is found in the parts while they are read.
+
+    Attributes:
+        parts: of each what was found: `part` (its name), `md5`, `rows`, `counts` (see `Tally.counts`), `extra` (columns
+            that aren't ours), `problems` (see `problems.as_json`), `hashes` (how many it has in `HASHES`: one a
+            different row), and where it can't be read `refused` (its file as such) or `broken` (on the way).
+        split: rows and matches of `train` and `test`, and rows `left_out`.
+        listed: which of the pairs that production's lineage lists are there.
+    """
+
+    def __init__(
+        self,
+        folder: str,
+        parts: list[tuple[str, int | None]],
+        production_dir: Path,
+        uri: str,
+        how: str,
+        hashes: BinaryIO,
+    ) -> None:
+        self.folder, self.names, self.uri, self.how = folder, parts, uri, how
+        self.known = production.read_encoders(production_dir).categories
+        trained, _ = production_lineage(production_dir)
+        assert trained is not None, "the plan has looked for it"
+        self.trained: Lineage = trained
+        self.listed: Flags = np.zeros(len(trained.listed), bool)
+        self.hashes = hashes
+        self.parts: list[dict[str, Any]] = []
+        self.split = {"train": [0, 0], "test": [0, 0], "left_out": 0}
+        self.right = True
+
+    def held_out(self) -> Iterator[pd.DataFrame]:
+        """The held-out pairs of all parts, until something is wrong with one; the others are looked at still."""
+        with tempfile.TemporaryDirectory() as scratch:
+            for part, size in self.names:
+                place = Path(scratch) / "part"
+                storage.download(storage.join(self.folder, part) if part else self.uri, place)
+                if size not in (None, place.stat().st_size):
+                    raise InputError(
+                        f"{redact(self.uri)}: {visible(part)} has changed while the run went on; run it again"
+                    )
+                yield from self._part(place, part)
+                place.unlink()
+
+    def _part(self, path: Path, part: str) -> Iterator[pd.DataFrame]:
+        tally = Tally(self.known)
+        said: dict[str, Any] = {"part": part, "md5": file_md5(path), "rows": 0, "hashes": 0, "extra": []}
+        said |= {"counts": tally.counts(), "problems": {"unread": [], "wrong": []}}
+        self.parts.append(said)
+        try:
+            rows = PartRows(path, part, redact(self.uri))
+        except InputError as error:
+            said["refused"] = str(error)
+            self.right = False
+            return
+        said["extra"] = rows.extra
+        if any("broken" in each for each in self.parts):
+            # in one piece, nobody would have come here
+            return
+        try:
+            for frame in rows.frames():
+                tally.add(frame)
+                if self.right:
+                    yield self._look(frame)
+        except InputError as error:
+            said["broken"] = str(error)
+        self.right = self.right and rows.right and "broken" not in said
+        said |= {"rows": rows.rows, "counts": tally.counts(), "problems": rows.problems()}
+        different = np.unique(np.concatenate(tally.hashes)) if tally.hashes else np.empty(0, np.uint64)
+        said["hashes"] = len(different)
+        self.hashes.write(different.tobytes())
+
+    def _look(self, frame: pd.DataFrame) -> pd.DataFrame:
+        """The held-out pairs of some; all are counted."""
+        keys, match = pair_keys(frame), frame[TARGET].to_numpy()
+        clean = self.trained.held_out(keys)
+        held_out = clean if self.how == "auto" else by_hash(keys)
+        test = held_out & clean
+        for name, rows in (("train", ~held_out), ("test", test)):
+            self.split[name] = [self.split[name][0] + int(rows.sum()), self.split[name][1] + int(match[rows].sum())]
+        self.split["left_out"] += int((held_out & ~clean).sum())
+        self._note_listed(keys)
+        return frame[test]
+
+    def _note_listed(self, keys: Keys) -> None:
+        listed = self.trained.listed
+        if len(listed):
+            place = np.minimum(np.searchsorted(listed, keys), len(listed) - 1)
+            self.listed[place[listed[place] == keys]] = True
