@@ -1,4 +1,4 @@
-"""The first step where a dataset is read in parts: opens the MLflow run, brings production here, and divides the parts."""
+"""The first step where a dataset is read in parts: opens the MLflow run, brings production, and divides the parts."""
 
 # mypy: disable-error-code="valid-type"
 from typing import List, NamedTuple  # noqa: UP035 - KFP knows the types of lists by these

@@ -11,6 +11,7 @@ from mlops.kubeflow.submit import start, upload
 
 TASKS = {
     "retrain": ["ingest", "validate", "split", "train", "evaluate", "compare", "report"],
+    "evaluate-parts": ["plan", "shard", "merge", "report"],
     "sweep": ["ingest", "validate", "split", "trial", "choose", "train", "evaluate", "compare", "report"],
     "evaluate": ["ingest", "validate", "split", "evaluate", "report"],
     "monitor": ["ingest", "ingest-2", "validate", "validate-2", "score", "drift", "report"],

@@ -20,6 +20,7 @@ from typing import Any
 
 import yaml
 
+from matchmaking.inputs.plan import SHARDS
 from matchmaking.model.sweep.propose import PARTS
 
 # of one node, driver or executor, without its parameters; of the templates and Argo's own fields
@@ -35,7 +36,9 @@ COPIES = 3
 FACTOR = 1.44
 # the outputs whose metadata has the costs of the steps so far
 CARRIERS = {"raw", "pairs", "test", "candidate", "evaluation", "decision", "scored_reference", "result"}
-CARRIERS |= {"logs", "live", "choice"}
+CARRIERS |= {"logs", "live", "choice", "division", "counted"}
+# how often a loop's steps run at the most
+TIMES = {"sweep": PARTS, "evaluate-parts": SHARDS}
 # the scores of a part of a sweep: some eight trials' numbers
 SCORES = "[[123.456,1.234567,1234.5],[" + ",".join(
     ["[123,0.123456,0.123456,123.123456,60,[" + "0.123456," * 20 + "]]"] * 2
@@ -80,13 +83,14 @@ def _times(spec: dict[str, Any]) -> dict[str, int]:
     loops = [
         task["componentRef"]["name"] for task in spec["root"]["dag"]["tasks"].values() if "parameterIterator" in task
     ]
+    times = TIMES[spec["pipelineInfo"]["name"]] if loops else 0
     inside = {
-        task["componentRef"]["name"]: PARTS
+        task["componentRef"]["name"]: times
         for loop in loops
         for task in spec["components"][loop]["dag"]["tasks"].values()
     }
     # and the one around all of them
-    return {**inside, **{loop: PARTS + 1 for loop in loops}}
+    return {**inside, **{loop: times + 1 for loop in loops}}
 
 
 def _metadata(task: dict[str, Any], metadata: dict[str, Any], costs: str) -> dict[str, dict[str, Any]]:
@@ -120,7 +124,10 @@ def _patch(
     executor_input = {
         "inputs": {
             "parameterValues": values,
-            "artifacts": {name: {"artifacts": [{**artifact, "metadata": has}]} for name, has in metadata.items()},
+            "artifacts": {
+                name: {"artifacts": [{**artifact, "metadata": has}] * (SHARDS if _is_list(inputs, name) else 1)}
+                for name, has in metadata.items()
+            },
         },
         "outputs": {
             "parameters": {name: {"outputFile": f"/tmp/kfp/outputs/{name}"} for name in outputs.get("parameters", {})},
@@ -134,6 +141,11 @@ def _patch(
     main = {"name": "main", "command": command, "env": _env(pod), "resources": container["resources"]}
     others = {key: value for key, value in pod.items() if not key.endswith("AsEnv")}
     return {"containers": [{**main, "image": container["image"]}], **others}
+
+
+def _is_list(inputs: dict[str, Any], name: str) -> bool:
+    """Whether an artifact is all that a loop's steps have made."""
+    return bool(inputs["artifacts"][name].get("isArtifactList"))
 
 
 def _env(pod: dict[str, Any]) -> list[dict[str, Any]]:

@@ -81,7 +81,7 @@ def merge_shards(
         facts = _told(facts, off, counts.dropped)
     evaluation = {
         "curves": {"production": curves_of(counts)},
-        "split": asdict(facts),
+        "split": {**asdict(facts), "notes": [*facts.notes]},
         "production": evaluate_counts(counts),
         "candidate": None,
         "contract": None,

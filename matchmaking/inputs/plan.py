@@ -44,6 +44,8 @@ def plan_shards(uri: str, most: int = SHARDS) -> dict[str, Any]:
 
 def divide(sizes: Sequence[int], most: int) -> list[list[int]]:
     """Divides numbers from 0 into at most so many runs, none empty, of about the same size together."""
+    if len(sizes) <= most:
+        return [[number] for number in range(len(sizes))]
     total = sum(sizes)
     runs: dict[int, list[int]] = {}
     before = 0

@@ -37,7 +37,7 @@ class Failure(BaseModel):
 class Summary(Record):
     """`summary.json`: what came of a run, whole or failed; the descriptions are those of docs/reference.md."""
 
-    pipeline: str = Field(description="retrain, sweep, evaluate, monitor, observe or experiment")
+    pipeline: str = Field(description="retrain, sweep, evaluate, evaluate-parts, monitor, observe or experiment")
     run_name: str = Field(description="`<pipeline>_<UTC time>`: the name of its MLflow run")
     run_id: str | None = Field(default=None, description="the MLflow run's; null where none was opened")
     status: Literal["succeeded", "failed"] = Field(
