@@ -11,13 +11,15 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from math import ceil
+from math import ceil, inf
 from typing import Any
 from urllib.parse import urlsplit
 
 from matchmaking.base.errors import InputError, MlopsError
 
 MB, MIB = 10**6, 2**20
+# rows, where no more memory is needed for more
+UNLIMITED = 10**12
 
 
 @dataclass(frozen=True)
@@ -27,14 +29,20 @@ class Need:
     Attributes:
         fixed: MB, of its libraries, whatever the data.
         per_row: kB, of each row of the dataset.
+        most: MB, however many rows there are.
     """
 
     fixed: float
     per_row: float
+    most: float = inf
 
     def at(self, rows: float) -> float:
         """MB at so many rows."""
-        return self.fixed + self.per_row * rows / 1000
+        return min(self.fixed + self.per_row * rows / 1000, self.most)
+
+    def rows(self, megabytes: float) -> float:
+        """How many rows there is room for."""
+        return inf if megabytes >= self.most else (megabytes - self.fixed) / self.per_row * 1000
 
 
 # by component; `make bench` measures it, and says where it is more. Lines through what 12,000 and 1.2 million take;
@@ -47,10 +55,10 @@ NEEDS = {
     # of more than `trial.MOST_ROWS` it draws a part
     "trial": Need(fixed=870, per_row=0.28),
     "evaluate": Need(fixed=790, per_row=0.29),
-    # of the rows of one shard, whose parts come one at a time
-    "shard": Need(fixed=1500, per_row=0.02),
-    # of all rows
-    "merge": Need(fixed=1500, per_row=0.0),
+    # as many as there are; of more than `score_counts.MOST` scores no more are held
+    # arithmetic, not measured yet: four scores counted for each held-out row, about 100 bytes while they are sorted
+    "shard": Need(fixed=790, per_row=0.08, most=2_600),
+    "merge": Need(fixed=325, per_row=0.08, most=2_600),
     "compare": Need(fixed=215, per_row=0.24),
     "score": Need(fixed=790, per_row=0.21),
     "drift": Need(fixed=470, per_row=0.08),
@@ -112,7 +120,7 @@ def of_rows(pipeline: str, rows: float) -> str:
 def rows_within(pipeline: str, memory: str) -> int:
     """How many rows a pipeline has room for in so much memory; the other way round."""
     megabytes = in_bytes(memory) / MB / HEADROOM - LAUNCHER_MB
-    return max(0, int(min((megabytes - NEEDS[step].fixed) / NEEDS[step].per_row for step in STEPS[pipeline]) * 1000))
+    return int(max(0, min(UNLIMITED, *(NEEDS[step].rows(megabytes) for step in STEPS[pipeline]))))
 
 
 def choose(pipeline: str, uris: Mapping[str, str]) -> tuple[str, str]:

@@ -102,7 +102,10 @@ def _metadata(task: dict[str, Any], metadata: dict[str, Any], costs: str) -> dic
 
 
 def _key(source: dict[str, Any]) -> str:
-    return str(source["taskOutputArtifact"]["outputArtifactKey"]) if "taskOutputArtifact" in source else "candidate"
+    if "taskOutputArtifact" not in source:
+        return "candidate"
+    # of a loop, whose outputs are named after their steps
+    return str(source["taskOutputArtifact"]["outputArtifactKey"]).removeprefix("pipelinechannel--shard-")
 
 
 def _in_string(value: Any) -> int:

@@ -12,8 +12,8 @@ from matchmaking.data.parts import list_dataset
 from matchmaking.inputs.split import production_lineage
 from matchmaking.model import production
 
-# at most: each is three pods and some 40 kB of a Workflow, whose size is limited
-SHARDS = 16
+# at most: each is three pods and some 55 kB of a Workflow, which stays below 1 MiB, from where on Argo compresses it
+SHARDS = 14
 
 
 def plan_shards(uri: str, most: int = SHARDS) -> dict[str, Any]:
