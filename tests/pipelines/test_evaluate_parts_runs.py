@@ -27,7 +27,7 @@ def parts(tmp_path: Path) -> Path:
 
 
 def test_it_says_what_evaluate_says(mlops: Mlops, parts: Path, incumbent: Path, tmp_path: Path) -> None:
-    found, whole = {}, tmp_path / "whole.csv"
+    found = {}
     for name in ("evaluate", "evaluate-parts"):
         options = (
             "--production",
@@ -55,7 +55,7 @@ def test_a_wrong_row_is_told_in_the_same_words(mlops: Mlops, parts: Path, incumb
     lines = path.read_text().splitlines()
     lines[7] = lines[7].replace(",", ",,", 1)
     path.write_text("\n".join(lines) + "\n")
-    said, whole = [], tmp_path / "whole.csv"
+    said = []
     for name, step in (("evaluate", "validate"), ("evaluate-parts", "merge")):
         options = (
             "--production",
