@@ -28,7 +28,7 @@ def trial(
         part: which of them are scored here.
 
     Returns:
-        Their scores and what the step has cost, as a text: KFP's launcher brings a step one artifact of a list.
+        Their scores and what the step has cost, as a text; so few need no artifact.
     """
     from pathlib import Path
 
