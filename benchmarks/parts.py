@@ -1,0 +1,200 @@
+"""What `evaluate-parts` takes a row, and with that a billion rows in 1,000 parts, on paper.
+
+Measured, each in a process of its own: a shard of one and of two parts of generated pairs, for the rate and the memory;
+a shard and a merge of as many different scores as are told apart at the most; and how long hashes take to be compared.
+On paper is what follows for the billion: nothing of that size is run. All is read from this machine's disk. On a
+machine that does other things as well, the processor time tells more than the wall time; the paper has the former.
+
+    python -m benchmarks.parts [--rows 1000000] [--scores 10000000] [--hashes 50000000]
+"""
+
+from __future__ import annotations
+
+import argparse
+import multiprocessing
+import resource
+import tempfile
+import time
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks.pipelines import bootstrap
+from matchmaking.data.sample import generate, generate_file
+from matchmaking.data.schema import SLICES
+from matchmaking.evidence.merge import different, merge_shards
+from matchmaking.evidence.score_counts import MOST, ScoreCounts
+from matchmaking.evidence.shard import HASHES, count_shard
+from matchmaking.inputs.plan import SHARDS, divide, plan_shards
+from pipelines.compile import compile_pipeline
+from tests import workflow_size
+from tests.pipelines.test_shape import COSTS
+
+ROWS, PARTS, NODES = 10**9, 1_000, 20
+# assumed: bytes a second between a pod and the store, and seconds of each step on the way for its pods to come and go
+NETWORK, STEP_SECONDS = 100e6, 30
+STEPS = ("plan", "shard", "merge", "report")
+MEBIBYTE = 2**20
+
+
+def main() -> None:
+    """Prints what was measured, and the paper."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rows", type=int, default=1_000_000, help="of each of the two parts that are measured")
+    parser.add_argument("--scores", type=int, default=MOST, help="different scores of the shards that are merged")
+    parser.add_argument("--hashes", type=int, default=50_000_000, help="that are compared")
+    asked = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        base = Path(folder)
+        served = bootstrap(base)
+        rates = {ending: _shards(base, served, ending, asked.rows) for ending in ("csv", "parquet")}
+        merged = _merged(base, asked.scores)
+        hashed = _alone(_compare, _hashes(base, asked.hashes))
+    print(
+        f"hashes: {asked.hashes:,} of {SHARDS} shards compared in {hashed['processor']:.1f} s, {hashed['peak']:.0f} MB"
+    )
+    _paper(rates, merged, hashed["processor"] / asked.hashes)
+
+
+def _alone(what: Callable[..., Any], *arguments: Any) -> dict[str, Any]:
+    """Calls something in a process of its own: what it gives, with seconds as `wall` and `processor`, and `peak` MB."""
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+        return pool.submit(_measured, what, *arguments).result()
+
+
+def _measured(what: Callable[..., dict[str, float] | None], *arguments: Any) -> dict[str, float]:
+    begin, before = time.monotonic(), _processor()
+    found = what(*arguments) or {}
+    took = {"wall": time.monotonic() - begin, "processor": _processor() - before}
+    # of this process alone: what `getrusage` says begins with that of the one that started it
+    status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
+    return {**took, "peak": float(status["VmHWM"].split()[0]) * 1024 / 1e6, **found}
+
+
+def _processor() -> float:
+    used = resource.getrusage(resource.RUSAGE_SELF)
+    return used.ru_utime + used.ru_stime
+
+
+def _shards(base: Path, served: Path, ending: str, rows: int) -> dict[str, float]:
+    """Seconds and bytes a row of a shard, beside what any takes however few its rows are."""
+    import pandas as pd
+
+    found = []
+    for parts in (1, 2):
+        data = base / f"{ending}-{parts}"
+        data.mkdir()
+        for number in range(parts):
+            if ending == "csv":
+                generate_file(data / f"{number}.csv", rows, seed=number)
+            else:
+                pd.read_csv(base / f"csv-{parts}" / f"{number}.csv").to_parquet(data / f"{number}.parquet")
+        size = sum(path.stat().st_size for path in data.iterdir())
+        out = base / f"{ending}-shard-{parts}"
+        one = _alone(count_one, plan_shards(str(data), 1), served, out, str(data))
+        written = {path.name: path.stat().st_size for path in out.iterdir()}
+        adding = _alone(merge_one, [out], served, str(data))
+        found.append((one, written))
+        print(
+            f"{ending}: a shard of {parts * rows:,} rows in {parts} parts, {size / 1e6:.1f} MB: "
+            f"{one['wall']:.1f} s, {one['processor']:.1f} s of a processor, {one['peak']:.0f} MB at the most; "
+            f"writes {sum(written.values()) / 1e6:.1f} MB ({written[HASHES] / 1e6:.1f} of hashes); "
+            f"merged alone in {adding['processor']:.1f} s, {adding['peak']:.0f} MB",
+            flush=True,
+        )
+    (first, _), (second, written) = found
+    per_row = (second["processor"] - first["processor"]) / rows
+    fixed = max(0.0, first["processor"] - per_row * rows)
+    print(f"{ending}: {1 / per_row:,.0f} rows a second of a processor, after {fixed:.1f} s", flush=True)
+    return {"per_row": per_row, "fixed": fixed, "bytes": size / (2 * rows), "peak": second["peak"]}
+
+
+def count_one(plan: dict[str, Any], served: Path, out: Path, uri: str) -> None:
+    count_shard(plan, 0, served, out, uri=uri, how="auto")
+
+
+def merge_one(folders: list[Path], served: Path, source: str) -> None:
+    merge_shards(folders, served, source=source, how="auto")
+
+
+def _merged(base: Path, scores: int) -> dict[str, float]:
+    """What scores take, where as many are told apart as can be: to count them, as a file, and to add two such."""
+    paths = [base / "scores-0", base / "scores-1"]
+    counting = [_alone(_count, path, scores, seed) for seed, path in enumerate(paths)]
+    adding = _alone(_add, paths)
+    size = paths[0].stat().st_size
+    print(
+        f"scores: {counting[0]['keys']:,.0f} counted at {counting[0]['peak']:.0f} MB, a file of {size / 1e6:.1f} MB; "
+        f"two such added in {adding['processor']:.1f} s at {adding['peak']:.0f} MB, "
+        f"{adding['dropped']:.0f} bits of a score dropped",
+        flush=True,
+    )
+    return {"size": size, "seconds": adding["processor"] / 2, "peak": max(adding["peak"], counting[0]["peak"])}
+
+
+def _count(path: Path, scores: int, seed: int) -> dict[str, float]:
+    rng = np.random.default_rng(seed)
+    counts = ScoreCounts()
+    slices = generate(100_000, seed)[[*SLICES]]
+    # each row counts once by itself and once in each slice
+    for _ in range(max(1, round(1.1 * scores / (1 + len(SLICES)) / len(slices)))):
+        match = (rng.random(len(slices)) < 0.12).astype(np.int64)
+        logits = rng.normal(4 * match - 5, 2)
+        counts.add(match, (1 / (1 + np.exp(-logits))).astype(np.float32).astype(float), slices)
+    counts.save(path)
+    return {"keys": float(len(counts._keys))}
+
+
+def _add(paths: list[Path]) -> dict[str, float]:
+    counts = ScoreCounts()
+    for path in paths:
+        counts.merge(ScoreCounts.load(path))
+    return {"dropped": float(counts.dropped)}
+
+
+def _hashes(base: Path, hashes: int) -> list[tuple[Path, list[int]]]:
+    """Files of hashes, as many shards hand them on: each a run that ascends."""
+    rng = np.random.default_rng(0)
+    files = []
+    for number in range(SHARDS):
+        run = np.sort(rng.integers(0, 2**64 - 1, hashes // SHARDS, dtype=np.uint64))
+        path = base / f"hashes-{number}"
+        run.tofile(path)
+        files.append((path, [len(run)]))
+    return files
+
+
+def _compare(files: list[tuple[Path, list[int]]]) -> None:
+    different(files)
+
+
+def _paper(rates: dict[str, dict[str, float]], merged: dict[str, float], per_hash: float) -> None:
+    runs = divide([1] * PARTS, SHARDS)
+    most = max(map(len, runs))
+    pods = 2 + 2 * (len(STEPS) - 1) + 3 * len(runs)
+    metadata = {"display_name": "Production model, scored", "rows": 12_000.0, "store_session_info": "{}"}
+    size = workflow_size.workflow_bytes(compile_pipeline("evaluate-parts"), metadata, COSTS)
+    handed = 8 * ROWS + len(runs) * merged["size"]
+    adding = len(runs) * merged["seconds"] + per_hash * ROWS
+    print(f"on paper: {ROWS:,} rows in {PARTS:,} parts on {NODES} nodes")
+    print(f"  shards: {len(runs)} of at most {most} parts; {NODES - len(runs)} nodes have none")
+    print(f"  pods: {pods}; Workflow: at most {size / 1e3:.0f} kB; etcd refuses {1.5 * MEBIBYTE / 1e3:.0f}")
+    print(f"  handed on: {handed / 1e9:.1f} GB; merge: {adding:.0f} s, and {handed / NETWORK:.0f} s to fetch it")
+    for ending, rate in rates.items():
+        rows = most * ROWS / PARTS
+        fetching = rows * rate["bytes"] / NETWORK
+        counting = rate["fixed"] + rows * rate["per_row"]
+        giving = handed / len(runs) / NETWORK
+        total = len(STEPS) * STEP_SECONDS + fetching + counting + giving + handed / NETWORK + adding
+        work = len(runs) * rate["fixed"] + ROWS * rate["per_row"] + adding
+        print(
+            f"  {ending}: {ROWS * rate['bytes'] / 1e9:.0f} GB fetched; a shard {counting / 60:.0f} min of a processor, "
+            f"{fetching / 60:.1f} min of network; the run {total / 60:.0f} min, {work / 3600:.1f} hours of a processor",
+        )
+
+
+if __name__ == "__main__":
+    main()
