@@ -14,6 +14,12 @@ def distinct(values: np.ndarray) -> int:
     return len(ordered) and 1 + int(np.count_nonzero(ordered[1:] != ordered[:-1]))
 
 
+def ascending(values: np.ndarray) -> np.ndarray:
+    """The different ones of some numbers, shape (rows,), from the least on."""
+    ordered = np.sort(values)
+    return ordered[np.r_[True, ordered[1:] != ordered[:-1]]] if len(ordered) else ordered
+
+
 def among(values: np.ndarray, others: np.ndarray) -> np.ndarray:
     """Whether each of some numbers, shape (rows,), is one of the others: bool of shape (rows,)."""
     if not len(values) or not len(others):

@@ -20,6 +20,7 @@ import numpy as np
 from matchmaking.base.errors import InputError, MlopsError
 from matchmaking.base.redact import redact
 from matchmaking.data.describe import DataReport, Tally, check_known
+from matchmaking.data.hashes import distinct
 from matchmaking.data.parts import version_together
 from matchmaking.data.problems import tell_together
 from matchmaking.data.read import no_row
@@ -111,7 +112,7 @@ def different(files: Sequence[tuple[Path, Sequence[int]]]) -> int:
         end = np.uint64((piece + 1) * 2**64 // pieces - 1)
         last = [int(np.searchsorted(run, end, side="right")) for run in runs]
         held = [run[a:b] for run, a, b in zip(runs, first, last, strict=True)]
-        found += len(np.unique(np.concatenate(held))) if held else 0
+        found += distinct(np.concatenate(held)) if held else 0
         first = last
     return found
 

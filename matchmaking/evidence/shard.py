@@ -22,6 +22,7 @@ from matchmaking.base.files import file_md5
 from matchmaking.base.redact import redact
 from matchmaking.data.batches import BATCH, rebatched
 from matchmaking.data.describe import Tally
+from matchmaking.data.hashes import ascending
 from matchmaking.data.part_rows import PartRows
 from matchmaking.data.schema import SLICES, TARGET
 from matchmaking.evidence.score_counts import MOST, ScoreCounts
@@ -154,7 +155,7 @@ class _Shard:
             said["broken"] = str(error)
         self.right = self.right and rows.right and "broken" not in said
         said |= {"rows": rows.rows, "counts": tally.counts(), "problems": rows.problems()}
-        different = np.unique(np.concatenate(tally.hashes)) if tally.hashes else np.empty(0, np.uint64)
+        different = ascending(np.concatenate(tally.hashes)) if tally.hashes else np.empty(0, np.uint64)
         said["hashes"] = len(different)
         self.hashes.write(different.tobytes())
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from matchmaking.data.hashes import among, distinct
+from matchmaking.data.hashes import among, ascending, distinct
 
 
 @pytest.mark.parametrize("size", [0, 1, 2, 1000])
@@ -14,5 +14,6 @@ def test_as_numpy_has_it(size: int) -> None:
     values, others = rng.choice(pool, size), rng.choice(pool[: max(1, size // 4)], size // 2)
     others = np.concatenate([others, others + np.uint64(1)])
     assert distinct(values) == len(np.unique(values))
+    assert ascending(values).tolist() == np.unique(values).tolist()
     assert among(values, others).tolist() == np.isin(values, others).tolist()
     assert among(others, values).tolist() == np.isin(others, values).tolist()
