@@ -29,7 +29,7 @@ LOCK = uv pip compile --quiet --universal --python-version 3.11 --generate-hashe
   --no-header --no-emit-package legalaid-mlops
 
 .DEFAULT_GOAL := help
-.PHONY: help setup dev run dashboard repro data/pairs.csv sample-production test test-unit test-all lint format bench bench-decision bench-split bench-drift bench-observe bench-alerts bench-experiments bench-gateway bench-dashboard startup compile docs ui lock images clean \
+.PHONY: help setup dev run dashboard repro data/pairs.csv sample-production test test-unit test-all lint format bench bench-decision bench-split bench-drift bench-parts bench-observe bench-alerts bench-experiments bench-gateway bench-dashboard startup compile docs ui lock images clean \
   cluster-up submit schedule open status logs cluster-down
 
 help: ## list the targets
@@ -121,6 +121,9 @@ bench-split: setup ## whether held-out pairs tell the truth once the dataset gro
 
 bench-drift: setup ## how often drift is found where there is none, and where there is, by the number of categories
 	@$(BIN)/python -m benchmarks.drift
+
+bench-parts: setup ## what evaluate-parts takes a row, and with that a billion rows in 1,000 parts on paper
+	@$(BIN)/python -m benchmarks.parts
 
 bench-observe: setup ## whether estimates tell how production does before outcomes come, on a year of traffic
 	@$(BIN)/python -m benchmarks.observe
