@@ -11,6 +11,9 @@ machine that does other things as well, the processor time tells more than the w
 from __future__ import annotations
 
 import argparse
+import contextlib
+import io
+import logging
 import multiprocessing
 import resource
 import shutil
@@ -92,7 +95,9 @@ def _train(base: Path, served: Path) -> None:
     none.mkdir()
     generate(3_000, seed=1_000).to_parquet(pairs, index=False)
     split_file(pairs, none, train, test, lineage, "auto", "")
-    train_candidate(train, none, base / "bundle", Recipe("dense", seed=0), lineage_path=lineage)
+    logging.disable()
+    with contextlib.redirect_stdout(io.StringIO()):
+        train_candidate(train, none, base / "bundle", Recipe("dense", seed=0), lineage_path=lineage)
     served.mkdir()
     for name in production.FILES:
         shutil.copyfile(base / "bundle" / name, served / name)

@@ -55,9 +55,9 @@ NEEDS = {
     # of more than `trial.MOST_ROWS` it draws a part
     "trial": Need(fixed=870, per_row=0.28),
     "evaluate": Need(fixed=790, per_row=0.29),
-    # as many as there are; of more than `score_counts.MOST` scores no more are held
-    # arithmetic, not measured yet: four scores counted for each held-out row, about 100 bytes while they are sorted
-    "shard": Need(fixed=790, per_row=0.08, most=2_600),
+    # by `benchmarks.parts`, at 500,000 and a million; of more than `score_counts.MOST` scores no more are held, and as
+    # many take 1,173 MB to count without TensorFlow, and 1,752 to add
+    "shard": Need(fixed=890, per_row=0.16, most=2_600),
     "merge": Need(fixed=325, per_row=0.08, most=2_600),
     "compare": Need(fixed=215, per_row=0.24),
     "score": Need(fixed=790, per_row=0.21),
