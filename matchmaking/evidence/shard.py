@@ -115,7 +115,7 @@ class _Shard:
         self.listed: Flags = np.zeros(len(trained.listed), bool)
         self.hashes = hashes
         self.parts: list[dict[str, Any]] = []
-        self.split = {"train": [0, 0], "test": [0, 0], "left_out": 0}
+        self.split: dict[str, Any] = {"train": [0, 0], "test": [0, 0], "left_out": 0}
         self.right = True
 
     def held_out(self) -> Iterator[pd.DataFrame]:
