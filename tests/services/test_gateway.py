@@ -7,6 +7,7 @@ waiting for the challenger. More than 400 lines: all of its tests share two runn
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import http.client
 import json
 import shutil
@@ -28,7 +29,7 @@ import yaml
 from matchmaking.base.errors import InputError, MlopsError
 from matchmaking.experiments.assignment import assign
 from matchmaking.experiments.exposures import read_exposures, ship
-from matchmaking.experiments.gateway import CHALLENGER, LARGEST, MOST_AT_ONCE, Gateway, write_gateway
+from matchmaking.experiments.gateway import CHALLENGER, CONNECT, LARGEST, MOST_AT_ONCE, Gateway, write_gateway
 from matchmaking.model import production
 from mlops.local.gateway import change, up
 from tests.assignment_fixtures import SHARES, vectors
@@ -375,6 +376,39 @@ def test_what_the_challenger_can_not_answer_the_champion_does(ab: Experiment) ->
         for row in ab.new_rows(5):
             assert (row["variant"], row["status"], row["answered_by"]) == ("challenger", status, "champion")
         ab.ill("challenger")
+
+
+def test_a_challenger_that_was_ended_for_good_costs_nobody_an_answer(ab: Experiment) -> None:
+    """As where its Deployment on a cluster was scaled to 0: connections are refused, or, by some networks, dropped."""
+    right = ab.answer("champion")
+    theirs = next(f"visitor-{n}" for n in range(100) if assign("ranking-1", f"visitor-{n}", 50) == "challenger")
+    assert ab.mlops("ramp", "50").returncode == 0
+    # nobody starts it again
+    ab.process.send_signal(signal.SIGSTOP)
+    try:
+        timer = threading.Timer(1, lambda: ab.service("challenger").kill())
+        timer.start()
+        answers = run_load(ab.port, RATE, 4)
+        until(lambda: asyncio.run(ask(ab.challenger, None, PAYLOAD))[0] == 0)
+        ab.forget()
+        refused = run_load(ab.port, RATE, 2)
+        assert {each.status for each in (*answers, *refused)} == {200}
+        assert {each.body for each in refused} == {right}
+        # at once: nobody waits for a connection
+        assert milliseconds(refused, 0.5)[0] < 1000 * CONNECT
+        rows = [row for row in ab.new_rows(len(refused)) if row["variant"] == "challenger"]
+        assert rows and {(row["status"], row["answered_by"]) for row in rows} == {(502, "champion")}
+        with socket.create_server(("127.0.0.1", ab.challenger), backlog=0), contextlib.ExitStack() as full:
+            for _ in range(4):
+                held = full.enter_context(socket.socket())
+                held.setblocking(False)
+                held.connect_ex(("127.0.0.1", ab.challenger))
+            begun = time.monotonic()
+            assert asyncio.run(ask(ab.port, theirs, PAYLOAD)) == (200, right)
+            assert CONNECT * 0.9 <= time.monotonic() - begun < CHALLENGER
+    finally:
+        ab.process.send_signal(signal.SIGCONT)
+    ab.until_healthy("challenger")
 
 
 def test_no_request_is_lost_while_the_configuration_is_reloaded(ab: Experiment) -> None:
