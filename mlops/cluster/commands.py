@@ -43,7 +43,7 @@ from mlops.cluster.machine import (
     tell_node_memory,
 )
 from mlops.cluster.secrets import SEED, make_secrets
-from mlops.cluster.wait import JOBS, is_available, job_state, troubles_of, wait_until_ready
+from mlops.cluster.wait import JOBS, is_available, is_scaled_to_none, job_state, troubles_of, wait_until_ready
 
 # what needs a model in production, which the seed brings where there is none; so it is waited for last
 LAST = (("Job", SEED), ("Deployment", "legalaid-ml"))
@@ -126,6 +126,13 @@ def up(
         _upload(f"http://localhost:{local}")
     typer.echo(f"\nAll is ready, after {time.monotonic() - begin:.0f} s. The CronJobs submit the pipelines.")
     tell_doors(kubectl)
+    for found in filter(is_scaled_to_none, kubectl.items("deployments", PLATFORM)):
+        name = found["metadata"]["name"]
+        typer.echo(
+            f"Note: {name} has no pods: it was scaled to 0, as a harmful experiment's challenger is, and nothing here "
+            f"brings it back. `kubectl scale deployment/{name} --replicas=1 -n {PLATFORM}` does.",
+            err=True,
+        )
     if not closed:
         typer.echo(
             f"Note: the namespace {KFP} is open: any pod reaches Kubeflow Pipelines, which has no users, "
@@ -176,7 +183,8 @@ def status(cluster: Cluster = Kind.kind) -> None:
     for namespace in NAMESPACES:
         typer.echo(f"{namespace}:")
         for deployment in kubectl.items("deployments", namespace):
-            state = "ready" if is_available(deployment) else "not ready"
+            none = is_scaled_to_none(deployment)
+            state = "scaled to 0" if none else "ready" if is_available(deployment) else "not ready"
             say(f"  {deployment['metadata']['name']:<36}{state}")
         for job in kubectl.items("jobs", namespace):
             say(f"  job {job['metadata']['name']:<32}{job_state(job)}")

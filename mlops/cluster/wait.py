@@ -69,6 +69,11 @@ def is_available(deployment: Mapping[str, Any]) -> bool:
     )
 
 
+def is_scaled_to_none(deployment: Mapping[str, Any]) -> bool:
+    """Whether it is to have no pods, as a challenger that was stopped."""
+    return bool(deployment["spec"].get("replicas", 1) == 0)
+
+
 def job_state(job: Mapping[str, Any]) -> str:
     conditions = {each["type"] for each in job.get("status", {}).get("conditions", []) if each["status"] == "True"}
     return "done" if "Complete" in conditions else "failed" if "Failed" in conditions else "running"

@@ -77,6 +77,8 @@ def kubectl(arguments: list[str], stdin: str, behaviour: Any) -> str:
         kind, namespace = arguments[1].rstrip("s").capitalize(), arguments[3]
         kind = {"Cronjob": "CronJob"}.get(kind, kind)
         found = [each for key, each in objects.items() if key.startswith(f"{kind}/{namespace}/")]
+        for each in [each for each in found if each["metadata"]["name"] in behaviour.get("scaled", [])]:
+            each["spec"]["replicas"] = 0
         return json.dumps(
             {"items": [{**each, "status": status(each, behaviour)} for each in found] + extra(kind, behaviour)}
         )
@@ -94,6 +96,8 @@ def status(each: Any, behaviour: Any) -> Any:
     if each["kind"] == "Job":
         state = "Failed" if name in behaviour.get("failed", []) else "Complete"
         return {"conditions": [{"type": state, "status": "True"}]}
+    if name in behaviour.get("scaled", []):
+        return {"observedGeneration": 1}
     count = 0 if name in behaviour.get("waiting", []) else 1
     return {"observedGeneration": 1, "replicas": 1, "updatedReplicas": count, "availableReplicas": count}
 

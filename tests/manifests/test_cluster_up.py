@@ -8,10 +8,11 @@ import re
 import subprocess
 
 import pytest
+import yaml
 
 from matchmaking.base.settings import image
 from mlops.cluster import commands, images
-from tests.manifests.conftest import ROOT, Build, standin
+from tests.manifests.conftest import MANIFESTS, ROOT, Build, standin
 from tests.manifests.machine import Machine, order
 
 SERVING = [
@@ -144,6 +145,24 @@ def test_the_service_may_wait_for_the_seed(machine: Machine, build: Build) -> No
     last = json.loads([text for text in lines if text][-1])["items"]
     found = {(each["kind"], each["metadata"]["name"]) for each in last}
     assert found == {("Job", "seed"), ("Deployment", "legalaid-ml")}
+
+
+def test_a_challenger_that_was_stopped_stays_so_and_is_told(machine: Machine, build: Build) -> None:
+    """Also when it is applied again; and it isn't waited for."""
+    challenger = next(yaml.safe_load_all((MANIFESTS / "serving" / "experiment" / "challenger.yaml").read_text()))
+    name = challenger["metadata"]["name"]
+    built = {"manifests/overlays/kind": machine._file("challenger", [*build("overlays/kind"), challenger])}
+    machine.behaviour["built"] |= built
+    up = machine("up")
+    assert up.returncode == 0 and "scaled to 0" not in up.stderr, up.stderr
+    machine.behaviour["scaled"] = [name]
+    up = machine("up", "--timeout", "5")
+    assert up.returncode == 0, up.stderr
+    assert f"Note: {name} has no pods" in up.stderr
+    assert f"`kubectl scale deployment/{name} --replicas=1 -n legalaid-mlops`" in up.stderr
+    applied = [each for each in machine.applied() if each["metadata"]["name"] == name and each["kind"] == "Deployment"]
+    assert len(applied) == 2 and all("replicas" not in each["spec"] for each in applied)
+    assert f"  {name:<36}scaled to 0" in machine("status").stdout.splitlines()
 
 
 def test_a_deployment_starts_anew_with_another_image_of_its_tag(machine: Machine) -> None:
