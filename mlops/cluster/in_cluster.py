@@ -7,9 +7,7 @@ import signal
 import sys
 import tempfile
 import threading
-import time
 from collections.abc import Callable
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -20,6 +18,8 @@ from matchmaking.base import settings
 from matchmaking.base.errors import InputError, MlopsError
 from matchmaking.base.escape import say
 from matchmaking.model.production import FILES, MODEL
+from mlops.cluster import deployments
+from mlops.cluster.deployments import SERVED, asking, experiment_of
 
 if TYPE_CHECKING:
     from matchmaking.experiments.gateway import Arm
@@ -27,10 +27,7 @@ if TYPE_CHECKING:
 ROWS, SEED = 12_000, 0
 # as `make run` has it: trained on fewer pairs of an earlier time, an incumbent that can be beaten
 FIRST_ROWS, FIRST_SEED = 3_000, 1000
-POLL_SECONDS = 2.0
-# of the gateway's pods: what makes nginx's configuration, and the names of the experiments that are over in it
-CONFIGURE, STOPPED = "configure", "EXPERIMENT_STOPPED"
-# and of each arm's service what the manifests call its image
+# of each arm's service what the manifests call its image
 IMAGE = "EXPERIMENT_IMAGE"
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
@@ -102,12 +99,16 @@ def fetch_arm(
     definition: Annotated[Path, typer.Argument(help="The experiment's gateway.yaml.")],
     variant: Annotated[str, typer.Argument(help="champion or challenger.")],
     folder: Annotated[Path, typer.Argument(help="Where its files go.")],
+    served: Annotated[str, typer.Option(envvar=SERVED, help="A gateway.yaml's text: the same experiment's.")] = "",
 ) -> None:
     """Bring the model of one arm of an experiment, for its service to load; another one than is named is refused."""
     from matchmaking.experiments.gateway import read_gateway
     from matchmaking.model.production import hashes
 
     found = read_gateway(definition)
+    # by that the challenger is stopped
+    if served and (named := experiment_of(served)) != found.experiment:
+        raise InputError(f"{SERVED} is of {named}, and {definition} of {found.experiment}")
     if variant not in ("champion", "challenger"):
         raise InputError(f"an experiment has no {variant}: champion or challenger")
     arm = found.champion if variant == "champion" else found.challenger
@@ -122,7 +123,6 @@ def gateway(
     definition: Annotated[Path, typer.Argument(help="The experiment's gateway.yaml.")],
     folder: Annotated[Path, typer.Argument(help="Where nginx's configuration goes, and nginx writes.")],
     mode: Annotated[str, typer.Option(envvar="EXPERIMENT_MODE", help="In place of the definition's.")] = "",
-    stopped: Annotated[str, typer.Option(envvar=STOPPED, help="Names of experiments that are off.")] = "",
     champion_image: Annotated[str, typer.Option(envvar=f"{IMAGE}_CHAMPION", help="Its service's, for the log.")] = "",
     challenger_image: Annotated[str, typer.Option(envvar=f"{IMAGE}_CHALLENGER", help="Likewise.")] = "",
 ) -> None:
@@ -140,8 +140,6 @@ def gateway(
     found = read_gateway(definition)
     if mode not in ("", "off", "shadow", "ab"):
         raise InputError(f"EXPERIMENT_MODE is {mode}: off, shadow or ab")
-    if found.experiment in stopped.split():
-        mode = "off"
     if mode:
         found = found.changed(mode, found.share if mode == "ab" else 0.0)  # type: ignore[arg-type]
     if found.mode != "off" and (recorded := definition.with_name("definition.yaml")).exists():
@@ -198,96 +196,23 @@ def restart(
 
     As MLOPS_RESTART_COMMAND it has MLOPS_RESTART_TIMEOUT seconds.
     """
-    now = datetime.now(UTC).isoformat(timespec="seconds")
-    annotations = {"kubectl.kubernetes.io/restartedAt": now}
-    _roll_out(
-        (namespace, deployment),
-        {"spec": {"template": {"metadata": {"annotations": annotations}}}},
-        settings.restart_timeout(),
-        "restarted",
-    )
+    deployments.restart(namespace, deployment, settings.restart_timeout())
 
 
 @app.command("stop-experiment")
 def stop_experiment(
-    namespace: Annotated[str, typer.Argument(help="Of the gateway's Deployment.")],
+    namespace: Annotated[str, typer.Argument(help="Of the challenger's Deployment.")],
     deployment: Annotated[str, typer.Argument(help="Its name.")],
-    experiment: Annotated[str, typer.Argument(help="The experiment's name; the gateway of another one goes on.")],
+    experiment: Annotated[str, typer.Argument(help="The experiment's name; another one's challenger goes on.")],
 ) -> None:
-    """Give everybody the champion again, and wait until the gateway's new pods serve; a second time changes nothing.
+    """End a challenger's pods, upon which the gateway answers from the champion, and wait until they are gone.
 
-    Where there is no such Deployment nobody is served the challenger, and there is nothing to do.
+    A second time changes nothing. Where there is no such Deployment, or it is another experiment's by now and has none
+    of the old pods, nobody is served by it, and there is nothing to do.
 
     As MLOPS_EXPERIMENT_STOP_COMMAND it has `settings.EXPERIMENT_STOP_SECONDS`.
     """
-
-    def stopping(found: Any) -> dict[str, Any] | None:
-        (configure,) = [each for each in found.spec.template.spec.init_containers if each.name == CONFIGURE]
-        names = [name for each in configure.env or [] if each.name == STOPPED for name in (each.value or "").split()]
-        if experiment in names:
-            return None
-        # those that were stopped before stay so
-        env = [{"name": STOPPED, "value": " ".join([*names, experiment])}]
-        return {"spec": {"template": {"spec": {"initContainers": [{"name": CONFIGURE, "env": env}]}}}}
-
-    done = f"told to stop {experiment}"
-    _roll_out((namespace, deployment), stopping, settings.EXPERIMENT_STOP_SECONDS, done, gone_is_done=True)
-
-
-Patch = dict[str, Any]
-
-
-def _roll_out(
-    of: tuple[str, str],
-    change: Patch | Callable[[Any], Patch | None],
-    seconds: float,
-    done: str,
-    *,
-    gone_is_done: bool = False,
-) -> None:
-    """Changes a Deployment, and waits until its new pods serve.
-
-    Args:
-        of: its namespace and name.
-        change: a strategic merge patch, or what makes it of the Deployment that is there: None where it needs none, and
-            only the waiting is left.
-        seconds: how long it may take, of which some are left for whoever waits for this.
-        done: what was done, for messages.
-        gone_is_done: where there is no such Deployment there is nothing left to do.
-
-    Raises:
-        MlopsError: this is no pod, the API refuses or can't be reached, or the new pods don't serve in time.
-    """
-    from kubernetes import client, config
-    from kubernetes.client.rest import ApiException
-    from urllib3.exceptions import HTTPError
-
-    namespace, deployment = of
-    try:
-        config.load_incluster_config()
-        apps = client.AppsV1Api()
-        there: Any = apps.read_namespaced_deployment(deployment, namespace) if callable(change) else None
-        patch = change(there) if callable(change) else change
-        changed: Any = apps.patch_namespaced_deployment(deployment, namespace, patch) if patch else there
-        generation = changed.metadata.generation
-        deadline = time.monotonic() + seconds - 2 * POLL_SECONDS
-        while time.monotonic() < deadline:
-            found = apps.read_namespaced_deployment(deployment, namespace)
-            wanted, status = found.spec.replicas, found.status
-            new = (status.observed_generation or 0) >= generation and (status.updated_replicas or 0) == wanted
-            if new and (status.available_replicas or 0) == wanted and (status.replicas or 0) == wanted:
-                say(f"{namespace}/{deployment} was {done}")
-                return
-            time.sleep(POLL_SECONDS)
-    except config.ConfigException as error:
-        raise MlopsError(f"this is no pod with a service account: {error}") from error
-    except (ApiException, HTTPError) as error:
-        if gone_is_done and isinstance(error, ApiException) and error.status == 404:
-            say(f"{namespace}/{deployment} isn't there: nobody is served by it")
-            return
-        reason = error.reason if isinstance(error, ApiException) else error
-        raise MlopsError(f"{namespace}/{deployment} can't be {done}: {reason}") from error
-    raise MlopsError(f"{namespace}/{deployment} was {done}, but doesn't serve yet; `kubectl describe` says why")
+    deployments.end_challenger(namespace, deployment, experiment, settings.EXPERIMENT_STOP_SECONDS)
 
 
 @app.command()
@@ -336,38 +261,24 @@ def reconcile(
 
 def _cron_jobs(namespace: str) -> list[dict[str, Any]]:
     """The CronJobs that submit pipelines, as the cluster has them."""
-    from kubernetes import client, config
-    from kubernetes.client.rest import ApiException
-    from urllib3.exceptions import HTTPError
+    from kubernetes import client
 
-    try:
-        config.load_incluster_config()
+    with asking(f"the CronJobs of {namespace} can't be read"):
         api = client.CustomObjectsApi()
         found = api.list_namespaced_custom_object(
             "batch", "v1", namespace, "cronjobs", label_selector="app=mlops-client"
         )
-    except config.ConfigException as error:
-        raise MlopsError(f"this is no pod with a service account: {error}") from error
-    except (ApiException, HTTPError) as error:
-        raise MlopsError(f"the CronJobs of {namespace} can't be read: {getattr(error, 'reason', error)}") from error
     return list(found["items"])
 
 
 def _has_workflow(namespace: str, run_id: str) -> bool:
     """Whether the cluster has the Workflow of a run."""
-    from kubernetes import client, config
-    from kubernetes.client.rest import ApiException
-    from urllib3.exceptions import HTTPError
+    from kubernetes import client
 
-    try:
-        config.load_incluster_config()
+    with asking(f"the Workflows of {namespace} can't be read"):
         found = client.CustomObjectsApi().list_namespaced_custom_object(
             "argoproj.io", "v1alpha1", namespace, "workflows", label_selector=f"pipeline/runid={run_id}", limit=1
         )
-    except config.ConfigException as error:
-        raise MlopsError(f"this is no pod with a service account: {error}") from error
-    except (ApiException, HTTPError) as error:
-        raise MlopsError(f"the Workflows of {namespace} can't be read: {getattr(error, 'reason', error)}") from error
     return bool(found["items"])
 
 

@@ -18,7 +18,7 @@ from matchmaking.experiments.exposures import read_exposures
 from matchmaking.experiments.gateway import Gateway, read_gateway
 from matchmaking.experiments.stop import PLACE
 from matchmaking.model import production
-from mlops.cluster import in_cluster
+from mlops.cluster import deployments, in_cluster
 from mlops.cluster.capacity import KFP, PLATFORM
 from pipelines.pods import EXPERIMENT_ACCOUNT
 from tests.exposure_fixtures import line, write
@@ -71,10 +71,12 @@ def test_the_challenger_is_the_service_but_for_its_model(build: Build) -> None:
     champion = named(with_serving(build), "Deployment", "legalaid-ml")["spec"]
     challenger = named(with_experiment(build), "Deployment", "legalaid-ml-challenger")["spec"]
     assert challenger["template"]["spec"]["containers"] == champion["template"]["spec"]["containers"]
-    assert challenger["replicas"] == champion["replicas"]
+    # how many it has is Kubernetes' default at first, and then the stop's: applied again, it isn't brought back
+    assert champion["replicas"] == 1 and "replicas" not in challenger
     (mine,), (theirs,) = (each["template"]["spec"]["initContainers"] for each in (challenger, champion))
     differing = {key for key in mine.keys() | theirs.keys() if mine.get(key) != theirs.get(key)}
-    assert differing == {"command", "envFrom", "volumeMounts"}
+    assert differing == {"command", "env", "envFrom", "volumeMounts"}
+    assert [each for each in mine["env"] if each["name"] != deployments.SERVED] == theirs["env"]
 
 
 def test_a_pod_of_the_gateway_ends_in_order(build: Build) -> None:
@@ -102,18 +104,22 @@ def test_the_way_back_is_a_variable_of_the_deployment(build: Build) -> None:
 
 
 def test_the_daily_look_may_stop_it_and_nothing_else(build: Build) -> None:
-    """By a variable that no manifest has, so that applying them again doesn't take it away."""
+    """It may set how many pods the challenger has: it gets no pod of its own making, and so no Secret."""
     objects = with_experiment(build)
     command = named(objects, "ConfigMap", "mlops-settings")["data"]["MLOPS_EXPERIMENT_STOP_COMMAND"].split()
     assert command[:4] == ["python3", "-m", "mlops.cluster.in_cluster", "stop-experiment"]
     namespace, deployment, place = command[4:]
-    assert (namespace, place) == (PLATFORM, PLACE)
-    gateway = named(objects, "Deployment", deployment)["spec"]["template"]["spec"]
-    (configure,) = [each for each in gateway["initContainers"] if each["name"] == in_cluster.CONFIGURE]
-    assert in_cluster.STOPPED not in {each["name"] for each in configure["env"]}
-    assert named(objects, "Role", "stop-experiment", PLATFORM)["rules"] == [
-        {"apiGroups": ["apps"], "resources": ["deployments"], "resourceNames": [deployment], "verbs": ["get", "patch"]}
-    ]
+    assert (namespace, deployment, place) == (PLATFORM, "legalaid-ml-challenger", PLACE)
+    assert named(objects, "Deployment", deployment, PLATFORM)
+    rights = {
+        (resource, name, verb)
+        for rule in named(objects, "Role", "stop-experiment", PLATFORM)["rules"]
+        for resource in rule["resources"]
+        # none at all would be all of them
+        for name in rule.get("resourceNames") or ["*"]
+        for verb in rule["verbs"]
+    }
+    assert rights == {("deployments", deployment, "get"), ("deployments/scale", deployment, "patch")}
     account = {"kind": "ServiceAccount", "name": EXPERIMENT_ACCOUNT, "namespace": KFP}
     bound = [each for each in objects if each["kind"] == "RoleBinding" and account in each.get("subjects", [])]
     assert {(each["metadata"]["namespace"], each["roleRef"]["name"]) for each in bound} == {
@@ -121,6 +127,24 @@ def test_the_daily_look_may_stop_it_and_nothing_else(build: Build) -> None:
         (KFP, "pipeline-runner"),
     }
     assert all(each["subjects"] == [account] for each in bound)
+
+
+def test_the_challenger_says_whose_it_is(build: Build, definition: Path, tmp_path: Path) -> None:
+    """By the text that its pods serve by; pods of another experiment than that says don't start."""
+    objects = with_experiment(build)
+    pod = named(objects, "Deployment", "legalaid-ml-challenger")["spec"]["template"]["spec"]
+    (fetch,) = [each for each in pod["initContainers"] if each["name"] == deployments.FETCH]
+    (served,) = [each["value"] for each in fetch["env"] if each["name"] == deployments.SERVED]
+    assert served == (HERE / "gateway.yaml").read_text()
+    assert deployments.experiment_of(served) == read_gateway(definition).experiment == "ranking-1"
+    in_cluster.fetch_arm(definition, "challenger", tmp_path / "models", served)
+    other = served.replace("experiment: ranking-1", "experiment: ranking-2")
+    with pytest.raises(InputError, match=r"EXPERIMENT_SERVED is of ranking-2, and .* of ranking-1"):
+        in_cluster.fetch_arm(definition, "challenger", tmp_path / "other", other)
+    assert not (tmp_path / "other").exists()
+    for text in ("ranking-1", "experiment: ranking-1", "a: ["):
+        with pytest.raises(InputError, match=r"is no text of a gateway\.yaml"):
+            deployments.experiment_of(text)
 
 
 def test_pods_make_nginx_s_configuration(definition: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -136,10 +160,8 @@ def test_pods_make_nginx_s_configuration(definition: Path, tmp_path: Path, capsy
         (tmp_path / "gateway" / "nginx.conf").write_text(text)
         command = [nginx, "-t", "-q", "-e", "stderr", "-c", str(tmp_path / "gateway" / "nginx.conf")]
         assert subprocess.run(command, capture_output=True, text=True, check=False).returncode == 0
-    in_cluster.gateway(definition, tmp_path / "gateway", "", "ranking-0 ranking-1")
+    in_cluster.gateway(definition, tmp_path / "gateway", "off")
     assert "mirror" not in (tmp_path / "gateway" / "nginx.conf").read_text()
-    in_cluster.gateway(definition, tmp_path / "gateway", "", "ranking-10")
-    assert "mirror" in (tmp_path / "gateway" / "nginx.conf").read_text()
     with pytest.raises(InputError, match="EXPERIMENT_MODE is on"):
         in_cluster.gateway(definition, tmp_path / "gateway", "on")
 
@@ -151,16 +173,16 @@ def test_the_log_calls_each_service_by_its_image(build: Build, definition: Path,
         (service,) = named(objects, "Deployment", name)["spec"]["template"]["spec"]["containers"]
         assert given[f"{in_cluster.IMAGE}_{arm}"] == service["image"] == "legalaid/legalaid-ml:1.0.0"
     images = ("legalaid/legalaid-ml:1.0.0", f"legalaid/legalaid-ml@sha256:{'0' * 64}")
-    in_cluster.gateway(definition, tmp_path / "gateway", "", "", *images)
+    in_cluster.gateway(definition, tmp_path / "gateway", "", *images)
     text = (tmp_path / "gateway" / "nginx.conf").read_text()
     assert all(f'"service":"{image}"' in text for image in images)
     # what answers say is nearer to the truth; and what is no image's name ends no pod
     definition.write_text(f"{definition.read_text()}service_header: X-Version\n")
-    in_cluster.gateway(definition, tmp_path / "gateway", "", "", *images)
+    in_cluster.gateway(definition, tmp_path / "gateway", "", *images)
     text = (tmp_path / "gateway" / "nginx.conf").read_text()
     assert images[0] not in text and "$upstream_http_x_version" in text
     for mode, image in (("", 'a";'), ("off", "a")):
-        in_cluster.gateway(definition, tmp_path / "gateway", mode, "", image, "")
+        in_cluster.gateway(definition, tmp_path / "gateway", mode, image, "")
 
 
 def test_another_model_is_another_experiment(definition: Path, tmp_path: Path) -> None:

@@ -7,19 +7,22 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
+from matchmaking.base import settings
 from matchmaking.base.errors import InputError, MlopsError
 from matchmaking.model.production import FILES
-from mlops.cluster import in_cluster
+from mlops.cluster import deployments, in_cluster
 from mlops.kubeflow import lateness
 from tests.hostile import ESCAPES
+from tests.manifests.conftest import MANIFESTS
 
 
 class Api:
@@ -28,7 +31,6 @@ class Api:
     def __init__(self) -> None:
         self.slow, self.looks, self.status = 1, 0, 200
         self.requests: list[tuple[str, str, Any]] = []
-        self.template: dict[str, Any] = {}
 
     def answer(self, method: str, path: str, body: Any) -> dict[str, Any]:
         self.requests.append((method, path, body))
@@ -38,20 +40,22 @@ class Api:
             "apiVersion": "apps/v1",
             "kind": "Deployment",
             "metadata": {"name": "legalaid-ml", "generation": 7},
-            "spec": {"replicas": 1, "selector": {}, "template": self.template},
+            "spec": {"replicas": 1, "selector": {}, "template": {}},
             "status": {"observedGeneration": 7, "replicas": 1, "updatedReplicas": count, "availableReplicas": 1},
         }
 
 
 @pytest.fixture
-def api(monkeypatch: pytest.MonkeyPatch) -> Iterator[Api]:
+def states(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Api]]:
+    """What the API server has; the last one answers."""
     from kubernetes import client, config
 
-    state = Api()
+    states: list[Api] = []
 
     class Handler(BaseHTTPRequestHandler):
         def handle_any(self) -> None:
             body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+            state = states[-1]
             found = state.answer(self.command, self.path, json.loads(body) if body else None)
             self.send_response(state.status)
             self.send_header("Content-Type", "application/json")
@@ -73,11 +77,17 @@ def api(monkeypatch: pytest.MonkeyPatch) -> Iterator[Api]:
 
     # a pod finds its account in files that only pods have
     monkeypatch.setattr(config, "load_incluster_config", load)
-    monkeypatch.setattr(in_cluster, "POLL_SECONDS", 0.01)
-    yield state
+    monkeypatch.setattr(deployments, "POLL_SECONDS", 0.01)
+    yield states
     server.shutdown()
     server.server_close()
     client.Configuration.set_default(None)
+
+
+@pytest.fixture
+def api(states: list[Api]) -> Api:
+    states.append(Api())
+    return states[-1]
 
 
 def test_restart_changes_one_annotation_and_waits(api: Api, capsys: pytest.CaptureFixture[str]) -> None:
@@ -102,37 +112,157 @@ def test_restart_says_why_it_failed(api: Api, monkeypatch: pytest.MonkeyPatch) -
         in_cluster.restart("legalaid-mlops", "legalaid-ml")
 
 
-def gateway_template(**env: str) -> dict[str, Any]:
-    """Of the gateway's pods, with these variables."""
-    configure = {"name": "configure", "env": [{"name": name, "value": value} for name, value in env.items()]}
-    return {"spec": {"containers": [{"name": "nginx"}], "initContainers": [configure, {"name": "ship"}]}}
+class Challenger(Api):
+    """The challenger's Deployment and its scale, as the API server and the controller have them, by the Role's rights.
+
+    What is asked without a right is 403, and a patch of what has changed since it was looked at 409. The controller
+    sees a change at the `slow`-th look after it, and from then on each look finds one pod fewer.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.experiment, self.version, self.generation, self.wanted = "ranking-1", 40, 7, 2
+        self.slow, self.seen, self.pods, self.updated = 2, 7, 2, 2
+        # who changes it between a look and the patch that follows
+        self.meanwhile: list[Callable[[], None]] = []
+        self.rules = next(yaml.safe_load_all((MANIFESTS / "serving" / "experiment" / "stop.yaml").read_text()))["rules"]
+
+    def answer(self, method: str, path: str, body: Any) -> dict[str, Any]:
+        self.requests.append((method, path, body))
+        self.status = 200
+        _, _, group, _, _, namespace, kind, name, *sub = path.split("/")
+        asked = (group, "/".join([kind, *sub]), name, method.lower())
+        given = {
+            (of, resource, named, verb)
+            for rule in self.rules
+            for of in rule["apiGroups"]
+            for resource in rule["resources"]
+            for named in rule["resourceNames"]
+            for verb in rule["verbs"]
+        }
+        if asked not in given or namespace != "legalaid-mlops":
+            self.status = 403
+            return {}
+        if method == "PATCH":
+            return self.scale(body)
+        if self.seen < self.generation:
+            self.looks += 1
+            self.seen = self.generation if self.looks >= self.slow else self.seen
+        elif self.pods > self.wanted:
+            self.pods -= 1
+        found = self.deployment()
+        if self.meanwhile and self.wanted:
+            self.meanwhile.pop()()
+        return found
+
+    def deployment(self) -> dict[str, Any]:
+        text = (MANIFESTS / "serving" / "experiment" / "gateway.yaml").read_text()
+        env = [{"name": "EXPERIMENT_SERVED", "value": text.replace("ranking-1", self.experiment)}]
+        init = [{"name": "fetch", "env": env if self.experiment else []}]
+        pod = {"containers": [{"name": "service"}], "initContainers": init, "terminationGracePeriodSeconds": 0}
+        # what is 0 isn't in a status
+        counts = {"replicas": self.pods, "updatedReplicas": min(self.updated, self.pods)}
+        return {
+            "apiVersion": "apps/v1",
+            "kind": "Deployment",
+            "metadata": {"name": "it", "generation": self.generation, "resourceVersion": str(self.version)},
+            "spec": {"replicas": self.wanted, "selector": {}, "template": {"spec": pod}},
+            "status": {"observedGeneration": self.seen, **{key: count for key, count in counts.items() if count}},
+        }
+
+    def scale(self, body: Any) -> dict[str, Any]:
+        if body["metadata"].get("resourceVersion", str(self.version)) != str(self.version):
+            self.status = 409
+            return {}
+        assert body.keys() == {"metadata", "spec"} and body["spec"].keys() == {"replicas"}
+        self.change(wanted=body["spec"]["replicas"])
+        return {"apiVersion": "autoscaling/v1", "kind": "Scale", "metadata": {}, "spec": body["spec"]}
+
+    def change(self, **to: Any) -> None:
+        vars(self).update(to)
+        self.version, self.generation, self.looks = self.version + 1, self.generation + 1, 0
 
 
-def test_an_experiment_is_stopped_by_one_variable_beside_those_stopped_before(
-    api: Api, capsys: pytest.CaptureFixture[str]
+DEPLOYMENT = "/apis/apps/v1/namespaces/legalaid-mlops/deployments/legalaid-ml-challenger"
+STOP = ("legalaid-mlops", "legalaid-ml-challenger")
+
+
+@pytest.fixture
+def challenger(states: list[Api]) -> Challenger:
+    found = Challenger()
+    states.append(found)
+    return found
+
+
+def test_an_experiment_is_stopped_by_its_challengers_scale(
+    challenger: Challenger, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    api.template = gateway_template(EXPERIMENT_MODE="", EXPERIMENT_STOPPED="ranking-1")
-    in_cluster.stop_experiment("legalaid-mlops", "experiment-gateway", "ranking-2")
-    path = "/apis/apps/v1/namespaces/legalaid-mlops/deployments/experiment-gateway"
-    # what the Role in serving/experiment allows: get and patch
-    assert [(method, path) for method, path, _ in api.requests] == [("GET", path), ("PATCH", path), ("GET", path)]
-    env = [{"name": "EXPERIMENT_STOPPED", "value": "ranking-1 ranking-2"}]
-    patch = {"spec": {"template": {"spec": {"initContainers": [{"name": "configure", "env": env}]}}}}
-    assert api.requests[1][2] == patch
-    assert "was told to stop ranking-2" in capsys.readouterr().out
-    # a second time changes nothing, and waits for the pods
-    api.requests.clear()
-    in_cluster.stop_experiment("legalaid-mlops", "experiment-gateway", "ranking-1")
-    assert {method for method, _, _ in api.requests} == {"GET"}
-    api.status = 403
-    with pytest.raises(MlopsError, match="experiment-gateway can't be told to stop ranking-1: Forbidden"):
+    in_cluster.stop_experiment(*STOP, "ranking-1")
+    assert (challenger.wanted, challenger.pods) == (0, 0)
+    (patch,) = [each for each in challenger.requests if each[0] == "PATCH"]
+    # as it was when its experiment was seen
+    assert patch == ("PATCH", f"{DEPLOYMENT}/scale", {"metadata": {"resourceVersion": "40"}, "spec": {"replicas": 0}})
+    # the controller is waited for, and then the pods: four looks, after that before the change
+    assert [path for method, path, _ in challenger.requests if method == "GET"] == [DEPLOYMENT] * 5
+    assert "has no pods any more: the gateway answers for ranking-1 from the champion" in capsys.readouterr().out
+    # a second time changes nothing
+    challenger.requests.clear()
+    in_cluster.stop_experiment(*STOP, "ranking-1")
+    assert [method for method, _, _ in challenger.requests] == ["GET"]
+
+
+def test_another_experiments_challenger_is_not_stopped(
+    challenger: Challenger, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    in_cluster.stop_experiment(*STOP, "ranking-0")
+    assert "is ranking-1's by now, and ranking-0 isn't served there: nothing was changed" in capsys.readouterr().out
+    # what it became between the look and the patch counts, and other changes don't keep it from being stopped
+    challenger.meanwhile = [lambda: challenger.change(experiment="ranking-2")]
+    in_cluster.stop_experiment(*STOP, "ranking-1")
+    assert challenger.wanted == 2 and "is ranking-2's by now" in capsys.readouterr().out
+    # new pods that don't start leave the old ones, which are another experiment's
+    challenger.updated = 1
+    monkeypatch.setattr(settings, "EXPERIMENT_STOP_SECONDS", 0.3)
+    with pytest.raises(MlopsError, match="legalaid-ml-challenger still has pods of ranking-1"):
+        in_cluster.stop_experiment(*STOP, "ranking-1")
+    assert challenger.wanted == 2
+    challenger.experiment = ""
+    with pytest.raises(InputError, match=r"doesn't say whose challenger it is \(EXPERIMENT_SERVED\)"):
+        in_cluster.stop_experiment(*STOP, "ranking-1")
+
+
+def test_what_changes_meanwhile_is_looked_at_again(challenger: Challenger) -> None:
+    challenger.meanwhile = [lambda: challenger.change(wanted=3), lambda: challenger.change(wanted=1)]
+    in_cluster.stop_experiment(*STOP, "ranking-1")
+    assert [method for method, _, _ in challenger.requests].count("PATCH") == 3 and challenger.pods == 0
+
+
+def test_what_the_api_refuses_stops_nobody(challenger: Challenger) -> None:
+    challenger.rules = challenger.rules[:1]
+    with pytest.raises(MlopsError, match="legalaid-ml-challenger can't be stopped for ranking-1: Forbidden"):
+        in_cluster.stop_experiment(*STOP, "ranking-1")
+    assert challenger.wanted == 2
+    # nothing else in the namespace is open to it
+    with pytest.raises(MlopsError, match="experiment-gateway can't be stopped for ranking-1: Forbidden"):
         in_cluster.stop_experiment("legalaid-mlops", "experiment-gateway", "ranking-1")
 
 
-def test_where_the_gateway_is_gone_nothing_is_left_to_stop(api: Api, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_challenger_whose_pods_stay_was_not_stopped(challenger: Challenger, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither what a status says that was there before the change, nor a pod that is left, is an end."""
+    monkeypatch.setattr(settings, "EXPERIMENT_STOP_SECONDS", 0.3)
+    challenger.slow, challenger.pods = 1000, 0
+    with pytest.raises(MlopsError, match="still has pods of ranking-1"):
+        in_cluster.stop_experiment(*STOP, "ranking-1")
+    assert challenger.wanted == 0
+    challenger.slow, challenger.pods = 0, 1000
+    with pytest.raises(MlopsError, match="still has pods of ranking-1"):
+        in_cluster.stop_experiment(*STOP, "ranking-1")
+
+
+def test_where_the_challenger_is_gone_nothing_is_left_to_stop(api: Api, capsys: pytest.CaptureFixture[str]) -> None:
     api.status = 404
-    in_cluster.stop_experiment("legalaid-mlops", "experiment-gateway", "ranking-1")
-    assert "experiment-gateway isn't there" in capsys.readouterr().out
+    in_cluster.stop_experiment(*STOP, "ranking-1")
+    assert "legalaid-ml-challenger isn't there" in capsys.readouterr().out
     # a service that is to be restarted has to be there
     with pytest.raises(MlopsError, match="can't be restarted: Not Found"):
         in_cluster.restart("legalaid-mlops", "legalaid-ml")
