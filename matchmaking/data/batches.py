@@ -164,16 +164,23 @@ class Writer:
             if isinstance(rows, pd.DataFrame):
                 texts = {name: object for name in rows if isinstance(rows[name].dtype, pd.CategoricalDtype)}
                 schema = pa.Schema.from_pandas(rows.head(1).astype(texts), preserve_index=False)
-            # texts, whatever they were read as
-            plain = [
-                field.with_type(field.type.value_type) if pa.types.is_dictionary(field.type) else field
+            # few texts are written as they are held, each once and then by its number; that the file says so isn't
+            # stored in it, so they are read as texts, whatever they were
+            encoded = [
+                field.with_type(pa.dictionary(pa.int32(), pa.string()))
+                if field.name in CATEGORICAL or pa.types.is_dictionary(field.type)
+                else field
                 for field in schema
             ]
             # read in less than half of the time that Parquet's usual Snappy takes, and as small
-            self._writer = pq.ParquetWriter(self.path, pa.schema(plain, metadata=schema.metadata), compression="lz4")
-        self._held.append(table.cast(self._writer.schema))
+            self._writer = pq.ParquetWriter(
+                self.path, pa.schema(encoded, metadata=schema.metadata), compression="lz4", store_schema=False
+            )
+            self._writer.add_key_value_metadata(schema.metadata or {})
+        self._held.append(_encoded(table, self._writer.schema))
         if (rows_held := sum(map(len, self._held))) >= BATCH:
-            held = pa.concat_tables(self._held)
+            # of a row group with several lists of texts, Parquet would write the texts
+            held = pa.concat_tables(self._held).unify_dictionaries()
             # row groups of BATCH rows are what `arrow_batches` gives again
             whole = rows_held - rows_held % BATCH
             self._writer.write_table(held.slice(0, whole), row_group_size=BATCH)
@@ -185,8 +192,27 @@ class Writer:
 
         if self._writer is not None:
             if self._held:
-                self._writer.write_table(pa.concat_tables(self._held))
+                self._writer.write_table(pa.concat_tables(self._held).unify_dictionaries())
             self._writer.close()
+
+
+def _encoded(table: pa.Table, schema: pa.Schema) -> pa.Table:
+    """A table of that schema, in which texts may be encoded with other integers, or not yet."""
+    import pyarrow as pa
+
+    def column(field: pa.Field) -> pa.ChunkedArray:
+        found = table.column(field.name)
+        if not pa.types.is_dictionary(field.type):
+            return found.cast(field.type)
+        if not pa.types.is_dictionary(found.type):
+            return found.cast(pa.string()).dictionary_encode()
+        chunks = [
+            pa.DictionaryArray.from_arrays(chunk.indices.cast(pa.int32()), chunk.dictionary.cast(pa.string()))
+            for chunk in found.chunks
+        ]
+        return pa.chunked_array(chunks, type=field.type)
+
+    return pa.table([column(field) for field in schema], schema=schema)
 
 
 @contextmanager

@@ -41,7 +41,9 @@ def category(name: str, text: Any, first: int, found: Problems, *, typed: bool =
 
     encoded = text if pa.types.is_dictionary(text.type) else text.dictionary_encode()
     given, no_text = _texts(encoded.dictionary)
-    place = encoded.indices.cast(pa.int64()).fill_null(len(given)).to_numpy(zero_copy_only=False)
+    # the narrowest integers that will do: all that follows goes through memory
+    indices = encoded.indices if encoded.indices.null_count == 0 else encoded.indices.fill_null(len(given))
+    place = indices.to_numpy(zero_copy_only=False)
     if len(place) and not 0 <= place.min() <= place.max() <= len(given):
         raise ValueError(f"column '{name}' refers to texts that aren't there")
     # the last one stands for what is missing
@@ -66,7 +68,7 @@ def category(name: str, text: Any, first: int, found: Problems, *, typed: bool =
             shown = pd.Series(stripped.to_numpy()[place], index=index) if wrong is broken or wrong is odd else None
             found.add(name, what, pd.Series(wrong.to_numpy()[place], index=index), shown)
     codes, names = pd.factorize(stripped)
-    return pd.Categorical.from_codes(codes[place], categories=names)
+    return pd.Categorical.from_codes(codes.astype(np.min_scalar_type(-len(names) - 1))[place], categories=names)
 
 
 def _texts(dictionary: Any) -> tuple[list[str | None], list[bool]]:
@@ -203,6 +205,12 @@ def spelt_number(name: str, text: Any, first: int, found: Problems) -> np.ndarra
     import pyarrow as pa
     import pyarrow.compute as pc
 
+    if _few_digits(text, whole=name in INTEGERS):
+        try:
+            return pc.cast(text, pa.float64()).to_numpy(zero_copy_only=False)
+        except pa.ArrowInvalid:
+            # two dots, or nothing but one
+            pass
     pattern = PLAIN_WHOLE if name in INTEGERS else PLAIN
     plain = pc.fill_null(pc.match_substring_regex(text, pattern), False)
     if pc.all(plain).as_py():
@@ -213,6 +221,32 @@ def spelt_number(name: str, text: Any, first: int, found: Problems) -> np.ndarra
     odd = np.flatnonzero(~is_plain)
     values[odd] = _odd_numbers(name, pd.Series(text.take(odd).to_pylist(), first + odd, dtype=object), found)
     return values
+
+
+def _few_digits(text: Any, *, whole: bool) -> bool:
+    """Whether all texts are made of no more than 15 digits (of which any parser makes the same number), and dots.
+
+    That is seen in their bytes, all at once, and many times as fast as with an expression for each.
+
+    Args:
+        text: Arrow's array of text.
+        whole: whether a dot is none of a number's.
+    """
+    import pyarrow as pa
+
+    if text.type != pa.string() or text.null_count or not len(text):
+        return False
+    _, ends, letters = text.buffers()
+    if letters is None:
+        return False
+    end = np.frombuffer(ends, np.int32)[text.offset : text.offset + len(text) + 1]
+    lengths = np.diff(end)
+    if lengths.min() < 1 or lengths.max() > 15:
+        return False
+    letter = np.frombuffer(letters, np.uint8)[end[0] : end[-1]]
+    # in ASCII what stands between a dot and zero is a slash, which no number has
+    first = ord("0") if whole else ord(".")
+    return bool((letter - np.uint8(first) <= ord("9") - first).all())
 
 
 def _odd_numbers(name: str, texts: pd.Series, found: Problems) -> np.ndarray:

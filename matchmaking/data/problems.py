@@ -10,7 +10,7 @@ import pandas as pd
 
 from matchmaking.base.errors import InputError
 from matchmaking.base.escape import visible
-from matchmaking.data.schema import CATEGORICAL, TARGET, pair_schema
+from matchmaking.data.schema import CATEGORICAL, TARGET, keeps_limits, pair_schema
 
 SHOWN_ROWS = 5
 
@@ -63,9 +63,12 @@ class Wrong:
 
     def look(self, part: pd.DataFrame) -> None:
         """Checks the numbers of some rows; of categories, `cells.category` has refused what the schema would."""
+        numbers = [str(column) for column in part if column not in CATEGORICAL]
+        if keeps_limits(part[numbers]):
+            return
+        # not imported where nothing is wrong, which takes as long as checking a million rows
         import pandera.errors
 
-        numbers = [str(column) for column in part if column not in CATEGORICAL]
         schema = self.schemas.get(tuple(numbers))
         if schema is None:
             schema = self.schemas[tuple(numbers)] = pair_schema(TARGET in part).select_columns(numbers)

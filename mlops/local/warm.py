@@ -40,7 +40,6 @@ IMPORTS = {
         "mlflow.store.tracking.sqlalchemy_store",
         "matchmaking.inputs.ingest",
         "matchmaking.inputs.validate",
-        "pandera.pandas",
         "pyarrow.parquet",
         "matchmaking.inputs.split",
         "scipy.stats",
