@@ -75,6 +75,14 @@ def batches(path: Path, columns: Sequence[str] | None = None, what: str = "read"
         yield frame
 
 
+def whole(path: Path) -> pd.DataFrame:
+    """All rows of a parquet file, as `batches` gives them, with the frame's `attrs`."""
+    table = _whole(path)
+    frame = table.to_pandas()
+    frame.attrs = json.loads((table.schema.metadata or {}).get(b"PANDAS_ATTRS", b"{}"))
+    return frame
+
+
 def arrow_batches(path: Path, columns: Sequence[str] | None = None, what: str = "read") -> Iterator[pa.RecordBatch]:
     """`batches` as Arrow has them."""
     import pyarrow.parquet as pq
@@ -164,6 +172,9 @@ class Writer:
             if isinstance(rows, pd.DataFrame):
                 texts = {name: object for name in rows if isinstance(rows[name].dtype, pd.CategoricalDtype)}
                 schema = pa.Schema.from_pandas(rows.head(1).astype(texts), preserve_index=False)
+                if rows.attrs:
+                    noted = {**(schema.metadata or {}), b"PANDAS_ATTRS": json.dumps(rows.attrs).encode()}
+                    schema = schema.with_metadata(noted)
             # few texts are written as they are held, each once and then by its number; that the file says so isn't
             # stored in it, so they are read as texts, whatever they were
             encoded = [

@@ -6,8 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
-
+from matchmaking.data import batches
 from matchmaking.data.schema import SLICES, TARGET
 from matchmaking.evidence import MODELS, contract, metrics
 from matchmaking.inputs.split import facts_of
@@ -33,7 +32,7 @@ def evaluate_models(
         (the fields of `split.Facts`; None for pairs that no split wrote), and `contract` (what
         `contract.check_contract` gives; None without a candidate).
     """
-    pairs = pd.read_parquet(test_path)
+    pairs = batches.whole(test_path)
     folders = {
         "production": production_dir if production.present(production_dir) else None,
         "candidate": candidate_dir,
@@ -55,7 +54,8 @@ def evaluate_models(
         # here, where TensorFlow is imported already
         served, probabilities = folders["production"], scores["candidate"].to_numpy()
         evaluation["contract"] = contract.check_contract(candidate_dir, served, pairs, probabilities)
-    scores.to_parquet(scores_path, index=False)
+    with batches.writing(scores_path) as out:
+        out.write(scores)
     evaluation_path.write_text(json.dumps(evaluation, indent=1))
     return evaluation
 

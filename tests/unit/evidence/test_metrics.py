@@ -35,6 +35,23 @@ def test_agrees_with_scikit_learn(scores: tuple[np.ndarray, np.ndarray]) -> None
     assert sum(found["confusion"].values()) == 5_000
 
 
+def test_each_slice_is_scikit_learns_to_the_last_bit() -> None:
+    rng = np.random.default_rng(0)
+    match = (rng.random(5000) < 0.1).astype(int)
+    # as a model gives them, of which many are tied, some 0 and some 1
+    probability = np.clip(rng.normal(0.1 + 0.5 * match, 0.3), 0, 1).astype(np.float32).round(3).astype(float)
+    slices = pd.DataFrame({"city": pd.Categorical(rng.choice(["Pune", "Delhi", "Chennai"], 5000))})
+    found = evaluate(match, probability, slices)
+    for name, of in [("", slices["city"] != ""), *((city, slices["city"] == city) for city in found["slices"]["city"])]:
+        y, p = match[of], probability[of]
+        own = found["slices"]["city"][name] if name else found
+        assert own["roc_auc"] == reference.roc_auc_score(y, p)
+        assert own["average_precision"] == reference.average_precision_score(y, p)
+        assert own["log_loss"] == reference.log_loss(y, p)
+        assert own["brier"] == np.mean((p - y) ** 2)
+        assert own["ece"] == expected_calibration_error(y, p)
+
+
 def test_one_half_counts_as_a_match() -> None:
     assert evaluate(np.array([1, 0]), np.array([0.5, 0.49999]))["accuracy"] == 1.0
 
