@@ -190,11 +190,11 @@ class Writer:
             self._writer.add_key_value_metadata(schema.metadata or {})
         self._held.append(_encoded(table, self._writer.schema))
         if (rows_held := sum(map(len, self._held))) >= BATCH:
-            # of a row group with several lists of texts, Parquet would write the texts
-            held = pa.concat_tables(self._held).unify_dictionaries()
+            held = pa.concat_tables(self._held)
             # row groups of BATCH rows are what `arrow_batches` gives again
             whole = rows_held - rows_held % BATCH
-            self._writer.write_table(held.slice(0, whole), row_group_size=BATCH)
+            for first in range(0, whole, BATCH):
+                self._writer.write_table(_row_group(held.slice(first, BATCH)))
             self._held = [held.slice(whole)] if whole < rows_held else []
 
     def close(self) -> None:
@@ -203,8 +203,27 @@ class Writer:
 
         if self._writer is not None:
             if self._held:
-                self._writer.write_table(pa.concat_tables(self._held).unify_dictionaries())
+                self._writer.write_table(_row_group(pa.concat_tables(self._held)))
             self._writer.close()
+
+
+def _row_group(table: pa.Table) -> pa.Table:
+    """A table with one list of texts a column, in order and of those that are there: of several, Parquet would write
+    each text again, and the same rows are the same bytes, whatever pieces they came in."""
+    import pyarrow as pa
+
+    columns = []
+    for column in table.columns:
+        if pa.types.is_dictionary(column.type):
+            encoded = column.unify_dictionaries().combine_chunks()
+            texts = encoded.dictionary.to_pylist()
+            used = sorted(encoded.indices.drop_null().unique().to_pylist(), key=texts.__getitem__)
+            place = np.zeros(len(texts), np.int32)
+            place[used] = np.arange(len(used))
+            indices = pa.array(place).take(encoded.indices)
+            column = pa.DictionaryArray.from_arrays(indices, pa.array([texts[code] for code in used], pa.string()))
+        columns.append(column)
+    return pa.table(columns, schema=table.schema)
 
 
 def _encoded(table: pa.Table, schema: pa.Schema) -> pa.Table:

@@ -78,3 +78,18 @@ def test_a_text_is_written_once_however_many_lists_of_texts_there_are(tmp_path: 
         for names in (["Pune", "Delhi"], ["Chennai", "Pune"], ["Delhi", "Kolkata"]):
             out.write(pd.DataFrame({"city": pd.Categorical(names * 1000)}))
     assert pq.read_metadata(tmp_path / "pairs").row_group(0).column(0).total_uncompressed_size < 6000
+
+
+def test_the_same_rows_are_the_same_bytes_whatever_pieces_they_come_in(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(batches, "BATCH", 100)
+    rng = np.random.default_rng(0)
+    whole = pd.DataFrame({"city": rng.choice(["Pune", "Delhi", "Agra", None], 1050), "rating": rng.random(1050)})
+    for size in (1, 30, 100, 250, 2000):
+        with batches.writing(tmp_path / str(size)) as out:
+            for start in range(0, 1050, size):
+                part = whole.iloc[start : start + size]
+                out.write(part.astype({"city": "category"}).reset_index(drop=True))
+        pd.testing.assert_frame_equal(pd.read_parquet(tmp_path / str(size)), whole)
+        assert (tmp_path / str(size)).read_bytes() == (tmp_path / "1").read_bytes()
