@@ -208,8 +208,11 @@ class Writer:
 
 
 def _row_group(table: pa.Table) -> pa.Table:
-    """A table with one list of texts a column, in order and of those that are there: of several, Parquet would write
-    each text again, and the same rows are the same bytes, whatever pieces they came in."""
+    """A table with one list of texts a column, in order and of those that are there.
+
+    Of several lists Parquet would write each text again. And the same rows are the same bytes, whatever pieces they
+    came in.
+    """
     import pyarrow as pa
 
     columns = []
