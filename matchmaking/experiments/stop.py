@@ -87,15 +87,20 @@ def stop_again(but: str = "") -> list[Stop]:
                 # whoever can write to MLflow can write that: no command is to have it
                 say(f"{visible(name)} is no experiment's name, and isn't stopped (MLflow run {run.info.run_id})")
                 continue
-            stop = _attempt(run.info.run_id, name)
-            say(f"{name}: {stop.said}")
-            title = f"[experiment] {name}: the harmful challenger " + (
-                "was stopped." if stop.state == "stopped" else "is STILL NOT stopped."
-            )
-            hearing = [each for each in notify.addresses() if each.hears_notices]
-            notify.tell(hearing, "success" if stop.state == "stopped" else "failure", title, stop.said)
-            done.append(stop)
+            done.append(_attempt_again(run.info.run_id, name))
     return done
+
+
+def _attempt_again(run_id: str, name: str) -> Stop:
+    """Tries, says what came of it, and tells those who hear notices."""
+    stop = _attempt(run_id, name)
+    say(f"{name}: {stop.said}")
+    title = f"[experiment] {name}: the harmful challenger " + (
+        "was stopped." if stop.state == "stopped" else "is STILL NOT stopped."
+    )
+    hearing = [each for each in notify.addresses() if each.hears_notices]
+    notify.tell(hearing, "success" if stop.state == "stopped" else "failure", title, stop.said)
+    return stop
 
 
 def to_be_seen_to(tags: Mapping[str, str]) -> bool:
@@ -170,12 +175,18 @@ def stop_outside(said: Mapping[str, Any]) -> list[Stop]:
     """
     if not settings.experiment_stop_command():
         return []
+    done, tried = [], ""
     if said.get("verdict") == HARM and not said.get("to_come"):
         for run in runs_of(said["experiment"])[:1]:
-            if stopped(run.info.run_id).state == "on":
+            tried = run.info.run_id
+            state = stopped(tried).state
+            if state == "on":
                 # first: who is killed now leaves it to the next run
-                tracking.tag_run(run.info.run_id, {FAILED_TAG: f"{_now()}: the step ran in a container"})
-    return stop_again()
+                tracking.tag_run(tried, {FAILED_TAG: f"{_now()}: the step ran in a container"})
+            # also of one that had ended by another verdict, as a step would that has the command
+            if state in ("on", "failed"):
+                done.append(_attempt_again(tried, said["experiment"]))
+    return done + stop_again(but=tried)
 
 
 def _attempt(run_id: str, name: str) -> Stop:

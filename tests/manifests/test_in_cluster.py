@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import threading
+import time
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -122,6 +123,8 @@ class Challenger(Api):
     def __init__(self) -> None:
         super().__init__()
         self.experiment, self.version, self.generation, self.wanted = "ranking-1", 40, 7, 2
+        # seconds that a pod that is about to end may answer for
+        self.grace = 0
         self.slow, self.seen, self.pods, self.updated = 2, 7, 2, 2
         # who changes it between a look and the patch that follows
         self.meanwhile: list[Callable[[], None]] = []
@@ -159,7 +162,7 @@ class Challenger(Api):
         text = (MANIFESTS / "serving" / "experiment" / "gateway.yaml").read_text()
         env = [{"name": "EXPERIMENT_SERVED", "value": text.replace("ranking-1", self.experiment)}]
         init = [{"name": "fetch", "env": env if self.experiment else []}]
-        pod = {"containers": [{"name": "service"}], "initContainers": init, "terminationGracePeriodSeconds": 0}
+        pod = {"containers": [{"name": "service"}], "initContainers": init, "terminationGracePeriodSeconds": self.grace}
         # what is 0 isn't in a status
         counts = {"replicas": self.pods, "updatedReplicas": min(self.updated, self.pods)}
         return {
@@ -205,9 +208,11 @@ def test_an_experiment_is_stopped_by_its_challengers_scale(
     # the controller is waited for, and then the pods: four looks, after that before the change
     assert [path for method, path, _ in challenger.requests if method == "GET"] == [DEPLOYMENT] * 5
     assert "has no pods any more: the gateway answers for ranking-1 from the champion" in capsys.readouterr().out
-    # a second time changes nothing
+    # a second time changes nothing, and waits as long for those that are about to end
     challenger.requests.clear()
+    challenger.grace, begun = 1, time.monotonic()
     in_cluster.stop_experiment(*STOP, "ranking-1")
+    assert time.monotonic() - begun >= 1
     assert [method for method, _, _ in challenger.requests] == ["GET"]
 
 

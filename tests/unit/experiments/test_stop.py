@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
-from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -18,30 +16,12 @@ from matchmaking.experiments.announce import keep_reading, tell_ended, tell_verd
 from matchmaking.experiments.record import RESULTS, under_way
 from matchmaking.experiments.stop import see_to, stop_again, stop_harmful, stop_outside
 from mlops.cli.app import app
-from tests.experiment_fixtures import DEFINITION, UNTIL, record_earlier
+from tests.experiment_fixtures import UNTIL
 from tests.webhook import Hook
 
 SAID: dict[str, Any] = {"experiment": "embeddings-1", "verdict": "harmful", "day": 20, "to_come": False}
 SAID |= {"headline": "Stop.", "reason": "latency", "results": []}
 STAMP = "20260401T000000Z"
-
-
-@pytest.fixture
-def run_id(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    """The run of a recorded definition; nothing is set."""
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
-    for name in ("MLOPS_NOTIFY_URLS", "MLOPS_EXPERIMENT_STOP_COMMAND"):
-        monkeypatch.delenv(name, raising=False)
-    tracking.client.cache_clear()
-    yield record_earlier(DEFINITION)
-    tracking.client.cache_clear()
-
-
-@pytest.fixture
-def hook(monkeypatch: pytest.MonkeyPatch) -> Iterator[Hook]:
-    with closing(Hook()) as hook:
-        monkeypatch.setenv("MLOPS_NOTIFY_URLS", hook.url)
-        yield hook
 
 
 def appending(path: Path, code: int = 0) -> str:
@@ -76,11 +56,11 @@ def test_it_is_stopped_once(run_id: str, tmp_path: Path, monkeypatch: pytest.Mon
     assert ran.read_text() == "embeddings-1\n" * 2
 
 
-def test_without_a_command_people_are_told_that_traffic_goes_on(run_id: str, hook: Hook, tmp_path: Path) -> None:
+def test_without_a_command_people_are_told_that_traffic_goes_on(run_id: str, heard: Hook, tmp_path: Path) -> None:
     stop = stop_harmful(run_id, SAID)
     assert stop and stop.state == "on" and "KEEPS ITS TRAFFIC" in stop.said and "`mlops experiment stop`" in stop.said
     tell_verdict(run_id, SAID, [], "run-1")
-    assert stop.said in hook.bodies[0]["message"]
+    assert stop.said in heard.bodies[0]["message"]
     assert not {"experiment_stopped", "experiment_stop_failed"} & tags(run_id).keys()
     # what was never tried isn't tried by a later run: it may be long over
     keep_reading(reading(tmp_path), STAMP)
@@ -99,7 +79,7 @@ def test_before_anything_is_kept_it_is_stopped(run_id: str, tmp_path: Path, monk
 
 
 def test_what_failed_is_told_recorded_and_tried_again_until_it_works(
-    run_id: str, hook: Hook, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    run_id: str, heard: Hook, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ran = tmp_path / "ran"
     monkeypatch.setenv("MLOPS_EXPERIMENT_STOP_COMMAND", appending(ran, code=4))
@@ -109,14 +89,14 @@ def test_what_failed_is_told_recorded_and_tried_again_until_it_works(
     # the next run finds no experiment under way, and tries all the same
     assert under_way(pd.Timestamp(UNTIL)) is None
     tell_ended([], "run-1")
-    (first,) = hook.bodies
+    (first,) = heard.bodies
     assert "NOT be stopped" in first["message"] and "exit code 4: no gateway" in first["message"]
     assert stop_again(but=run_id) == []
     assert [each.state for each in stop_again()] == ["failed"]
     monkeypatch.setenv("MLOPS_EXPERIMENT_STOP_COMMAND", appending(ran))
     assert [each.state for each in stop_again()] == ["stopped"] and stop_again() == []
     assert ran.read_text() == "embeddings-1\n" * 3
-    assert hook.titles()[1:] == [
+    assert heard.titles()[1:] == [
         "[experiment] embeddings-1: the harmful challenger is STILL NOT stopped.",
         "[experiment] embeddings-1: the harmful challenger was stopped.",
     ]
@@ -141,7 +121,7 @@ def test_a_command_that_is_none_is_a_failure(
 
 
 def test_a_tag_that_is_no_name_gets_into_no_command(
-    run_id: str, hook: Hook, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    run_id: str, heard: Hook, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Whoever can write to MLflow can write the tag."""
     ran = tmp_path / "ran"
@@ -151,7 +131,7 @@ def test_a_tag_that_is_no_name_gets_into_no_command(
     for name in ("ranking-1 --help", "--help", f"x; touch {tmp_path}/pwned; echo ", f"x$(touch {tmp_path}/pwned)", ""):
         tracking.client().set_tag(run_id, "experiment_name", name)
         assert stop_again() == [] and not ran.exists() and not (tmp_path / "pwned").exists()
-        assert "experiment_stopped" not in tags(run_id) and hook.titles() == []
+        assert "experiment_stopped" not in tags(run_id) and heard.titles() == []
         assert "is no experiment's name, and isn't stopped" in capsys.readouterr().out
         stop = stop_harmful(run_id, {**SAID, "experiment": name})
         assert stop and stop.state == "failed" and not ran.exists()
@@ -181,7 +161,7 @@ def test_what_somebody_has_seen_to_is_tried_no_more(
 
 
 def test_that_it_was_stopped_is_said_by_each_later_look(
-    run_id: str, hook: Hook, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    run_id: str, heard: Hook, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("MLOPS_EXPERIMENT_STOP_COMMAND", appending(tmp_path / "ran"))
     stop_harmful(run_id, SAID)
@@ -189,11 +169,11 @@ def test_that_it_was_stopped_is_said_by_each_later_look(
         _, stop = keep_reading(reading(tmp_path, verdict=verdict), STAMP)
         assert stop and stop.state == "stopped"
     tell_verdict(run_id, {**SAID, "verdict": "worse"}, [], "run-1")
-    assert stop.said in hook.bodies[0]["message"] and "keeps its traffic" not in hook.bodies[0]["message"]
+    assert stop.said in heard.bodies[0]["message"] and "keeps its traffic" not in heard.bodies[0]["message"]
 
 
 def test_what_a_container_could_not_stop_is_stopped_from_outside(
-    run_id: str, hook: Hook, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    run_id: str, heard: Hook, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # as in a container: the step has no command
     keep_reading(reading(tmp_path), STAMP)
@@ -207,4 +187,16 @@ def test_what_a_container_could_not_stop_is_stopped_from_outside(
     monkeypatch.setenv("MLOPS_EXPERIMENT_STOP_COMMAND", appending(ran))
     assert [each.state for each in stop_outside({})] == ["stopped"] and stop_outside(SAID) == []
     assert ran.read_text() == "embeddings-1\n" * 2
-    assert hook.titles()[-1] == "[experiment] embeddings-1: the harmful challenger was stopped."
+    assert heard.titles()[-1] == "[experiment] embeddings-1: the harmful challenger was stopped."
+
+
+def test_what_had_ended_otherwise_is_stopped_from_outside_too(
+    run_id: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As by a step that has the command: harm is in the logs by now."""
+    keep_reading(reading(tmp_path, verdict="better"), STAMP)
+    monkeypatch.setenv("MLOPS_EXPERIMENT_STOP_COMMAND", appending(tmp_path / "ran", code=4))
+    assert [each.state for each in stop_outside(SAID)] == ["failed"]
+    monkeypatch.setenv("MLOPS_EXPERIMENT_STOP_COMMAND", appending(tmp_path / "ran"))
+    assert [each.state for each in stop_outside(SAID)] == ["stopped"] and stop_outside(SAID) == []
+    assert (tmp_path / "ran").read_text() == "embeddings-1\n" * 2 and tags(run_id)["experiment_ended"] == "better"
