@@ -248,8 +248,11 @@ def _production(uri: str) -> dict[str, str] | None:
 
 def _stop_from_here(said: dict[str, Any]) -> str:
     """Ends the traffic of challengers that do harm, which steps in containers can't; why not, where that failed."""
-    with redirect_stdout(sys.stderr):
-        stops = stop_outside(said)
+    try:
+        with redirect_stdout(sys.stderr):
+            stops = stop_outside(said)
+    except MlopsError as error:
+        return f"whether a challenger that does harm was stopped isn't known: {error}"
     return next((each.said for each in stops if each.state == "failed"), "")
 
 
@@ -273,6 +276,9 @@ def _link_or_copy(source: str, target: str) -> str:
     """The reports are there twice, once as KFP's artifact: the same bytes, where the file system can."""
     try:
         os.link(source, target)
+    except FileExistsError:
+        # taken already, by a run that failed after that
+        return target
     except OSError:
         shutil.copyfile(source, target)
     return target

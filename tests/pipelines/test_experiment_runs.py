@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from matchmaking import tracking
+from tests.docker_engine import Engine
 from tests.experiment_fixtures import DEFINITION, EARLY, START, UNTIL, record_earlier, write_logs
 from tests.webhook import Hook
 
@@ -148,15 +149,21 @@ def test_what_goes_wrong_is_one_reason(mlops: Mlops, work: Path) -> None:
     assert "experiment_verdict" not in definition_run().data.tags
 
 
-def test_harm_is_stopped_or_the_run_fails_until_it_is(
-    mlops: Mlops, work: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def harmful(work: Path) -> list[object]:
+    """The options of the logs of an experiment that is recorded, whose challenger takes twice as long."""
     *logs, _, _ = write_logs(work, 0.0)
     for part in (work / "exposures").rglob("*.jsonl"):
         lines = [json.loads(line) for line in part.read_text().splitlines()]
         slow = [{**line, "latency_ms": line["latency_ms"] * (1 + (line["variant"] == "challenger"))} for line in lines]
         part.write_text("".join(json.dumps(line) + "\n" for line in slow))
     record_earlier(DEFINITION)
+    return [*logs]
+
+
+def test_harm_is_stopped_or_the_run_fails_until_it_is(
+    mlops: Mlops, work: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    logs = harmful(work)
     ran = work / "ran"
     stop = f"sh -c 'echo {{experiment}} >> {ran}; echo no gateway; exit $0'"
 
@@ -179,3 +186,33 @@ def test_harm_is_stopped_or_the_run_fails_until_it_is(
     assert done.returncode == 0 and ran.read_text() == "embeddings-1\n" * 3, done.stdout + done.stderr
     runs = tracking.client().search_runs(["1"], "tags.pipeline = 'experiment'", order_by=["attributes.start_time"])
     assert [run.info.status for run in runs] == ["FAILED", "FAILED", "FINISHED", "FINISHED"]
+
+
+def test_of_steps_in_containers_the_process_that_began_the_run_stops_harm(
+    mlops: Mlops, work: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They don't have the command; once the run has ended, the process that began it runs it, and fails by it."""
+    logs = harmful(work)
+    ran = work / "ran"
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+
+    def run(code: int, *more: object) -> subprocess.CompletedProcess[str]:
+        stop = f"sh -c 'echo {{experiment}} >> {ran}; echo no gateway; exit {code}'"
+        monkeypatch.setenv("MLOPS_EXPERIMENT_STOP_COMMAND", stop)
+        return mlops("run", "experiment", *logs, "--until", UNTIL, "--work-dir", work, "--runner", "docker", *more)
+
+    with closing(Engine()) as engine:
+        monkeypatch.setenv("DOCKER_HOST", engine.host)
+        done = run(4, "--json")
+        assert done.returncode == 1, done.stdout + done.stderr
+        assert "NOT be stopped" in done.stderr and "exit code 4: no gateway" in done.stderr
+        # every step had a container, which ended well and had no command; it was run once, after them
+        assert len(engine.ended) == 3 and {each.returncode for each in engine.ended.values()} == {0}
+        environments = [set(each.partition("=")[0] for each in held["Env"]) for held in engine.created.values()]
+        assert all("MLFLOW_TRACKING_URI" in env and "MLOPS_EXPERIMENT_STOP_COMMAND" not in env for env in environments)
+        assert ran.read_text() == "embeddings-1\n"
+        (said,) = summaries(work)
+        assert said == json.loads(done.stdout) and said["status"] == "failed"
+        assert said["error"]["step"] == "report" and "no gateway" in said["error"]["message"]
+        kept = definition_run().data.tags
+        assert kept["experiment_ended"] == "harmful" and "no gateway" in kept["experiment_stop_failed"]
