@@ -60,8 +60,9 @@ NEEDS = {
     "shard": Need(fixed=890, per_row=0.16, most=2_600),
     "merge": Need(fixed=325, per_row=0.08, most=2_600),
     "compare": Need(fixed=215, per_row=0.24),
-    "score": Need(fixed=790, per_row=0.21),
-    "drift": Need(fixed=470, per_row=0.08),
+    # of all rows, which are drawn is held, and of those that are (100,000 at most) the rest: 840 and 450 MB at 12,000
+    "score": Need(fixed=925, per_row=0.016),
+    "drift": Need(fixed=470, per_row=0.08, most=560),
     "observe": Need(fixed=770, per_row=2.2),
     # a row is a line of the exposure log
     "experiment": Need(fixed=215, per_row=1.3),
