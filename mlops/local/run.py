@@ -96,6 +96,9 @@ def run_pipeline(
         from mlops.local.containers import docker_runner
 
         arguments, how = docker_runner(arguments)
+        if name == "experiment":
+            # what an earlier run couldn't stop: the steps, which don't have the command, fail by it
+            _stop_from_here({})
     timestamp, folder = _new_folder(work_dir, name)
     workspace = folder / "workspace"
     workspace.mkdir()

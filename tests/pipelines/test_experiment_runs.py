@@ -216,3 +216,7 @@ def test_of_steps_in_containers_the_process_that_began_the_run_stops_harm(
         assert said["error"]["step"] == "report" and "no gateway" in said["error"]["message"]
         kept = definition_run().data.tags
         assert kept["experiment_ended"] == "harmful" and "no gateway" in kept["experiment_stop_failed"]
+        # the next run tries again before its steps, which couldn't, fail by it; and finds none under way
+        done = run(0)
+        assert done.returncode == 0 and "No experiment is under way" in done.stdout, done.stdout + done.stderr
+        assert "experiment_stopped" in definition_run().data.tags and ran.read_text() == "embeddings-1\n" * 2
