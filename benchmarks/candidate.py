@@ -1,20 +1,24 @@
-"""How good a candidate is on fresh pairs: `python -m benchmarks.candidate sizes` or `... point`, on generated pairs.
+"""How good a candidate is on fresh pairs: `python -m benchmarks.candidate sizes`, `... point` or `... many`.
+
+All on generated pairs.
 
 `sizes`: average precision by the number of training rows, of the default candidate, the same without weight averaging,
 and `--algorithm dense`. `point`: the operating point that was chosen, the one that would have been best, and what the
 difference costs in F-beta, in expectation over the labels of the fresh pairs: where a sample of labels has its highest
-F-beta is mostly chance.
+F-beta is mostly chance. `many`: of millions of training rows, what is lost by epochs of `train.EPOCH_ROWS` rows and not
+of all, in expectation over the labels, too, and the processor time of both.
 """
 
 from __future__ import annotations
 
 import itertools
 import sys
+import time
 from collections.abc import Callable
 from unittest import mock
 
 import numpy as np
-from sklearn.metrics import average_precision_score
+from sklearn.metrics import average_precision_score, roc_auc_score
 
 from matchmaking.data.sample import generate, true_probability
 from matchmaking.evidence.metrics import THRESHOLD
@@ -34,6 +38,8 @@ SIZES = (
     (9_600, 0, 3),
     (9_600, 3, 3),
 )
+# (training rows, seeds)
+MANY = ((1_200_000, 2), (2_400_000, 2), (4_800_000, 1), (9_600_000, 1))
 VARIANTS: tuple[tuple[str, str, bool], ...] = (
     ("candidate", "interactions", True),
     ("without averaging", "interactions", False),
@@ -96,13 +102,33 @@ def point(say: Callable[[str], None], rows: int = 9_600, seeds: int = 5) -> None
     say(f"lost, mean of {seeds} seeds: {np.mean(lost):.4f}, at most {np.max(lost):.4f}")
 
 
+def many(say: Callable[[str], None]) -> None:
+    """Prints, by size and seed, how good a candidate is with epochs of some of the rows and of all of them."""
+    for rows, seeds in MANY:
+        for seed in range(seeds):
+            for name, epoch_rows in (("some", train.EPOCH_ROWS), ("all", rows)):
+                with mock.patch.object(train, "EPOCH_ROWS", epoch_rows):
+                    begin = time.process_time()
+                    logits, true, record = fresh_logits(rows, train.Recipe(seed=seed))
+                    took = time.process_time() - begin
+                # each pair as a match and as none, as often as it is one
+                label, weight = np.repeat([1, 0], len(true)), np.concatenate([true, 1 - true])
+                both = np.tile(logits, 2)
+                precision = average_precision_score(label, both, sample_weight=weight)
+                roc_auc = roc_auc_score(label, both, sample_weight=weight)
+                say(
+                    f"{rows:>9,} rows  seed {seed}  {name:<4}  {record.drawn:>9,} in {record.recipe.epochs} epochs  "
+                    f"average precision {precision:.5f}  ROC AUC {roc_auc:.5f}  {took:.0f} s"
+                )
+
+
 def main() -> None:
     """Prints what is asked for."""
 
     def say(line: str) -> None:
         print(line, flush=True)
 
-    what = {"sizes": sizes, "point": point}
+    what = {"sizes": sizes, "point": point, "many": many}
     if len(sys.argv) != 2 or sys.argv[1] not in what:
         sys.exit(__doc__)
     what[sys.argv[1]](say)

@@ -31,7 +31,8 @@ class Recipe:
     Attributes:
         algorithm: one of `ALGORITHMS`.
         seed: of initial weights, folds and shuffling; the same seed gives the same model on the same machine.
-        epochs: passes over the training rows, at most (fewer where the rows are many, see `train.MAX_STEPS`).
+        epochs: passes over the training rows, at most (fewer where the rows are many, see `train.MAX_STEPS`; of
+            millions a pass is over some of them, `train.EPOCH_ROWS`).
         batch_size: rows a step.
         learning_rate: the optimiser's first; it falls to 0 along a cosine (`interactions`).
         members: networks whose mean logit is served; each is trained on all folds but its own.

@@ -41,6 +41,11 @@ RECALL_WEIGHT = 1.25
 # enough optimiser steps to converge on any number of rows: past it, more rows mean fewer passes over them
 MAX_STEPS = 4_000
 MIN_EPOCHS = 3
+# of more rows than that an epoch of `interactions` passes over so many, which are others in each epoch as long as there
+# are others: MIN_EPOCHS of them are 8,200 steps, and more gain next to nothing (`benchmarks.candidate many`)
+EPOCH_ROWS = 1_400_000
+# of more rows than that so many, drawn by chance, are enough for val_loss and the operating point
+JUDGED_ROWS = 400_000
 # the kept weights are averages over about the last 1 / (1 - MOMENTUM) steps, a hundred, where a training has MIN_STEPS;
 # in a shorter one they would be of weights that still have far to go
 MOMENTUM = 0.99
@@ -57,10 +62,12 @@ class Training:
 
     Attributes:
         recipe: what was asked for, with the epochs that were run.
-        history: loss and val_loss by epoch.
+        history: loss and val_loss by epoch; of `interactions` the latter is that of `JUDGED_ROWS` rows where there are
+            more.
         operating_point: the probability that was made 0.5, in (0, 1).
         logit_shift: what was added to the output layer's bias to make it so, in logits.
         rows: training rows.
+        drawn: how many of them took part in a step: all, where `EPOCH_ROWS` an epoch are all.
     """
 
     recipe: Recipe
@@ -68,6 +75,7 @@ class Training:
     operating_point: float
     logit_shift: float
     rows: int
+    drawn: int
 
 
 def train_candidate(
@@ -184,7 +192,7 @@ def _train_interactions(
         fold[held_out] = member
     counted, loss = _fold_loss(recipe.members)
 
-    steps = math.ceil(rows / recipe.batch_size)
+    steps = math.ceil(min(rows, EPOCH_ROWS) / recipe.batch_size)
     epochs = min(recipe.epochs, max(MIN_EPOCHS, MAX_STEPS // steps))
     schedule = keras.optimizers.schedules.CosineDecay(recipe.learning_rate, epochs * steps)
     model = _by_row(logits, inputs)
@@ -192,30 +200,45 @@ def _train_interactions(
         optimizer=keras.optimizers.Adam(schedule, use_ema=True, ema_momentum=momentum(epochs * steps)), loss=loss
     )
     numbers = np.arange(rows, dtype=np.int32)
+    judged = numbers if rows <= JUDGED_ROWS else _drawn(rows, JUDGED_ROWS, recipe.seed)
+    shown, of_each, drawn = numbers, dict[str, Any](), rows
+    if rows > EPOCH_ROWS:
+        # shuffled here, and not by Keras, so that an epoch goes on where the one before it ended
+        shown = _drawn(rows, epochs * steps * recipe.batch_size, recipe.seed)
+        of_each, drawn = {"shuffle": False, "steps_per_epoch": steps}, min(rows, len(shown))
+    labels = counted(match, fold, held_out=False)
     fitted = model.fit(
-        numbers,
-        counted(match, fold, held_out=False),
-        validation_data=(numbers, counted(match, fold, held_out=True)),
+        shown,
+        labels if shown is numbers else labels[shown],
+        validation_data=(judged, counted(match[judged], fold[judged], held_out=True)),
         validation_batch_size=8192,
         batch_size=recipe.batch_size,
         epochs=epochs,
         verbose=0,
         callbacks=[validate_averages(model), progress(epochs)],
+        **of_each,
     )
-    member_logits = model.predict(numbers, batch_size=8192, verbose=0)[:, :, 0]
-    out_of_fold = 1 / (1 + np.exp(-member_logits[numbers, fold].astype(float)))
+    member_logits = model.predict(judged, batch_size=8192, verbose=0)[:, :, 0]
+    out_of_fold = 1 / (1 + np.exp(-member_logits[np.arange(len(judged)), fold[judged]].astype(float)))
     if np.isnan(out_of_fold).any():
         raise Diverged(
             f"the training diverged, its loss is NaN; a learning rate below {recipe.learning_rate:g} may help"
         )
-    point = choose_operating_point(match, out_of_fold)
+    point = choose_operating_point(match[judged], out_of_fold)
     shift = -math.log(point / (1 - point))
     mean = keras.layers.GlobalAveragePooling1D(name="mean_of_members")(logits.output)
     output = keras.layers.Dense(1, activation="sigmoid", name="match_probability")
     served = keras.Model(logits.input, output(mean), name="lawyer_match")
     output.set_weights([np.ones((1, 1), np.float32), np.array([shift], np.float32)])
     history = {name: [round(float(value), 6) for value in values] for name, values in fitted.history.items()}
-    return served, Training(replace(recipe, epochs=epochs), history, point, shift, rows)
+    return served, Training(replace(recipe, epochs=epochs), history, point, shift, rows, drawn)
+
+
+def _drawn(rows: int, count: int, seed: int) -> np.ndarray:
+    """Numbers of rows in an order by chance, int32 of shape (count,): none comes again before all have come."""
+    rng = np.random.default_rng(seed)
+    passes = [rng.permutation(np.arange(rows, dtype=np.int32)) for _ in range(math.ceil(count / rows))]
+    return np.concatenate(passes)[:count]
 
 
 def _by_row(model: keras.Model, inputs: features.Compact | np.ndarray) -> keras.Model:
@@ -360,4 +383,4 @@ def _train_dense(
     )
     history = {name: [round(float(value), 6) for value in values] for name, values in fitted.history.items()}
     ran = replace(recipe, epochs=len(history["loss"]))
-    return model, Training(ran, history, 0.5, 0.0, len(match))
+    return model, Training(ran, history, 0.5, 0.0, len(match), len(match))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -86,6 +87,51 @@ def test_more_rows_mean_fewer_passes(
     _, record = train(inputs, match, widths, Recipe(epochs=30, batch_size=256))
     assert record.recipe.epochs == 4  # 24 steps of 6 batches
     assert len(record.history["loss"]) == 4
+
+
+def test_of_many_rows_an_epoch_goes_on_where_the_one_before_it_ended(
+    training: tuple[np.ndarray, np.ndarray, list[int]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import keras
+
+    inputs, match, widths = training
+    given: list[tuple[np.ndarray, int]] = []
+    fit = keras.Model.fit
+
+    def noted(self: keras.Model, x: np.ndarray, *args: Any, **kwargs: Any) -> Any:
+        fitted = fit(self, x, *args, **kwargs)
+        given.append((x, int(self.optimizer.iterations.numpy())))
+        return fitted
+
+    monkeypatch.setattr(keras.Model, "fit", noted)
+    recipe = Recipe(epochs=3, batch_size=128)
+    for epoch_rows, drawn, steps in ((1_500, 1_500, 36), (700, 1_500, 18), (384, 1_152, 9), (300, 1_152, 9)):
+        monkeypatch.setattr("matchmaking.model.train.EPOCH_ROWS", epoch_rows)
+        _, record = train(inputs, match, widths, recipe)
+        assert (record.rows, record.drawn, record.recipe.epochs) == (1_500, drawn, 3)
+        shown, ran = given.pop()
+        assert ran == steps
+        if epoch_rows < 1_500:
+            assert len(shown) == steps * 128
+            # none comes again before all have come
+            assert len(set(shown[:1_500])) == drawn
+        assert len(record.history["loss"]) == len(record.history["val_loss"]) == 3
+
+
+def test_of_many_rows_some_choose_the_operating_point(
+    training: tuple[np.ndarray, np.ndarray, list[int]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    inputs, match, widths = training
+    whole, all_judged = train(inputs, match, widths, Recipe())
+    monkeypatch.setattr("matchmaking.model.train.JUDGED_ROWS", 1_000)
+    judged_by_some, some_judged = train(inputs, match, widths, Recipe())
+    # the training is the same, what it is judged on isn't
+    assert some_judged.history["loss"] == all_judged.history["loss"]
+    members = [model.get_layer("member_logits").get_weights()[0] for model in (whole, judged_by_some)]
+    np.testing.assert_array_equal(*members)
+    assert some_judged.history["val_loss"] == pytest.approx(all_judged.history["val_loss"], rel=0.3)
+    assert some_judged.operating_point != all_judged.operating_point
+    assert some_judged.operating_point == pytest.approx(all_judged.operating_point, abs=0.05)
 
 
 @pytest.mark.parametrize("beta", [1.0, 1.25, 2.0])
