@@ -28,10 +28,11 @@ import numpy as np
 
 from matchmaking.data.sample import generate, generate_file
 from matchmaking.data.schema import SLICES
-from matchmaking.evidence.merge import different, merge_shards
+from matchmaking.evidence.merge import merge_shards
 from matchmaking.evidence.score_counts import MOST, ScoreCounts
-from matchmaking.evidence.shard import HASHES, count_shard
+from matchmaking.evidence.shard import count_shard
 from matchmaking.inputs.plan import SHARDS, divide, plan_shards
+from matchmaking.inputs.shard_rows import HASHES, different
 from pipelines.compile import compile_pipeline
 from tests import workflow_size
 from tests.pipelines.test_shape import COSTS

@@ -13,6 +13,7 @@ class Pipeline(StrEnum):
     evaluate = "evaluate"
     evaluate_parts = "evaluate-parts"
     monitor = "monitor"
+    monitor_parts = "monitor-parts"
     observe = "observe"
     experiment = "experiment"
     promote = "promote"

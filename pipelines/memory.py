@@ -59,6 +59,9 @@ NEEDS = {
     # many take 1,173 MB to count without TensorFlow, and 1,752 to add
     "shard": Need(fixed=890, per_row=0.16, most=2_600),
     "merge": Need(fixed=325, per_row=0.08, most=2_600),
+    # as `shard` and `merge` without a model and scores; see `benchmarks.parts`
+    "draw": Need(fixed=330, per_row=0.12),
+    "pool": Need(fixed=325, per_row=0.08, most=2_600),
     "compare": Need(fixed=215, per_row=0.24),
     # of all rows, which are drawn is held, and of those that are (100,000 at most) the rest: 840 and 450 MB at 12,000
     "score": Need(fixed=925, per_row=0.016),
@@ -73,6 +76,7 @@ STEPS = {
     "evaluate": ("validate", "split", "evaluate"),
     "evaluate-parts": ("shard", "merge"),
     "monitor": ("validate", "score", "drift"),
+    "monitor-parts": ("draw", "pool", "score", "drift"),
     "observe": ("observe",),
     "experiment": ("experiment",),
 }

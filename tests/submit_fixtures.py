@@ -14,6 +14,7 @@ TASKS = {
     "evaluate-parts": ["plan", "shard", "merge", "report"],
     "sweep": ["ingest", "validate", "split", "trial", "choose", "train", "evaluate", "compare", "report"],
     "evaluate": ["ingest", "validate", "split", "evaluate", "report"],
+    "monitor-parts": ["divide", "draw", "pool", "score", "drift", "report"],
     "monitor": ["ingest", "ingest-2", "validate", "validate-2", "score", "drift", "report"],
     "observe": ["collect", "observe", "report"],
     "experiment": ["gather", "experiment", "report"],

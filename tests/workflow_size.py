@@ -20,7 +20,7 @@ from typing import Any
 
 import yaml
 
-from matchmaking.inputs.plan import SHARDS
+from matchmaking.inputs.plan import SHARDS, SHARDS_OF_TWO
 from matchmaking.model.sweep.propose import PARTS
 
 # of one node, driver or executor, without its parameters; of the templates and Argo's own fields
@@ -38,7 +38,7 @@ FACTOR = 1.44
 CARRIERS = {"raw", "pairs", "test", "candidate", "evaluation", "decision", "scored_reference", "result"}
 CARRIERS |= {"logs", "live", "choice", "division", "counted"}
 # how often a loop's steps run at the most
-TIMES = {"sweep": PARTS, "evaluate-parts": SHARDS}
+TIMES = {"sweep": PARTS, "evaluate-parts": SHARDS, "monitor-parts": SHARDS_OF_TWO}
 # the scores of a part of a sweep: some eight trials' numbers
 SCORES = "[[123.456,1.234567,1234.5],[" + ",".join(
     ["[123,0.123456,0.123456,123.123456,60,[" + "0.123456," * 20 + "]]"] * 2
@@ -105,7 +105,7 @@ def _key(source: dict[str, Any]) -> str:
     if "taskOutputArtifact" not in source:
         return "candidate"
     # of a loop, whose outputs are named after their steps
-    return str(source["taskOutputArtifact"]["outputArtifactKey"]).removeprefix("pipelinechannel--shard-")
+    return str(source["taskOutputArtifact"]["outputArtifactKey"]).rpartition("-")[2]
 
 
 def _in_string(value: Any) -> int:

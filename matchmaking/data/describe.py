@@ -69,7 +69,7 @@ class Tally:
             strange = pairs.loc[~pairs[column].isin(categories), column]
             if len(strange):
                 _count(self.unseen[column], strange.astype(object))
-        self.hashes.append(_row_hashes(pairs))
+        self.hashes.append(row_hashes(pairs))
 
     def counts(self) -> dict[str, Any]:
         """What was counted but for the rows' hashes, as JSON, for `add_counts`; in the order in which values came."""
@@ -134,7 +134,7 @@ def _count(counts: dict[Any, int], values: pd.Series) -> None:
         counts[value] = counts.get(value, 0) + int(count)
 
 
-def _row_hashes(pairs: pd.DataFrame) -> np.ndarray:
+def row_hashes(pairs: pd.DataFrame) -> np.ndarray:
     """Of equal rows the same number: uint64 of shape (rows,).
 
     That two of 12 million different rows have the same by chance has a probability of 4 in a million.

@@ -13,18 +13,20 @@ from matchmaking.data.parquet_rows import ParquetRows, is_parquet, tell_exact
 from matchmaking.data.parts import PARQUET
 from matchmaking.data.problems import Problems, Wrong, as_json
 from matchmaking.data.read import open_file, typed
-from matchmaking.data.schema import COLUMNS
+from matchmaking.data.schema import COLUMNS, FEATURES
 
 
 class PartRows:
-    """A part of a labelled dataset, or the whole of one that is a single file; messages are those of `read.open_pairs`.
+    """A part of a dataset, or the whole of one that is a single file; messages are those of `read.open_pairs`.
 
     Args:
         path: where it is here.
         part: its name among the parts; empty for a single file.
         source: what to call the dataset.
+        labelled: whether the `match` column must be there.
 
     Attributes:
+        kept: the columns of ours that it has.
         extra: names of its columns that aren't ours.
         rows: so far.
 
@@ -32,13 +34,14 @@ class PartRows:
         InputError: it is no such file.
     """
 
-    def __init__(self, path: Path, part: str, source: str) -> None:
+    def __init__(self, path: Path, part: str, source: str, *, labelled: bool = True) -> None:
         self._called = visible(part)
         name = f"{self._called} in {source}" if part else source
         parquet = part.lower().endswith(PARQUET) if part else path.is_file() and is_parquet(path)
-        self._file = open_file(path, name, COLUMNS, parquet=parquet)
+        self._file = open_file(path, name, COLUMNS if labelled else FEATURES, parquet=parquet)
         if isinstance(self._file, ParquetRows):
             tell_exact([self._file])
+        self.kept = [column for column in COLUMNS if column in self._file.names]
         self.extra = [column for column in self._file.names if column not in COLUMNS]
         self.rows = 0
         self._found, self._wrong = Problems(), Wrong()
@@ -58,7 +61,7 @@ class PartRows:
             if not self._found.found:
                 self._wrong.look(part)
             if self.right:
-                yield typed(part, [*COLUMNS])
+                yield typed(part, self.kept)
             self.rows += len(part)
 
     def problems(self) -> dict[str, Any]:

@@ -89,9 +89,7 @@ class _Dataset:
         self.kept = [column for column in COLUMNS if column in self.files[0].names]
         for called, file in zip(self.called, self.files, strict=False):
             # of those that are wanted none is missing
-            if (TARGET in file.names) != (TARGET in self.kept):
-                held, lacks = (self.called[0], called) if TARGET in self.kept else (called, self.called[0])
-                raise InputError(f"{name}: {held} has the column '{TARGET}', {lacks} hasn't; all parts have it or none")
+            check_same_target(name, (self.called[0], TARGET in self.kept), (called, TARGET in file.names))
         tell_exact(file for file in self.files if isinstance(file, ParquetRows))
         self.starts: list[int] = []
 
@@ -135,6 +133,22 @@ def typed(part: pd.DataFrame, columns: list[str]) -> pd.DataFrame:
 def no_row(name: str, *, parts: bool) -> InputError:
     """What is wrong with a dataset without a row."""
     return InputError(f"{name}: there is a header but no row" + " in any part" * parts)
+
+
+def check_same_target(name: str, first: tuple[str, bool], other: tuple[str, bool]) -> None:
+    """Refuses parts of which one has the column `match` and the other hasn't.
+
+    Args:
+        name: of the dataset.
+        first: what to call its first part, and whether that has it.
+        other: the same of another one.
+
+    Raises:
+        InputError: they differ.
+    """
+    if first[1] != other[1]:
+        held, lacks = (first[0], other[0]) if first[1] else (other[0], first[0])
+        raise InputError(f"{name}: {held} has the column '{TARGET}', {lacks} hasn't; all parts have it or none")
 
 
 def open_file(path: Path, name: str, wanted: tuple[str, ...], *, parquet: bool) -> CsvRows | ParquetRows:

@@ -9,7 +9,6 @@ row is among the last few of a batch that TensorFlow is given, as the batches ar
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -17,21 +16,13 @@ from typing import Any
 
 import numpy as np
 
-from matchmaking.base.errors import InputError, MlopsError
 from matchmaking.base.redact import redact
-from matchmaking.data.describe import DataReport, Tally, check_known
-from matchmaking.data.hashes import distinct
-from matchmaking.data.parts import version_together
-from matchmaking.data.problems import tell_together
-from matchmaking.data.read import no_row
-from matchmaking.data.schema import COLUMNS
+from matchmaking.data.describe import DataReport
 from matchmaking.evidence.score_counts import MOST, ScoreCounts, curves_of, errors, evaluate_counts
-from matchmaking.evidence.shard import HASHES, LISTED, RECORD, RULES, SCORES
+from matchmaking.evidence.shard import LISTED, RULES, SCORES
+from matchmaking.inputs.shard_rows import in_order, report_together
 from matchmaking.inputs.split import Facts, facts_with, one_class, production_lineage
 from matchmaking.model import production
-
-# hashes looked at together, 8 bytes each
-HASHES_AT_ONCE = 1 << 24
 
 
 def merge_shards(
@@ -56,23 +47,8 @@ def merge_shards(
         MlopsError: a shard is missing.
     """
     source = redact(source)
-    read = ((json.loads((folder / RECORD).read_text()), folder) for folder in folders)
-    shards = sorted(read, key=lambda each: each[0]["number"])
-    if [record["number"] for record, _ in shards] != [*range(shards[0][0]["shards"] if shards else 1)]:
-        raise MlopsError("not all shards of the dataset are there: what is missing can't be told")
-    parts = [part for record, _ in shards for part in record["parts"]]
-    _tell(parts, source)
-
-    tally = Tally(production.read_encoders(production_dir).categories)
-    for part in parts:
-        tally.add_counts(part["counts"])
-    tally.check_enough(source)
-    extra = [column for part in parts for column in part["extra"]]
-    repeated = tally.rows - different([(folder / HASHES, _lengths(record)) for record, folder in shards])
-    data = tally.report(extra if len(parts) == 1 else [*dict.fromkeys(extra)], repeated)
-    check_known(data, tally.known, source)
-
-    version = version_together([part["md5"] for part in parts])
+    shards = in_order(folders)
+    version, data = report_together(shards, production.read_encoders(production_dir).categories, source)
     facts = _facts(shards, production_dir, how, version)
     counts = ScoreCounts(most)
     for _, folder in shards:
@@ -86,50 +62,9 @@ def merge_shards(
         "production": evaluate_counts(counts),
         "candidate": None,
         "contract": None,
-        "parts": {"parts": len(parts), "shards": len(shards), "errors": off},
+        "parts": {"parts": sum(len(record["parts"]) for record, _ in shards), "shards": len(shards), "errors": off},
     }
     return version, _report(data, production_dir), evaluation
-
-
-def different(files: Sequence[tuple[Path, Sequence[int]]]) -> int:
-    """How many different hashes there are in files, each of runs of so many that ascend; of which few are held at once.
-
-    Args:
-        files: each of uint64, and how long its runs are.
-    """
-    runs = []
-    for path, lengths in files:
-        if sum(lengths):
-            # what isn't looked at stays on the disk
-            whole = np.memmap(path, np.uint64, "r")
-            runs += np.split(whole, np.cumsum(lengths)[:-1])
-    total = sum(map(len, runs))
-    pieces = total // HASHES_AT_ONCE + 1
-    found = 0
-    first = [0] * len(runs)
-    for piece in range(pieces):
-        # hashes are as likely anywhere
-        end = np.uint64((piece + 1) * 2**64 // pieces - 1)
-        last = [int(np.searchsorted(run, end, side="right")) for run in runs]
-        held = [run[a:b] for run, a, b in zip(runs, first, last, strict=True)]
-        found += distinct(np.concatenate(held)) if held else 0
-        first = last
-    return found
-
-
-def _tell(parts: Sequence[dict[str, Any]], source: str) -> None:
-    """Raises what is wrong with the data: in one piece all files are opened, and then read one after the other."""
-    for kind in ("refused", "broken"):
-        for part in parts:
-            if kind in part:
-                raise InputError(part[kind])
-    if not sum(part["rows"] for part in parts):
-        raise no_row(source, parts=bool(parts[0]["part"]))
-    tell_together(source, parts, ["(none)", *COLUMNS])
-
-
-def _lengths(record: dict[str, Any]) -> list[int]:
-    return [part["hashes"] for part in record["parts"]]
 
 
 def _facts(shards: Sequence[tuple[dict[str, Any], Path]], production_dir: Path, how: str, version: str) -> Facts:

@@ -7,32 +7,24 @@ gave each score, and of each row a hash of 8 bytes, by which repetitions are fou
 from __future__ import annotations
 
 import json
-import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from matchmaking import storage
-from matchmaking.base.errors import InputError
-from matchmaking.base.escape import visible
-from matchmaking.base.files import file_md5
-from matchmaking.base.redact import redact
 from matchmaking.data.batches import BATCH, rebatched
-from matchmaking.data.describe import Tally
-from matchmaking.data.hashes import ascending
-from matchmaking.data.part_rows import PartRows
 from matchmaking.data.schema import SLICES, TARGET
 from matchmaking.evidence.score_counts import MOST, ScoreCounts
+from matchmaking.inputs.shard_rows import HASHES, RECORD, ShardRows
 from matchmaking.inputs.split import production_lineage
 from matchmaking.model import production
 from matchmaking.model.lineage import Flags, Keys, Lineage, by_hash, pair_keys
 from matchmaking.model.score import score_batches
 
-# in the folder that a shard writes
-RECORD, HASHES, SCORES, LISTED = "shard.json", "hashes", "scores.npz", "listed"
+# in the folder that a shard writes, beside what all of them do
+SCORES, LISTED = "scores.npz", "listed"
 # which pairs production's lineage decides on; `auto` of a split that is told row by row
 RULES = {"auto": "production's", "hash": "hash"}
 
@@ -69,7 +61,9 @@ def count_shard(
     out.mkdir(parents=True, exist_ok=True)
     counts = ScoreCounts(most)
     with (out / HASHES).open("wb") as hashes:
-        shard = _Shard(plan["folder"], plan["shards"][number], production_dir, uri, how, hashes)
+        known = production.read_encoders(production_dir).categories
+        rows = ShardRows(plan["folder"], plan["shards"][number], uri, known, hashes)
+        shard = _Shard(rows, production_dir, how)
         waiting: list[pd.DataFrame] = []
 
         def held_out() -> Iterator[pd.DataFrame]:
@@ -82,7 +76,7 @@ def count_shard(
             counts.add(frame[TARGET].to_numpy(), scores, frame[[*SLICES]])
     counts.save(out / SCORES)
     (out / LISTED).write_bytes(np.packbits(shard.listed).tobytes())
-    record = {"number": number, "shards": len(plan["shards"]), "parts": shard.parts, "split": shard.split}
+    record = {"number": number, "shards": len(plan["shards"]), "parts": rows.parts, "split": shard.split}
     (out / RECORD).write_text(json.dumps(record))
     return record
 
@@ -91,73 +85,22 @@ class _Shard:
     """What is found in the parts while they are read.
 
     Attributes:
-        parts: of each what was found: `part` (its name), `md5`, `rows`, `counts` (see `Tally.counts`), `extra` (columns
-            that aren't ours), `problems` (see `problems.as_json`), `hashes` (how many it has in `HASHES`: one a
-            different row), and where it can't be read `refused` (its file as such) or `broken` (on the way).
         split: rows and matches of `train` and `test`, and rows `left_out`.
         listed: which of the pairs that production's lineage lists are there.
     """
 
-    def __init__(
-        self,
-        folder: str,
-        parts: list[tuple[str, int | None]],
-        production_dir: Path,
-        uri: str,
-        how: str,
-        hashes: BinaryIO,
-    ) -> None:
-        self.folder, self.names, self.uri, self.how = folder, parts, uri, how
-        self.known = production.read_encoders(production_dir).categories
+    def __init__(self, rows: ShardRows, production_dir: Path, how: str) -> None:
+        self.rows, self.how = rows, how
         trained, _ = production_lineage(production_dir)
         assert trained is not None, "the plan has looked for it"
         self.trained: Lineage = trained
         self.listed: Flags = np.zeros(len(trained.listed), bool)
-        self.hashes = hashes
-        self.parts: list[dict[str, Any]] = []
         self.split: dict[str, Any] = {"train": [0, 0], "test": [0, 0], "left_out": 0}
-        self.right = True
 
     def held_out(self) -> Iterator[pd.DataFrame]:
-        """The held-out pairs of all parts, until something is wrong with one; the others are looked at still."""
-        with tempfile.TemporaryDirectory() as scratch:
-            for part, size in self.names:
-                place = Path(scratch) / "part"
-                storage.download(storage.join(self.folder, part) if part else self.uri, place)
-                if size not in (None, place.stat().st_size):
-                    raise InputError(
-                        f"{redact(self.uri)}: {visible(part)} has changed while the run went on; run it again"
-                    )
-                yield from self._part(place, part)
-                place.unlink()
-
-    def _part(self, path: Path, part: str) -> Iterator[pd.DataFrame]:
-        tally = Tally(self.known)
-        said: dict[str, Any] = {"part": part, "md5": file_md5(path), "rows": 0, "hashes": 0, "extra": []}
-        said |= {"counts": tally.counts(), "problems": {"unread": [], "wrong": []}}
-        self.parts.append(said)
-        try:
-            rows = PartRows(path, part, redact(self.uri))
-        except InputError as error:
-            said["refused"] = str(error)
-            self.right = False
-            return
-        said["extra"] = rows.extra
-        if any("broken" in each for each in self.parts):
-            # in one piece, nobody would have come here
-            return
-        try:
-            for frame in rows.frames():
-                tally.add(frame)
-                if self.right:
-                    yield self._look(frame)
-        except InputError as error:
-            said["broken"] = str(error)
-        self.right = self.right and rows.right and "broken" not in said
-        said |= {"rows": rows.rows, "counts": tally.counts(), "problems": rows.problems()}
-        different = ascending(np.concatenate(tally.hashes)) if tally.hashes else np.empty(0, np.uint64)
-        said["hashes"] = len(different)
-        self.hashes.write(different.tobytes())
+        """The held-out pairs of all parts, until something is wrong with one."""
+        for frame, _ in self.rows.frames():
+            yield self._look(frame)
 
     def _look(self, frame: pd.DataFrame) -> pd.DataFrame:
         """The held-out pairs of some; all are counted."""

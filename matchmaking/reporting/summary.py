@@ -37,7 +37,9 @@ class Failure(BaseModel):
 class Summary(Record):
     """`summary.json`: what came of a run, whole or failed; the descriptions are those of docs/reference.md."""
 
-    pipeline: str = Field(description="retrain, sweep, evaluate, evaluate-parts, monitor, observe or experiment")
+    pipeline: str = Field(
+        description="retrain, sweep, evaluate, evaluate-parts, monitor, monitor-parts, observe or experiment"
+    )
     run_name: str = Field(description="`<pipeline>_<UTC time>`: the name of its MLflow run")
     run_id: str | None = Field(default=None, description="the MLflow run's; null where none was opened")
     status: Literal["succeeded", "failed"] = Field(
@@ -60,7 +62,7 @@ class Summary(Record):
         default=None,
         description="how the held-out pairs were chosen: `asked`, `rule`, `train_rows`, `test_rows`, `left_out` (as "
         "they may have trained production), `assumed` (md5 of the dataset that production was taken to be trained on; "
-        "empty where it knows), `notes` (sentences); null for monitor",
+        "empty where it knows), `notes` (sentences); null for monitor and monitor-parts",
     )
     metrics: Models = Field(
         default=Models(),
@@ -72,8 +74,8 @@ class Summary(Record):
     reasons: list[str] = Field(default=[], description="of the verdict, one sentence each")
     drift: dict[str, Any] | None = Field(
         default=None,
-        description="null but for monitor; `drifted`, `share_drifted`, `self_comparison`, `columns` with each one's "
-        "test",
+        description="null but for monitor and monitor-parts; `drifted`, `share_drifted`, `self_comparison`, `columns` "
+        "with each one's test",
     )
     live: dict[str, Any] | None = Field(
         default=None,
@@ -88,7 +90,9 @@ class Summary(Record):
         "else what `mlops experiment status --json` prints, `results` in words, `log` (what was odd, with counts) "
         "and, of one that is harmful, `stop` (what became of the challenger's traffic)",
     )
-    drifted_columns: list[str] | None = Field(default=None, description="the names alone; null but for monitor")
+    drifted_columns: list[str] | None = Field(
+        default=None, description="the names alone; null but for monitor and monitor-parts"
+    )
     training: dict[str, Any] | None = Field(
         default=None,
         description="null but for retrain and sweep; `recipe`, `operating_point` (0..1), `logit_shift` (in the output "

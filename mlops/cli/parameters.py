@@ -26,7 +26,9 @@ Predictions = Annotated[str, typer.Option(help="observe: the prediction log, as 
 Outcomes = Annotated[str, typer.Option(help="observe: the outcome log, as the cluster sees it.")]
 Exposures = Annotated[str, typer.Option(help="experiment: the gateway's log, as the cluster sees it.")]
 Pairs = Annotated[str, typer.Option(help="experiment: what is known of the requests, as the cluster sees it.")]
-Current = Annotated[str, typer.Option(envvar="MLOPS_CURRENT", help="monitor: the data of now, to compare with --data.")]
+Current = Annotated[
+    str, typer.Option(envvar="MLOPS_CURRENT", help="monitor, monitor-parts: the data of now, to compare with --data.")
+]
 
 
 def open_server(host: str) -> Server:

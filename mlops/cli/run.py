@@ -39,6 +39,7 @@ class Local(StrEnum):
     evaluate = "evaluate"
     evaluate_parts = "evaluate-parts"
     monitor = "monitor"
+    monitor_parts = "monitor-parts"
     observe = "observe"
     experiment = "experiment"
     all = "all"
@@ -63,7 +64,7 @@ def run(
             help="Folder of the production model, only ever read. Left out, retrain and sweep bootstrap a first model."
         ),
     ] = "",
-    current: Annotated[str, typer.Option(help="monitor: the data of now, to compare with --data.")] = "",
+    current: Annotated[str, typer.Option(help="monitor, monitor-parts: the data of now, to compare with --data.")] = "",
     predictions: Annotated[str, typer.Option(help="observe: the prediction log, a file or a folder of parts.")] = "",
     outcomes: Annotated[str, typer.Option(help="observe, experiment: the outcome log.")] = "",
     period: Annotated[Window, typer.Option(help="observe: the length of a window.")] = Window.week,
@@ -87,7 +88,9 @@ def run(
         str, typer.Option(help="What production was trained on, if it doesn't know.", show_default="--data")
     ] = "",
     policy: Annotated[Path | None, typer.Option(help="A promotion policy (YAML).")] = None,
-    fail_on_drift: Annotated[bool, typer.Option(help="monitor: exit code 3 past the policy's limits.")] = False,
+    fail_on_drift: Annotated[
+        bool, typer.Option(help="monitor, monitor-parts: exit code 3 past the policy's limits.")
+    ] = False,
     fail_on_degraded: Annotated[
         bool, typer.Option(help="evaluate, evaluate-parts: exit code 3 past the policy's limits.")
     ] = False,
@@ -132,6 +135,7 @@ def run(
         "evaluate": measured,
         "evaluate-parts": measured,
         "monitor": {**common, "current": current},
+        "monitor-parts": {**common, "current": current},
         "observe": {
             "seed": seed,
             "period": period.value,
@@ -275,10 +279,11 @@ def _crossed(outcomes: dict[str, Outcome], policy: Path | None, drift: bool, pro
 
     limits = load_policy(policy).limits
     crossed = []
-    if drift and "monitor" in outcomes:
-        crossed += drift_crossed(outcomes["monitor"].summary, limits)
-        for what in unchecked(outcomes["monitor"].summary, limits):
-            typer.echo(f"Not checked: {what}", err=True)
+    for name in ("monitor", "monitor-parts") if drift else ():
+        if name in outcomes:
+            crossed += drift_crossed(outcomes[name].summary, limits)
+            for what in unchecked(outcomes[name].summary, limits):
+                typer.echo(f"Not checked: {what}", err=True)
     for name in ("evaluate", "evaluate-parts") if production else ():
         if name in outcomes:
             crossed += degraded(outcomes[name].summary, limits)

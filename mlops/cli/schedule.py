@@ -67,6 +67,7 @@ def apply(
         "evaluate": {"data": data, "production": production},
         "evaluate-parts": {"data": data, "production": production},
         "monitor": {"data": data, "production": production, "current": current},
+        "monitor-parts": {"data": data, "production": production, "current": current},
         "observe": {"production": production, "predictions": predictions, "outcomes": outcomes},
         "experiment": {"exposures": exposures, "outcomes": EXPERIMENT_OUTCOMES_URI, "pairs": pairs},
         "promote": {"production": production},

@@ -151,6 +151,7 @@ def submit(
         "evaluate": measured,
         "evaluate-parts": measured,
         "monitor": {"current": current},
+        "monitor-parts": {"current": current},
         "observe": _logs(context, predictions, outcomes, data) | {"period": period.value},
         "experiment": {
             "exposures": exposures,

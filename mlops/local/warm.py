@@ -98,6 +98,7 @@ WANTED = {
     "evaluate": ("base", "model"),
     "evaluate-parts": ("base", "model"),
     "monitor": ("base", "model", "drift"),
+    "monitor-parts": ("base", "model", "drift"),
     "observe": ("base", "model"),
     # whose second step draws, too
     "experiment": ("base", "report"),

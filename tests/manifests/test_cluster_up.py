@@ -57,7 +57,17 @@ def test_up_makes_a_cluster_and_again_changes_nothing(machine: Machine) -> None:
             or re.match(r"kubectl (version --client|kustomize)", call)
         ), call
     assert {pipeline.display_name for pipeline in machine.kfp.pipelines.values()} == {
-        *("retrain", "sweep", "evaluate", "evaluate-parts", "monitor", "observe", "experiment", "promote")
+        *(
+            "retrain",
+            "sweep",
+            "evaluate",
+            "evaluate-parts",
+            "monitor",
+            "monitor-parts",
+            "observe",
+            "experiment",
+            "promote",
+        )
     }
     for words in ("http://localhost:8080", "http://localhost:5001", "http://localhost:9001", "make open"):
         assert words in done.stdout

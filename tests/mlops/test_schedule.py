@@ -183,7 +183,8 @@ def _run_of(kfp: FakeKfp, recurring: object) -> bytes:
         (
             "retrain.sch",
             "retain.sch",
-            "retain is none of retrain, sweep, evaluate, evaluate-parts, monitor, observe, experiment, promote",
+            "retain is none of retrain, sweep, evaluate, evaluate-parts, monitor, monitor-parts, observe, experiment, "
+            "promote",
         ),
         ("30 3 * * MON", "30 3 * *", "retrain.schedule: '30 3 * *' has 4 fields; a schedule has 5"),
         ("30 3 * * MON", "61 3 * * MON", "'61' is no minute; it is 0 to 59"),

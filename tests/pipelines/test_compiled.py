@@ -47,7 +47,7 @@ ELSEWHERE = {
     "KUBERNETES_SERVICE_HOST",  # Kubernetes sets it
 }
 LOOKS = {"observe", "report"}
-READS_STORAGE = {"collect", "ingest", "plan", "shard", "report", "check", "promote", "gather"}
+READS_STORAGE = {"collect", "ingest", "plan", "shard", "divide", "draw", "report", "check", "promote", "gather"}
 UNITS = {"Mi": 1, "Gi": 1024}
 # peak MB at 12,000 rows and at 1.2 million, by `make bench`, of steps that hardly grow with the data
 FLAT = {
@@ -110,7 +110,7 @@ def test_who_is_told_where_people_open_the_uis(steps: Any) -> None:
     told = {(of, name) for (of, name), step in steps.items() if "MLOPS_MLFLOW_URL" in environment(step)}
     ingests = {("retrain", "ingest"), ("evaluate", "ingest"), ("monitor", "ingest"), ("monitor", "ingest-2")}
     ingests |= {("observe", "collect"), ("experiment", "gather"), ("sweep", "ingest")}
-    ingests |= {("evaluate-parts", "plan")}
+    ingests |= {("evaluate-parts", "plan"), ("monitor-parts", "divide")}
     promotions = {(of, "promote") for of in ("promote", "retrain", "sweep")}
     assert told == {*ingests, *promotions, ("promote", "check")}
 
@@ -262,7 +262,7 @@ def test_each_pod_is_shut_in_and_ends(steps: Any) -> None:
 
 def test_what_reads_or_writes_the_world_is_never_cached(steps: Any) -> None:
     cached = {step["component"] for step in steps.values() if step["task"]["cachingOptions"].get("enableCache")}
-    modelling = {"validate", "split", "trial", "train", "evaluate", "compare", "score", "merge"}
+    modelling = {"validate", "split", "trial", "train", "evaluate", "compare", "score", "merge", "pool"}
     assert cached == {*modelling, "drift", "experiment"}
     # a hit is the same run's work, since the run is among the inputs
     for step in steps.values():

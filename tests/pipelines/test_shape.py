@@ -18,12 +18,13 @@ from tests.workflow_size import CARRIERS, TIMES, workflow_bytes
 # with those that a promotion by policy adds
 PODS = {"retrain": 18, "sweep": 33, "evaluate": 11, "monitor": 15, "observe": 7, "experiment": 7, "promote": 5}
 # at most, where a dataset has so many parts
-PODS["evaluate-parts"] = 50
+PODS |= {"evaluate-parts": 50, "monitor-parts": 48}
 CRITICAL = {
     "retrain": ["ingest", "validate", "split", "train", "evaluate", "compare", "report", "promote"],
     "sweep": ["ingest", "validate", "split", "trial", "choose", "train", "evaluate", "compare", "report", "promote"],
     "evaluate": ["ingest", "validate", "split", "evaluate", "report"],
     "evaluate-parts": ["plan", "shard", "merge", "report"],
+    "monitor-parts": ["divide", "draw", "pool", "score", "drift", "report"],
     "monitor": ["ingest", "ingest-2", "validate-2", "score", "drift", "report"],
     "observe": ["collect", "observe", "report"],
     "experiment": ["gather", "experiment", "report"],
@@ -32,7 +33,7 @@ CRITICAL = {
 # kB at the end of a run, see workflow_size.py; Argo compresses from 1 MiB on, etcd refuses 1.5 MiB
 KILOBYTES = {
     **{"retrain": 450, "sweep": 709, "evaluate": 282, "monitor": 372},
-    **{"observe": 180, "experiment": 170, "promote": 129, "evaluate-parts": 960},
+    **{"observe": 180, "experiment": 170, "promote": 129, "evaluate-parts": 960, "monitor-parts": 968},
 }
 COSTS = ";".join(["validate current:12.35:10.12:1206"] * 8)
 
@@ -104,7 +105,8 @@ def test_steps_stand_side_by_side_and_none_waits_for_the_end() -> None:
     for name in PIPELINES:
         top = spec(name)["root"]["dag"]["tasks"]
         groups = [task for task, content in top.items() if content["componentRef"]["name"] not in executed(name)]
-        wanted = {"retrain": ["condition-1"], "sweep": ["condition-3", "for-loop-2"], "evaluate-parts": ["for-loop-1"]}
+        wanted = {"retrain": ["condition-1"], "sweep": ["condition-3", "for-loop-2"]}
+        wanted |= {"evaluate-parts": ["for-loop-1"], "monitor-parts": ["for-loop-1"]}
         assert sorted(groups) == wanted.get(name, [])
         assert not [content for content in top.values() if "strategy" in content.get("triggerPolicy", {})]
 

@@ -17,12 +17,14 @@ import pytest
 from matchmaking.base.errors import InputError, MlopsError
 from matchmaking.data.sample import generate
 from matchmaking.data.schema import SLICES
-from matchmaking.evidence import merge, metrics
+from matchmaking.evidence import metrics
 from matchmaking.evidence.evaluate import evaluate_models
-from matchmaking.evidence.merge import different, merge_shards
+from matchmaking.evidence.merge import merge_shards
 from matchmaking.evidence.score_counts import ALL, ScoreCounts, curves_of, errors, evaluate_counts
 from matchmaking.evidence.shard import count_shard
+from matchmaking.inputs import shard_rows
 from matchmaking.inputs.plan import SHARDS, check_by_rows, divide, plan_shards
+from matchmaking.inputs.shard_rows import different
 from matchmaking.inputs.split import ASSUMED, split_file
 from matchmaking.inputs.validate import validate_file
 from matchmaking.model.lineage import Lineage, pair_keys, write_lineage
@@ -364,7 +366,7 @@ def test_a_score_of_more_digits_is_no_models() -> None:
 
 
 def test_different_hashes_in_many_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(merge, "HASHES_AT_ONCE", 1_000)
+    monkeypatch.setattr(shard_rows, "HASHES_AT_ONCE", 1_000)
     rng = np.random.default_rng(0)
     hashes = rng.integers(0, 2**64 - 1, 5_000, dtype=np.uint64, endpoint=True)
     hashes[:3] = 0, 2**64 - 1, 2**63
