@@ -122,7 +122,7 @@ bench-split: setup ## whether held-out pairs tell the truth once the dataset gro
 bench-drift: setup ## how often drift is found where there is none, and where there is, by the number of categories
 	@$(BIN)/python -m benchmarks.drift
 
-bench-parts: setup ## what evaluate-parts takes a row, and with that a billion rows in 1,000 parts on paper
+bench-parts: setup ## what evaluate-parts and monitor-parts take a row, and with that a billion rows in 1,000 parts on paper
 	@$(BIN)/python -m benchmarks.parts
 
 bench-observe: setup ## whether estimates tell how production does before outcomes come, on a year of traffic

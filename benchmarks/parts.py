@@ -1,4 +1,4 @@
-"""What `evaluate-parts` takes a row, and with that a billion rows in 1,000 parts, on paper.
+"""What `evaluate-parts` and `monitor-parts` take a row, and with that a billion rows in 1,000 parts, on paper.
 
 Measured, each in a process of its own: a shard of one and of two parts of generated pairs, for the rate and the memory;
 a shard and a merge of as many different scores as are told apart at the most; and how long hashes take to be compared.
@@ -31,6 +31,8 @@ from matchmaking.data.schema import SLICES
 from matchmaking.evidence.merge import merge_shards
 from matchmaking.evidence.score_counts import MOST, ScoreCounts
 from matchmaking.evidence.shard import count_shard
+from matchmaking.inputs.divide import SHARDS_OF_TWO
+from matchmaking.inputs.draw import draw_shard
 from matchmaking.inputs.plan import SHARDS, divide, plan_shards
 from matchmaking.inputs.shard_rows import HASHES, different
 from pipelines.compile import compile_pipeline
@@ -40,7 +42,10 @@ from tests.pipelines.test_shape import COSTS
 ROWS, PARTS, NODES = 10**9, 1_000, 20
 # assumed: bytes a second between a pod and the store, and seconds of each step on the way for its pods to come and go
 NETWORK, STEP_SECONDS = 100e6, 30
-STEPS = ("plan", "shard", "merge", "report")
+STEPS = {
+    "evaluate-parts": ("plan", "shard", "merge", "report"),
+    "monitor-parts": ("divide", "draw", "pool", "score", "drift", "report"),
+}
 MEBIBYTE = 2**20
 
 
@@ -62,7 +67,10 @@ def main() -> None:
     print(
         f"hashes: {asked.hashes:,} of {SHARDS} shards compared in {hashed['processor']:.1f} s, {hashed['peak']:.0f} MB"
     )
-    _paper(rates, merged, hashed["processor"] / asked.hashes)
+    comparing = hashed["processor"] / asked.hashes * ROWS
+    _paper("evaluate-parts", SHARDS, rates, merged["size"], SHARDS * merged["seconds"] + comparing)
+    kept = max(each["monitor-parts"]["beside"] for each in rates.values())
+    _paper("monitor-parts", SHARDS_OF_TWO, rates, kept, comparing)
 
 
 def _alone(what: Callable[..., Any], *arguments: Any) -> dict[str, Any]:
@@ -104,9 +112,9 @@ def _train(base: Path, served: Path) -> None:
         shutil.copyfile(base / "bundle" / name, served / name)
 
 
-def _shards(base: Path, served: Path, ending: str, rows: int) -> dict[str, float]:
-    """Seconds and bytes a row of a shard, beside what any takes however few its rows are."""
-    found = []
+def _shards(base: Path, served: Path, ending: str, rows: int) -> dict[str, dict[str, float]]:
+    """Seconds and bytes a row of a shard, beside what any takes however few its rows are; by pipeline."""
+    found: dict[str, list[dict[str, float]]] = {name: [] for name in STEPS}
     for parts in (1, 2):
         data = base / f"{ending}-{parts}"
         data.mkdir()
@@ -116,27 +124,39 @@ def _shards(base: Path, served: Path, ending: str, rows: int) -> dict[str, float
             else:
                 generate(rows, seed=number).to_parquet(data / f"{number}.parquet", index=False)
         size = sum(path.stat().st_size for path in data.iterdir())
-        out = base / f"{ending}-shard-{parts}"
-        one = _alone(count_one, plan_shards(str(data), 1), served, out, str(data))
-        written = {path.name: path.stat().st_size for path in out.iterdir()}
-        adding = _alone(merge_one, [out], served, str(data))
-        found.append((one, written))
-        print(
-            f"{ending}: a shard of {parts * rows:,} rows in {parts} parts, {size / 1e6:.1f} MB: "
-            f"{one['wall']:.1f} s, {one['processor']:.1f} s of a processor, {one['peak']:.0f} MB at the most; "
-            f"writes {sum(written.values()) / 1e6:.1f} MB ({written[HASHES] / 1e6:.1f} of hashes); "
-            f"merged alone in {adding['processor']:.1f} s, {adding['peak']:.0f} MB",
-            flush=True,
-        )
-    (first, _), (second, written) = found
-    per_row = (second["processor"] - first["processor"]) / rows
-    fixed = max(0.0, first["processor"] - per_row * rows)
-    print(f"{ending}: {1 / per_row:,.0f} rows a second of a processor, after {fixed:.1f} s", flush=True)
-    return {"per_row": per_row, "fixed": fixed, "bytes": size / (2 * rows), "peak": second["peak"]}
+        print(f"{ending}: {parts * rows:,} rows in {parts} parts, {size / 1e6:.1f} MB")
+        for name, what, arguments in (
+            ("evaluate-parts", count_one, (plan_shards(str(data), 1), served)),
+            ("monitor-parts", draw_one, (plan_shards(str(data), 1), served)),
+        ):
+            out = base / f"{ending}-{name}-{parts}"
+            one = _alone(what, *arguments, out, str(data))
+            written = {path.name: path.stat().st_size for path in out.iterdir()}
+            one |= {"beside": sum(written.values()) - written[HASHES]}
+            found[name].append(one)
+            print(
+                f"  {name}: a shard {one['wall']:.1f} s, {one['processor']:.1f} s of a processor, "
+                f"{one['peak']:.0f} MB at the most; writes {sum(written.values()) / 1e6:.1f} MB "
+                f"({written[HASHES] / 1e6:.1f} of hashes)",
+                flush=True,
+            )
+        adding = _alone(merge_one, [base / f"{ending}-evaluate-parts-{parts}"], served, str(data))
+        print(f"  evaluate-parts: merged alone in {adding['processor']:.1f} s, {adding['peak']:.0f} MB", flush=True)
+    rates = {}
+    for name, (first, second) in found.items():
+        per_row = (second["processor"] - first["processor"]) / rows
+        fixed = max(0.0, first["processor"] - per_row * rows)
+        print(f"{ending}, {name}: {1 / per_row:,.0f} rows a second of a processor, after {fixed:.1f} s", flush=True)
+        rates[name] = {"per_row": per_row, "fixed": fixed, "bytes": size / (2 * rows), "beside": second["beside"]}
+    return rates
 
 
 def count_one(plan: dict[str, Any], served: Path, out: Path, uri: str) -> None:
     count_shard(plan, 0, served, out, uri=uri, how="auto")
+
+
+def draw_one(plan: dict[str, Any], served: Path, out: Path, uri: str) -> None:
+    draw_shard({"reference": plan, "current": plan}, 0, served, out, uris={"reference": uri, "current": uri}, seed=0)
 
 
 def merge_one(folders: list[Path], served: Path, source: str) -> None:
@@ -194,28 +214,44 @@ def _compare(files: list[tuple[Path, list[int]]]) -> None:
     different(files)
 
 
-def _paper(rates: dict[str, dict[str, float]], merged: dict[str, float], per_hash: float) -> None:
-    runs = divide([1] * PARTS, SHARDS)
-    most = max(map(len, runs))
-    pods = 2 + 2 * (len(STEPS) - 1) + 3 * len(runs)
+def _paper(
+    name: str,
+    shards: int,
+    rates: dict[str, dict[str, dict[str, float]]],
+    beside: float,
+    seconds: float,
+) -> None:
+    """Prints what a pipeline takes for `ROWS`.
+
+    Args:
+        name: the pipeline's.
+        shards: it has, at most.
+        rates: of each format what `_shards` gives.
+        beside: bytes that a shard hands on, beside its hashes.
+        seconds: of a processor that adding up takes.
+    """
+    most = max(map(len, divide([1] * PARTS, shards)))
+    steps = len(STEPS[name])
+    pods = 2 + 2 * (steps - 1) + 3 * shards
     metadata = {"display_name": "Production model, scored", "rows": 12_000.0, "store_session_info": "{}"}
-    size = workflow_size.workflow_bytes(compile_pipeline("evaluate-parts"), metadata, COSTS)
-    handed = 8 * ROWS + len(runs) * merged["size"]
-    adding = len(runs) * merged["seconds"] + per_hash * ROWS
-    print(f"on paper: {ROWS:,} rows in {PARTS:,} parts on {NODES} nodes")
-    print(f"  shards: {len(runs)} of at most {most} parts; {NODES - len(runs)} nodes have none")
+    size = workflow_size.workflow_bytes(compile_pipeline(name), metadata, COSTS)
+    handed = 8 * ROWS + shards * beside
+    print(f"on paper, {name}: {ROWS:,} rows in {PARTS:,} parts on {NODES} nodes")
+    print(f"  shards: {shards} of at most {most} parts; {NODES - shards} nodes have none")
     print(f"  pods: {pods}; Workflow: at most {size / 1e3:.0f} kB; etcd refuses {1.5 * MEBIBYTE / 1e3:.0f}")
-    print(f"  handed on: {handed / 1e9:.1f} GB; merge: {adding:.0f} s, and {handed / NETWORK:.0f} s to fetch it")
-    for ending, rate in rates.items():
+    print(f"  handed on: {handed / 1e9:.1f} GB; added up in {seconds:.0f} s, and {handed / NETWORK:.0f} s to fetch it")
+    for ending, by_name in rates.items():
+        rate = by_name[name]
         rows = most * ROWS / PARTS
         fetching = rows * rate["bytes"] / NETWORK
         counting = rate["fixed"] + rows * rate["per_row"]
-        giving = handed / len(runs) / NETWORK
-        total = len(STEPS) * STEP_SECONDS + fetching + counting + giving + handed / NETWORK + adding
-        work = len(runs) * rate["fixed"] + ROWS * rate["per_row"] + adding
+        giving = handed / shards / NETWORK
+        total = steps * STEP_SECONDS + fetching + counting + giving + handed / NETWORK + seconds
+        work = shards * rate["fixed"] + ROWS * rate["per_row"] + seconds
         print(
             f"  {ending}: {ROWS * rate['bytes'] / 1e9:.0f} GB fetched; a shard {counting / 60:.0f} min of a processor, "
-            f"{fetching / 60:.1f} min of network; the run {total / 60:.0f} min, {work / 3600:.1f} hours of a processor",
+            f"{fetching / 60:.1f} min of network: what one that is lost takes again; the run {total / 60:.0f} min, "
+            f"{work / 3600:.1f} hours of a processor",
         )
 
 

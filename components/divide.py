@@ -45,11 +45,11 @@ def divide(
     from matchmaking.tracking.step import step
 
     with step("divide", "", {"Division": division, "Production model": production_model}) as this:
+        from matchmaking.inputs.divide import divide_sides
         from matchmaking.inputs.ingest import fetch_production
-        from matchmaking.inputs.plan import plan_sides
 
         run_id, _ = this.open_run(pipeline, timestamp, job_id, params)
         sha256 = fetch_production(production, Path(production_model.path))
-        planned = plan_sides(data, current)
+        planned = divide_sides(data, current)
         Path(division.path).write_text(json.dumps(planned))
         return run_id, [*range(sum(len(side["shards"]) for side in planned.values()))], sha256

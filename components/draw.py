@@ -35,7 +35,7 @@ def draw(
     from matchmaking.tracking.step import step
 
     with step("draw", run_id, {"Counts of a shard": counted}, [division]):
-        from matchmaking.inputs.draw_parts import draw_shard
+        from matchmaking.inputs.draw import draw_shard
 
         planned = json.loads(Path(division.path).read_text())
         uris = {"reference": data, "current": current}

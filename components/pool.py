@@ -42,9 +42,9 @@ def pool(
     before = Artifact(metadata={"steps": as_text(summed(counted))})
     outputs = {"Pairs": pairs, "Current pairs": current_pairs, "Data report": data_report}
     with step("pool", run_id, outputs, [before]) as this:
-        from matchmaking.inputs.draw_parts import merge_drawn
+        from matchmaking.inputs.pool import pool_shards
 
-        version, report = merge_drawn(
+        version, report = pool_shards(
             [Path(each.path) for each in counted],
             Path(production_model.path),
             {"reference": Path(pairs.path), "current": Path(current_pairs.path)},

@@ -8,7 +8,7 @@ from components.drift import drift
 from components.pool import pool
 from components.report import report
 from components.score import score
-from matchmaking.inputs.plan import SHARDS_OF_TWO
+from matchmaking.inputs.divide import SHARDS_OF_TWO
 from pipelines.memory import DEFAULT
 from pipelines.pods import equip
 

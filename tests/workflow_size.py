@@ -20,7 +20,8 @@ from typing import Any
 
 import yaml
 
-from matchmaking.inputs.plan import SHARDS, SHARDS_OF_TWO
+from matchmaking.inputs.divide import SHARDS_OF_TWO
+from matchmaking.inputs.plan import SHARDS
 from matchmaking.model.sweep.propose import PARTS
 
 # of one node, driver or executor, without its parameters; of the templates and Argo's own fields

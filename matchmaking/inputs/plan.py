@@ -14,8 +14,6 @@ from matchmaking.model import production
 
 # at most: each is three pods and some 55 kB of a Workflow, which stays below 1 MiB, from where on Argo compresses it
 SHARDS = 14
-# of two datasets together, as the pipeline that compares them has more steps
-SHARDS_OF_TWO = 12
 
 
 def plan_shards(uri: str, most: int = SHARDS) -> dict[str, Any]:
@@ -34,29 +32,11 @@ def plan_shards(uri: str, most: int = SHARDS) -> dict[str, Any]:
         InputError: there is no such dataset.
         StorageError: the store can't be reached, even after retries.
     """
-    return _planned(*list_dataset(uri), most)
+    return planned(*list_dataset(uri), most)
 
 
-def plan_sides(reference: str, current: str, most: int = SHARDS_OF_TWO) -> dict[str, dict[str, Any]]:
-    """`plan_shards` of two datasets that are compared: so many shards of both together, by their bytes.
-
-    Raises:
-        InputError: there is no such dataset, or no current one is given.
-        StorageError: the store can't be reached, even after retries.
-    """
-    if not current:
-        raise InputError("--current is missing: what is compared in parts are two datasets; monitor halves one")
-    found = {"reference": list_dataset(reference), "current": list_dataset(current)}
-    sizes = {side: sum(parts.values()) for side, (_, parts) in found.items()}
-    first = round(most * sizes["reference"] / max(1, sum(sizes.values())))
-    first = min(max(first, 1), most - 1)
-    # what one side has no parts for, the other gets
-    first = max(first, most - max(1, len(found["current"][1])))
-    first = min(first, max(1, len(found["reference"][1])))
-    return {"reference": _planned(*found["reference"], first), "current": _planned(*found["current"], most - first)}
-
-
-def _planned(folder: str, sizes: dict[str, int], most: int) -> dict[str, Any]:
+def planned(folder: str, sizes: dict[str, int], most: int) -> dict[str, Any]:
+    """What `plan_shards` gives, of parts with so many bytes, or of one file."""
     if not sizes:
         return {"folder": "", "shards": [[["", None]]]}
     names = [*sizes]

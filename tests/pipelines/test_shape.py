@@ -170,3 +170,13 @@ def test_costs_are_carried_by_what_the_next_steps_read() -> None:
                     if "taskOutputArtifact" in source
                 }
     assert read >= CARRIERS
+
+
+@pytest.mark.parametrize(("name", "step"), [("evaluate-parts", "shard"), ("monitor-parts", "draw")])
+def test_a_lost_shard_is_tried_again_alone(name: str, step: str) -> None:
+    """The loop's step is retried, and neither the loop around all of its shards nor anything that waits for it."""
+    top = spec(name)["root"]["dag"]["tasks"]
+    loop = top["for-loop-1"]
+    assert "retryPolicy" not in loop and loop["iteratorPolicy"] == {"parallelismLimit": TIMES[name]}
+    inside = spec(name)["components"][loop["componentRef"]["name"]]["dag"]["tasks"]
+    assert [*inside] == [step] and inside[step]["retryPolicy"]["maxRetryCount"] == 2

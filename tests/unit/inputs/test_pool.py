@@ -19,8 +19,10 @@ from matchmaking.data.drawn import MAX_ROWS, Draw, drawn_from
 from matchmaking.data.drift import drift_files
 from matchmaking.data.parts import version_of
 from matchmaking.data.sample import generate
-from matchmaking.inputs.draw_parts import RECORD, draw_shard, merge_drawn
-from matchmaking.inputs.plan import plan_sides
+from matchmaking.inputs.divide import divide_sides
+from matchmaking.inputs.draw import draw_shard
+from matchmaking.inputs.pool import pool_shards
+from matchmaking.inputs.shard_rows import RECORD
 from matchmaking.inputs.validate import validate_file
 from matchmaking.model.score import score_files
 
@@ -54,7 +56,7 @@ def in_shards(
     data: dict[str, Path], served: Path, scratch: Path, most: int
 ) -> tuple[str, dict[str, Any], dict[str, Path]]:
     uris = {side: str(path) for side, path in data.items()}
-    division = json.loads(json.dumps(plan_sides(*uris.values(), most)))
+    division = json.loads(json.dumps(divide_sides(*uris.values(), most)))
     count = sum(len(plan["shards"]) for plan in division.values())
     assert count <= max(2, most)
     folders = [scratch / str(number) for number in range(count)]
@@ -63,7 +65,7 @@ def in_shards(
     # whatever their order
     random.Random(most).shuffle(folders)
     pairs = {side: scratch / f"{side}.parquet" for side in data}
-    version, report = merge_drawn(folders, served, pairs, uris=uris, seed=3)
+    version, report = pool_shards(folders, served, pairs, uris=uris, seed=3)
     return version, report, pairs
 
 
@@ -191,7 +193,7 @@ def test_what_is_wrong_is_told_in_the_same_words(
 def test_a_shard_that_is_missing(frames: dict[str, pd.DataFrame], tmp_path: Path) -> None:
     data = {side: write(tmp_path / side, frame.iloc[:100], 3) for side, frame in frames.items()}
     uris = {side: str(path) for side, path in data.items()}
-    division = plan_sides(*uris.values())
+    division = divide_sides(*uris.values())
     folders = [tmp_path / str(number) for number in range(6)]
     for number, folder in enumerate(folders):
         draw_shard(division, number, tmp_path, folder, uris=uris, seed=0)
@@ -199,7 +201,28 @@ def test_a_shard_that_is_missing(frames: dict[str, pd.DataFrame], tmp_path: Path
     targets = {side: tmp_path / f"{side}.parquet" for side in data}
     for left in (folders[:5], folders[3:], folders[:3], folders[1:]):
         with pytest.raises(MlopsError, match="not all shards"):
-            merge_drawn(left, tmp_path, targets, uris=uris, seed=0)
+            pool_shards(left, tmp_path, targets, uris=uris, seed=0)
+
+
+def test_a_lost_shard_is_read_again_alone(frames: dict[str, pd.DataFrame], tmp_path: Path) -> None:
+    """What one that was lost has left in its folder does no harm, and the others' stay as they are."""
+    data = {side: write(tmp_path / side, frame.iloc[:300], 2) for side, frame in frames.items()}
+    uris = {side: str(path) for side, path in data.items()}
+    division = divide_sides(*uris.values())
+    folders = [tmp_path / str(number) for number in range(4)]
+    for number, folder in enumerate(folders):
+        draw_shard(division, number, tmp_path, folder, uris=uris, seed=0)
+
+    def pooled(name: str) -> tuple[str, dict[str, Any], list[bytes]]:
+        targets = {side: tmp_path / f"{name}-{side}" for side in data}
+        version, report = pool_shards(folders, tmp_path, targets, uris=uris, seed=0)
+        return version, report, [target.read_bytes() for target in targets.values()]
+
+    wanted = pooled("before")
+    for path in folders[1].iterdir():
+        path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    draw_shard(division, 1, tmp_path, folders[1], uris=uris, seed=0)
+    assert pooled("after") == wanted
 
 
 def test_shards_of_both_sides(tmp_path: Path) -> None:
@@ -209,11 +232,11 @@ def test_shards_of_both_sides(tmp_path: Path) -> None:
     frame.to_csv(one, index=False)
 
     def counts(reference: str, current: str) -> tuple[int, int]:
-        found = plan_sides(reference, current)
+        found = divide_sides(reference, current)
         return len(found["reference"]["shards"]), len(found["current"]["shards"])
 
     assert counts(many, many) == (6, 6)
     assert counts(many, few) == (11, 1) and counts(few, many) == (1, 11)
     assert counts(str(one), many) == (1, 11) and counts(many, str(one)) == (11, 1)
     with pytest.raises(InputError, match="--current is missing"):
-        plan_sides(many, "")
+        divide_sides(many, "")
