@@ -1,4 +1,4 @@
-"""How good a candidate is on fresh pairs: `python -m benchmarks.candidate sizes`, `... point` or `... many`.
+"""How good a candidate is on fresh pairs: `python -m benchmarks.candidate sizes`, `... point`, `... many` or `... way`.
 
 All on generated pairs.
 
@@ -18,6 +18,8 @@ from collections.abc import Callable
 from unittest import mock
 
 import numpy as np
+from scipy.special import expit as probability
+from scipy.special import logit
 from sklearn.metrics import average_precision_score, roc_auc_score
 
 from matchmaking.data.sample import generate, true_probability
@@ -61,9 +63,8 @@ def fresh_logits(rows: int, recipe: train.Recipe) -> tuple[np.ndarray, np.ndarra
     inputs, unseen = (features.encode(each, encoder, scaler) for each in (pairs, fresh))
     widths = [len(known) for known in encoder.categories_]
     trained, record = train.train(inputs, pairs["match"].to_numpy(np.float32), widths, recipe)
-    probability = trained.predict(unseen, batch_size=8192, verbose=0).ravel().astype(float)
-    probability = probability.clip(1e-7, 1 - 1e-7)
-    return np.log(probability / (1 - probability)), true_probability(fresh), record
+    served = trained.predict(unseen, batch_size=8192, verbose=0).ravel().astype(float).clip(1e-7, 1 - 1e-7)
+    return logit(served), true_probability(fresh), record
 
 
 def expected_fbeta(logits: np.ndarray, true: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -96,7 +97,7 @@ def point(say: Callable[[str], None], rows: int = 9_600, seeds: int = 5) -> None
         logits, true, record = fresh_logits(rows, train.Recipe(seed=seed))
         at, fbeta = expected_fbeta(logits, true)
         own = fbeta[np.count_nonzero(logits >= np.log(THRESHOLD / (1 - THRESHOLD))) - 1]
-        best = 1 / (1 + np.exp(-(at[fbeta.argmax()] - record.logit_shift)))
+        best = probability(train.as_found(at[[fbeta.argmax()]], record.operating_point))[0]
         lost.append(fbeta.max() - own)
         say(f"{seed:>4} {record.operating_point:>8.3f} {best:>8.3f} {own:>8.4f} {fbeta.max():>8.4f} {lost[-1]:>8.4f}")
     say(f"lost, mean of {seeds} seeds: {np.mean(lost):.4f}, at most {np.max(lost):.4f}")
@@ -122,13 +123,41 @@ def many(say: Callable[[str], None]) -> None:
                 )
 
 
+def expected_scores(logits: np.ndarray, true: np.ndarray) -> tuple[float, float]:
+    """ROC AUC and Brier score in expectation over the labels (of ROC AUC, a ratio of expectations)."""
+    both = np.repeat([1, 0], len(true))
+    roc_auc = roc_auc_score(both, np.tile(logits, 2), sample_weight=np.concatenate([true, 1 - true]))
+    given = probability(logits)
+    return float(roc_auc), float(np.mean(true * (1 - given) ** 2 + (1 - true) * given**2))
+
+
+def way(say: Callable[[str], None], rows: int = 9_600, seeds: int = 5) -> None:
+    """Prints ROC AUC and Brier score, and where on the way from production to the ceiling they are, means over seeds.
+
+    `all logits moved` is the candidate with its operating point made 0.5 by adding the same to all logits.
+    """
+    found: dict[str, list[tuple[float, float]]] = {}
+    for seed in range(seeds):
+        # of the same fresh pairs
+        logits, true, record = fresh_logits(rows, train.Recipe(seed=seed))
+        dense, _, _ = fresh_logits(rows, train.Recipe("dense", seed=seed))
+        moved = train.as_found(logits, record.operating_point) + record.logit_shift
+        ways = {"production": dense, "all logits moved": moved, "candidate": logits, "ceiling": logit(true)}
+        for name, each in ways.items():
+            found.setdefault(name, []).append(expected_scores(each, true))
+    means = {name: np.mean(scores, axis=0) for name, scores in found.items()}
+    for name, scores in means.items():
+        share = (scores - means["production"]) / (means["ceiling"] - means["production"])
+        say(f"{name:<18} ROC AUC {scores[0]:.4f} ({share[0]:4.0%})  Brier {scores[1]:.4f} ({share[1]:4.0%})")
+
+
 def main() -> None:
     """Prints what is asked for."""
 
     def say(line: str) -> None:
         print(line, flush=True)
 
-    what = {"sizes": sizes, "point": point, "many": many}
+    what = {"sizes": sizes, "point": point, "many": many, "way": way}
     if len(sys.argv) != 2 or sys.argv[1] not in what:
         sys.exit(__doc__)
     what[sys.argv[1]](say)

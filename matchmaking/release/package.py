@@ -110,7 +110,7 @@ def package_candidate(
         "operating_point": {
             "probability": training["operating_point"],
             "logit_shift": training["logit_shift"],
-            "meaning": "this probability was made 0.5 by adding logit_shift to the output layer's bias",
+            "meaning": "served as 0.5; what is near it, up to .55, is moved in its order, all else is as it was",
         },
         "encoders": "fitted on the training rows" if training["bootstrapped"] else "production's, byte for byte",
         "metrics": {

@@ -31,7 +31,7 @@ from matchmaking.model.lineage import Flags, Keys, pair_keys
 from matchmaking.model.predict import prepare_tensorflow
 from matchmaking.model.recipe import Recipe
 from matchmaking.model.sweep.propose import part_of
-from matchmaking.model.train import Diverged, encoders_for, train
+from matchmaking.model.train import Diverged, as_found, encoders_for, train
 
 if TYPE_CHECKING:
     import keras
@@ -170,7 +170,7 @@ def out_of_fold(
             seen, unseen = np.flatnonzero(~held_out), np.flatnonzero(held_out)
             seed = (recipe.seed + fold) % (MAX_SEED + 1)
             model, training = train(inputs.take(seen), match[seen], widths, replace(recipe, seed=seed))
-            logits = _logits(model, inputs, unseen) - training.logit_shift
+            logits = as_found(_logits(model, inputs, unseen), training.operating_point)
             labels = match[unseen]
             loss = np.logaddexp(0, logits) - labels * logits
             for block in range(fold, BLOCKS, FOLDS):

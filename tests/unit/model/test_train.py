@@ -17,8 +17,11 @@ from matchmaking.model.predict import predict
 from matchmaking.model.recipe import MEMBERS, Recipe
 from matchmaking.model.train import (
     ALGORITHMS,
+    BELOW,
     MOMENTUM,
     RECALL_WEIGHT,
+    _right_at_one_half,
+    as_found,
     choose_operating_point,
     momentum,
     train,
@@ -53,15 +56,40 @@ def test_the_operating_point_becomes_one_half(training: tuple[np.ndarray, np.nda
     import keras
 
     inputs, match, widths = training
-    trained, record = train(inputs, match, widths, QUICK)
+    trained, record = train(inputs, match, widths, replace(QUICK, epochs=20))
     members = keras.Model(trained.input, trained.get_layer("member_logits").output)
     logit = members.predict(inputs, verbose=0)[:, :, 0].mean(axis=1)
     unshifted = 1 / (1 + np.exp(-logit))
     assert record.logit_shift == pytest.approx(-np.log(record.operating_point / (1 - record.operating_point)))
     served = trained.predict(inputs, verbose=0).ravel()
-    np.testing.assert_allclose(served, 1 / (1 + np.exp(-logit - record.logit_shift)), atol=1e-6)
+    # as they are, but for those from the point to .55
+    as_they_are = (logit < (1 + BELOW) * -record.logit_shift) | (unshifted > 0.55)
+    assert as_they_are.any()
+    np.testing.assert_allclose(served[as_they_are], unshifted[as_they_are], atol=1e-6)
+    np.testing.assert_allclose(as_found(np.log(served / (1 - served)), record.operating_point), logit, atol=1e-4)
     clear = np.abs(unshifted - record.operating_point) > 1e-5
     np.testing.assert_array_equal((served >= 0.5)[clear], (unshifted >= record.operating_point)[clear])
+
+
+@pytest.mark.parametrize("point", [0.001, 0.02, 0.3, 0.39, 0.5])
+def test_the_operating_point_is_served_as_one_half_and_the_order_stays(point: float) -> None:
+    import keras
+
+    found = np.log(point / (1 - point))
+    logits = np.unique(np.append(np.linspace(-16, 16, 4_001), found))
+    one = keras.Input((1,))
+    served = keras.Model(one, _right_at_one_half(one, point)).predict(logits[:, None], verbose=0).ravel().astype(float)
+    assert (np.diff(served[np.abs(logits) < 8]) > 0).all()
+    at = np.searchsorted(logits, found)
+    assert served[at] == pytest.approx(0.5, abs=1e-5)
+    np.testing.assert_array_equal(served[logits > found + 1e-3] >= 0.5, True)
+    np.testing.assert_array_equal(served[logits < found - 1e-3] < 0.5, True)
+    given = 1 / (1 + np.exp(-logits))
+    alike = (logits < found * (1 + BELOW) - 0.2) | (given > 0.55)
+    np.testing.assert_allclose(served[alike], given[alike], atol=1e-5)
+    inner = np.abs(logits) < 8
+    back = as_found(np.log(served[inner] / (1 - served[inner])), point)
+    np.testing.assert_allclose(back, logits[inner], atol=2e-3)
 
 
 def test_the_saved_candidate_is_a_drop_in(incumbent: Path, tmp_path: Path) -> None:
