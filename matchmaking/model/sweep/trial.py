@@ -28,10 +28,11 @@ from matchmaking.data.batches import batches
 from matchmaking.data.schema import TARGET
 from matchmaking.model import features
 from matchmaking.model.lineage import Flags, Keys, pair_keys
+from matchmaking.model.operating_point import as_found
 from matchmaking.model.predict import prepare_tensorflow
 from matchmaking.model.recipe import Recipe
 from matchmaking.model.sweep.propose import part_of
-from matchmaking.model.train import Diverged, as_found, encoders_for, train
+from matchmaking.model.train import Diverged, encoders_for, train
 
 if TYPE_CHECKING:
     import keras

@@ -13,15 +13,13 @@ from sklearn.metrics import fbeta_score
 from matchmaking.base.errors import InputError
 from matchmaking.data.sample import generate, true_probability
 from matchmaking.model import features, keras_file, production
+from matchmaking.model.operating_point import BELOW, as_found, right_at_one_half
 from matchmaking.model.predict import predict
 from matchmaking.model.recipe import MEMBERS, Recipe
 from matchmaking.model.train import (
     ALGORITHMS,
-    BELOW,
     MOMENTUM,
     RECALL_WEIGHT,
-    _right_at_one_half,
-    as_found,
     choose_operating_point,
     momentum,
     train,
@@ -78,7 +76,7 @@ def test_the_operating_point_is_served_as_one_half_and_the_order_stays(point: fl
     found = np.log(point / (1 - point))
     logits = np.unique(np.append(np.linspace(-16, 16, 4_001), found))
     one = keras.Input((1,))
-    served = keras.Model(one, _right_at_one_half(one, point)).predict(logits[:, None], verbose=0).ravel().astype(float)
+    served = keras.Model(one, right_at_one_half(one, point)).predict(logits[:, None], verbose=0).ravel().astype(float)
     assert (np.diff(served[np.abs(logits) < 8]) > 0).all()
     at = np.searchsorted(logits, found)
     assert served[at] == pytest.approx(0.5, abs=1e-5)
