@@ -7,8 +7,8 @@ and `--algorithm dense`. `point`: the operating point that was chosen, the one t
 difference costs in F-beta, in expectation over the labels of the fresh pairs: where a sample of labels has its highest
 F-beta is mostly chance. `many`: of millions of training rows, what is lost by epochs of `train.EPOCH_ROWS` rows and not
 of all, in expectation over the labels, too, and the processor time of both. `way`: how far the default
-candidate is on the way from a production to the ceiling, in ROC AUC and Brier score, in expectation over the labels too;
-production is `--algorithm dense` on the same rows.
+candidate is on the way from a production to the ceiling, in ROC AUC and Brier score, in expectation over the labels
+too; production is `--algorithm dense` on the same rows.
 """
 
 from __future__ import annotations
