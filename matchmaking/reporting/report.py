@@ -20,7 +20,6 @@ from matchmaking.experiments.stop import Stop, StopError, stop_again
 from matchmaking.live.record import LIVE, WINDOWS, Live, log_points, read_folder
 from matchmaking.live.series import beside
 from matchmaking.model import production
-from matchmaking.reporting.experiment import PAGE
 from matchmaking.reporting.live import live_summary
 from matchmaking.reporting.run_metrics import run_params, run_scalars
 from matchmaking.reporting.summary import Failure, Models, Sha256s, Summary
@@ -150,6 +149,9 @@ def write_reports(
         if content is not None and name != "live":
             (folder / f"{name}.json").write_text(json.dumps(content, indent=1))
     if experiment and reading["experiment"]:
+        # its scipy.stats is nearly half of what starting a local run would take, which imports this module
+        from matchmaking.reporting.experiment import PAGE
+
         html = (experiment / PAGE).read_text()
     else:
         html = as_html.html_report(summary, found["evaluation"], _explained(found["decision"]), drawn)
