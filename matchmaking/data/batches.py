@@ -197,6 +197,11 @@ class Writer:
                 self._writer.write_table(_row_group(held.slice(first, BATCH)))
             self._held = [held.slice(whole)] if whole < rows_held else []
 
+    def note(self, name: bytes, text: bytes) -> None:
+        """Adds to the file's metadata, once there are rows."""
+        if self._writer is not None:
+            self._writer.add_key_value_metadata({name: text})
+
     def close(self) -> None:
         """Writes what is held still."""
         import pyarrow as pa

@@ -5,6 +5,7 @@ They are drawn before they are scored: of millions of pairs, the others' scores 
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,8 +14,7 @@ import pandas as pd
 
 from matchmaking.base.errors import InputError
 from matchmaking.base.files import written_whole
-from matchmaking.data.batches import arrow_batches, rows_in
-from matchmaking.data.describe import row_hashes
+from matchmaking.data.batches import arrow_batches, batches, rows_in
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -26,8 +26,10 @@ MAX_ROWS = 50_000
 DRAWN_FROM = b"drawn_from"
 # there where a sample of a dataset is to be compared with the rest of it
 WITH_ITSELF = b"with_itself"
-# columns beside those of the pairs that a `Draw` keeps
-KEY, COUNT = "_key", "_count"
+# of a dataset in parts, the number of each part's first row
+PART_STARTS = b"part_starts"
+# the column beside those of the pairs that a `Draw` keeps
+KEY = "_key"
 
 
 def first_half(rows: int, seed: int) -> np.ndarray:
@@ -51,16 +53,16 @@ def chosen(rows: int, most: int, seed: int) -> np.ndarray:
 
 
 class Draw:
-    """At most so many of the pairs that pass by, the same ones in whatever order and in however many pieces.
+    """At most so many of the rows that pass by, the same ones in whatever order and in however many pieces.
 
-    Of all different pairs those are kept whose hashes, stirred by a seed, are the least, and how often each is there.
-    The least of all are among the least of each piece, so what is kept of pieces can be added up to what would have
-    been kept of all. From these rows, repetitions and all, `table` draws where they are too many. Up to `most` pairs
-    all are kept as they came.
+    Those are kept whose keys are the least, a key being made of a row's part, its place there and a seed: by chance,
+    whatever is in the row, so that a pair that is there often is drawn as often as is its share. The least of all are
+    among the least of each piece, so what is kept of pieces can be added up to what would have been kept of all. Up to
+    `most` rows all are kept as they came.
 
     Args:
         seed: of the drawing.
-        most: pairs to draw, at the most.
+        most: rows to draw, at the most.
 
     Attributes:
         rows: that have passed by.
@@ -70,58 +72,50 @@ class Draw:
         self.seed, self.most, self.rows = seed, most, 0
         self._tables: list[pa.Table] = []
         self._keys: list[np.ndarray] = []
-        self._counts: list[np.ndarray] = []
         # that of the last of so many kept ones; what is above can't be among them
         self._limit: np.uint64 | None = None
 
-    def add(self, pairs: pd.DataFrame, hashes: np.ndarray) -> None:
-        """Lets pairs pass by.
+    def add(self, pairs: pd.DataFrame, part: int | np.ndarray, places: np.ndarray) -> None:
+        """Lets rows pass by.
 
         Args:
             pairs: of the same columns as all that are added.
-            hashes: of equal pairs the same number, uint64 of shape (rows,), as `describe.row_hashes` gives it.
+            part: which of the dataset's parts they are in, from 0.
+            places: where they are in it, from 0: integers below 2**40 of shape (rows,). No row may pass twice.
         """
         self.rows += len(pairs)
-        keys = stirred(hashes, self.seed)
-        used = slice(None) if self._limit is None else np.flatnonzero(keys <= self._limit)
+        numbers = np.asarray(places, np.uint64) + (np.asarray(part, np.uint64) << np.uint64(40))
+        keys = stirred(numbers, self.seed)
+        used = slice(None) if self._limit is None else np.flatnonzero(keys < self._limit)
         keys = keys[used]
         if len(keys):
-            self._keep(as_text(pairs.iloc[used]), keys, np.ones(len(keys), np.int64))
+            self._keep(as_text(pairs.iloc[used]), keys)
 
     def merge(self, other: Draw) -> None:
-        """Adds pairs that another one has kept, with the same seed and `most`; those that passed it by come next."""
+        """Adds rows that another one has kept, with the same seed and `most`; those that passed it by come next."""
         self.rows += other.rows
-        for table, keys, counts in zip(other._tables, other._keys, other._counts, strict=True):
-            self._keep(table, keys, counts)
+        for table, keys in zip(other._tables, other._keys, strict=True):
+            self._keep(table, keys)
 
     def table(self) -> pa.Table:
-        """What is drawn: in the order in which they came where that is all pairs, else in that of their hashes.
+        """What is drawn: in the order in which they came where that is all rows, else in that of their keys.
 
-        Its metadata has how many pairs there were; see `drawn_from`.
+        Its metadata has how many rows there were; see `drawn_from`.
         """
         import pyarrow as pa
 
         if self.rows > self.most:
             self._settle()
-        table = pa.concat_tables(self._tables)
-        if self.rows > self.most:
-            ends = np.cumsum(self._counts[0])
-            numbers = np.searchsorted(ends, chosen(int(ends[-1]), self.most, self.seed), side="right")
-            table = table.take(pa.array(numbers))
-        return _noted_with(table, self.rows)
+        return _noted_with(pa.concat_tables(self._tables), self.rows)
 
     def save(self, path: Path) -> None:
-        """Writes what is kept to a parquet file; pairs have passed by."""
+        """Writes what is kept to a parquet file; rows have passed by."""
         import pyarrow as pa
         import pyarrow.parquet as pq
 
-        if self.rows > self.most:
-            self._settle()
-        table = pa.concat_tables(self._tables)
-        for name, values in ((KEY, self._keys), (COUNT, self._counts)):
-            table = table.append_column(name, pa.array(np.concatenate(values)))
+        table = self.table().append_column(KEY, pa.array(np.concatenate(self._keys)))
         with written_whole(path) as temporary:
-            pq.write_table(_noted_with(table, self.rows), temporary)
+            pq.write_table(table, temporary)
 
     @classmethod
     def load(cls, path: Path, seed: int, most: int = MAX_ROWS) -> Draw:
@@ -131,36 +125,32 @@ class Draw:
         found = cls(seed, most)
         table = pq.read_table(path)
         found.rows = drawn_from(table)
-        found._keys, found._counts = [table[KEY].to_numpy()], [table[COUNT].to_numpy()]
-        found._tables = [table.drop_columns([KEY, COUNT])]
+        found._keys = [table[KEY].to_numpy()]
+        found._tables = [table.drop_columns([KEY])]
         return found
 
-    def _keep(self, table: pa.Table, keys: np.ndarray, counts: np.ndarray) -> None:
+    def _keep(self, table: pa.Table, keys: np.ndarray) -> None:
         self._tables.append(table)
         self._keys.append(keys)
-        self._counts.append(counts)
         # so few that sorting them again doesn't count
         if self.rows > self.most and sum(map(len, self._keys)) > 2 * self.most:
             self._settle()
 
     def _settle(self) -> None:
-        """Counts equal pairs together, and leaves the first `most` of them."""
+        """Leaves the first `most` rows."""
         import pyarrow as pa
 
-        keys, counts = np.concatenate(self._keys), np.concatenate(self._counts)
-        order = np.argsort(keys, kind="stable")
-        first = np.flatnonzero(np.r_[True, np.diff(keys[order]) != 0])
-        counts = np.add.reduceat(counts[order], first)[: self.most]
-        order = order[first][: self.most]
+        keys = np.concatenate(self._keys)
+        order = np.argsort(keys)[: self.most]
         self._tables = [pa.concat_tables(self._tables).take(pa.array(order))]
-        self._keys, self._counts = [keys[order]], [counts]
+        self._keys = [keys[order]]
         if len(order) == self.most:
             self._limit = keys[order[-1]]
 
 
-def stirred(hashes: np.ndarray, seed: int) -> np.ndarray:
+def stirred(numbers: np.ndarray, seed: int) -> np.ndarray:
     """Other numbers in their places, different ones for different ones: uint64 of shape (rows,) (SplitMix64's)."""
-    mixed = hashes + np.uint64((seed + 1) * 0x9E3779B97F4A7C15 % 2**64)
+    mixed = numbers + np.uint64((seed + 1) * 0x9E3779B97F4A7C15 % 2**64)
     mixed = (mixed ^ (mixed >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     mixed = (mixed ^ (mixed >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     return np.asarray(mixed ^ (mixed >> np.uint64(31)))
@@ -220,10 +210,13 @@ def _drawn(path: Path, seed: int) -> pa.Table:
 
     if (rows := rows_in(path)) <= MAX_ROWS:
         return _noted_with(_rows_of(path, np.arange(rows)), rows)
-    draw = Draw(seed)
-    for batch in arrow_batches(path, what="drawn from"):
-        frame = batch.to_pandas()
-        draw.add(frame, row_hashes(frame))
+    notes = pq.read_metadata(path).metadata or {}
+    starts = np.array(json.loads(notes.get(PART_STARTS, b"[0]")))
+    draw = Draw(seed, MAX_ROWS)
+    for frame in batches(path, what="drawn from"):
+        # the last of those that begin there: the others have no rows
+        part = np.searchsorted(starts, frame.index, side="right") - 1
+        draw.add(frame, part, frame.index.to_numpy() - starts[part])
     # as text, whatever they were read as
     table = draw.table()
     return table.cast(pq.read_schema(path).with_metadata(table.schema.metadata))

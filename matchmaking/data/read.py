@@ -42,9 +42,15 @@ def read_pairs(path: Path, *, target: bool = True, source: str | None = None) ->
 
 
 def open_pairs(
-    path: Path, *, target: bool = True, source: str | None = None
+    path: Path, *, target: bool = True, source: str | None = None, starts: list[int] | None = None
 ) -> tuple[Iterator[pd.DataFrame], list[str]]:
     """`read_pairs` in pieces, so that no more than one has to be held: whatever the size of the dataset.
+
+    Args:
+        path: as there, as are `target` and `source`.
+        target: likewise.
+        source: likewise.
+        starts: gets the number of each part's first row, while the iterator comes to them.
 
     Returns:
         An iterator over the pairs, with an index that goes on from piece to piece, and categories as Categorical; and
@@ -56,6 +62,8 @@ def open_pairs(
     """
     name = source or str(path)
     dataset = _Dataset(path, name, COLUMNS if target else FEATURES)
+    if starts is not None:
+        dataset.starts = starts
     extra = [column for file in dataset.files for column in file.names if column not in COLUMNS]
     # those of one file as they are, of several each once
     return dataset.rows(), extra if len(dataset.files) == 1 else [*dict.fromkeys(extra)]

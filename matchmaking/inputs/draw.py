@@ -11,6 +11,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from matchmaking.data.drawn import MAX_ROWS, Draw
 from matchmaking.inputs.shard_rows import HASHES, RECORD, ShardRows
 from matchmaking.model import production
@@ -63,8 +65,13 @@ def draw_shard(
             hashes,
             labelled=labelled,
         )
-        for frame, hashed in rows.frames():
-            draw.add(frame, hashed)
+        before = sum(map(len, plan["shards"][:place]))
+        passed: dict[int, int] = {}
+        for frame, _ in rows.frames():
+            part = before + len(rows.parts) - 1
+            first = passed.get(part, 0)
+            passed[part] = first + len(frame)
+            draw.add(frame, part, np.arange(first, passed[part]))
     if draw.rows:
         draw.save(out / DRAWN)
     record = {"side": side, "number": place, "shards": len(plan["shards"]), "parts": rows.parts}

@@ -93,6 +93,9 @@ class ShardRows:
             self._right = False
             return
         said |= {"extra": rows.extra, "target": TARGET in rows.kept}
+        # of other columns than those before, which `report_together` tells
+        readable = [each["target"] for each in self.parts if "refused" not in each]
+        self._right = self._right and said["target"] == readable[0]
         if any("broken" in each for each in self.parts):
             # in one piece, nobody would have come here
             return

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 from matchmaking.base.redact import redact
 from matchmaking.data.batches import writing
 from matchmaking.data.describe import Tally, check_known
+from matchmaking.data.drawn import PART_STARTS
 from matchmaking.data.read import open_pairs
 from matchmaking.model import production
 
@@ -29,7 +31,8 @@ def validate_file(raw: Path, production_dir: Path, target: Path, *, source: str,
     """
     source = redact(source)
     known = production.read_encoders(production_dir).categories if production.present(production_dir) else None
-    parts, extra = open_pairs(raw, target=labelled, source=source)
+    starts: list[int] = []
+    parts, extra = open_pairs(raw, target=labelled, source=source, starts=starts)
     counted = Tally(known)
     with writing(target) as out:
         for part in parts:
@@ -40,5 +43,8 @@ def validate_file(raw: Path, production_dir: Path, target: Path, *, source: str,
         report = counted.report(extra)
         if labelled:
             check_known(report, known, source)
+        if len(starts) > 1:
+            # a draw of rows by their parts is the same where the parts are read by several
+            out.note(PART_STARTS, json.dumps(starts).encode())
     versions = production.version_notes(production_dir) if known else []
     return {**report.as_dict(), "warnings": [*report.warnings, *versions]}

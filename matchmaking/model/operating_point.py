@@ -26,7 +26,8 @@ def serving_knots(point: float) -> tuple[np.ndarray, np.ndarray]:
             its highest value above 0.5.
 
     Returns:
-        Logits and what is served for them, float64 of shape (3,) each, both ascending.
+        Logits and what is served for them, float64 of shape (3,) each, both ascending. In a model's float32 logits that
+        differ by less than some 1e-6 may change places, where the point is .1 or less.
     """
     found = math.log(point / (1 - point))
     low = min((1 + BELOW) * found, -ABOVE)
@@ -46,12 +47,11 @@ def right_at_one_half(logit: Any, point: float) -> Any:
 
     logits, knots = serving_knots(point)
     slopes = np.concatenate([[1], np.diff(knots) / np.diff(logits), [1]])
-    hinges = keras.layers.Dense(len(logits) + 1, activation="relu", name="operating_point")
+    hinges = keras.layers.Dense(len(logits), activation="relu", name="operating_point")
     output = keras.layers.Dense(1, activation="sigmoid", name="match_probability")
-    probability = output(hinges(logit))
-    # how far the logit is below the first knot, and how far above each
-    hinges.set_weights([np.array([[-1, 1, 1, 1]], np.float32), np.array([logits[0], *-logits], np.float32)])
-    output.set_weights(
-        [np.array([-1, slopes[1], *np.diff(slopes[1:])], np.float32)[:, None], np.array([knots[0]], np.float32)]
-    )
+    # the logit itself, so that of one that is NaN the probability is NaN: what a hinge makes of it isn't said
+    probability = output(keras.layers.Concatenate()([logit, hinges(logit)]))
+    # how far the logit is above each knot
+    hinges.set_weights([np.ones((1, len(logits)), np.float32), -logits.astype(np.float32)])
+    output.set_weights([np.array([slopes[0], *np.diff(slopes)], np.float32)[:, None], np.zeros(1, np.float32)])
     return probability

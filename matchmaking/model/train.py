@@ -47,6 +47,8 @@ MIN_EPOCHS = 3
 EPOCH_ROWS = 1_400_000
 # of more rows than that so many, drawn by chance, are enough for val_loss and the operating point
 JUDGED_ROWS = 400_000
+# unless they hold fewer than that of matches, or of the others: then all rows are asked
+JUDGED_OF_A_CLASS = 1_000
 # the kept weights are averages over about the last 1 / (1 - MOMENTUM) steps, a hundred, where a training has MIN_STEPS;
 # in a shorter one they would be of weights that still have far to go
 MOMENTUM = 0.99
@@ -202,6 +204,8 @@ def _train_interactions(
     )
     numbers = np.arange(rows, dtype=np.int32)
     judged = numbers if rows <= JUDGED_ROWS else _drawn(rows, JUDGED_ROWS, recipe.seed)
+    if min(np.count_nonzero(match[judged] == label) for label in (0, 1)) < JUDGED_OF_A_CLASS:
+        judged = numbers
     shown, of_each, drawn = numbers, dict[str, Any](), rows
     if rows > EPOCH_ROWS:
         # shuffled here, and not by Keras, so that an epoch goes on where the one before it ended

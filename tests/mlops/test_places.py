@@ -33,7 +33,9 @@ def pairs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_a_container_sees_every_place_that_a_pipeline_is_given() -> None:
     sources = [
-        (Path(pipelines.__file__).parent / f"{name.value}.py").read_text() for name in Local if name != Local.all
+        (Path(pipelines.__file__).parent / f"{name.value.replace('-', '_')}.py").read_text()
+        for name in Local
+        if name != Local.all
     ]
     given = {name for source in sources for name in re.findall(r"^ {8}(\w+): .*\bURI of ", source, re.M)}
     assert {"exposures", "pairs", "production"} < given <= {*READ, *WRITTEN}

@@ -121,11 +121,12 @@ def test_pairs_that_are_few_are_all_compared_in_their_order(
 
 
 def draw(frame: pd.DataFrame, pieces: int, shards: int, most: int, scratch: Path, seed: int = 0) -> pd.DataFrame:
-    """What is drawn of pairs that come in some order, in pieces that several see."""
+    """What is drawn of rows of three parts, which come in pieces, in some order, that several see."""
     draws = [Draw(seed, most) for _ in range(shards)]
+    part, places = frame["part"].to_numpy(), frame["place"].to_numpy()
     for number, rows in enumerate(np.array_split(np.arange(len(frame)), pieces)):
-        piece = frame.iloc[rows]
-        draws[number * shards // pieces].add(piece, row_hashes(piece))
+        piece = frame.iloc[rows].drop(columns=["part", "place"])
+        draws[number * shards // pieces].add(piece, part[rows], places[rows])
     together = Draw(seed, most)
     for number, each in enumerate(draws):
         each.save(scratch / f"{number}.parquet")
@@ -134,9 +135,14 @@ def draw(frame: pd.DataFrame, pieces: int, shards: int, most: int, scratch: Path
     return together.table().to_pandas()
 
 
+def placed(frame: pd.DataFrame) -> pd.DataFrame:
+    part = np.arange(len(frame)) * 3 // len(frame)
+    return frame.assign(part=part, place=pd.Series(part).groupby(part).cumcount().to_numpy())
+
+
 @pytest.mark.parametrize("kinds", [40, 900, 5_000])
-def test_the_same_pairs_in_any_order_and_pieces(kinds: int, tmp_path: Path) -> None:
-    frame = generate(kinds, seed=8).sample(5_000, replace=True, random_state=1)
+def test_the_same_rows_in_any_order_and_pieces(kinds: int, tmp_path: Path) -> None:
+    frame = placed(generate(kinds, seed=8).sample(5_000, replace=True, random_state=1))
     wanted = draw(frame, 1, 1, 500, tmp_path)
     assert len(wanted) == 500
     for pieces, shards, order in ((7, 1, 0), (23, 5, 2), (60, 60, 3)):
@@ -146,10 +152,9 @@ def test_the_same_pairs_in_any_order_and_pieces(kinds: int, tmp_path: Path) -> N
 
 
 def test_each_pair_is_drawn_as_often_as_it_is_there(tmp_path: Path) -> None:
-    """Of a few pairs that are there many times, a fair sample, although all of one pair have the same hash."""
     frame = generate(40, seed=8)
     often = np.arange(1, 41) * 50
-    many = frame.loc[np.repeat(frame.index, often)]
+    many = placed(frame.loc[np.repeat(frame.index, often)])
     drawn = [draw(many, 9, 3, 4_000, tmp_path, seed) for seed in range(20)]
     counts = np.array([[(each["budget"] == budget).sum() for budget in frame["budget"]] for each in drawn])
     # of 20 drawings of 4,000 from 41,000, without replacement
@@ -158,9 +163,18 @@ def test_each_pair_is_drawn_as_often_as_it_is_there(tmp_path: Path) -> None:
     assert frame["budget"].nunique() == 40 and (np.abs(counts.mean(axis=0) - 4_000 * share) < 4 * spread).all()
 
 
-def test_any_pair_is_drawn_as_likely(tmp_path: Path) -> None:
+def test_one_pair_that_is_half_of_a_dataset_is_half_of_each_drawing(tmp_path: Path) -> None:
+    frame = generate(10_001, seed=8)
+    frame["budget"] = [777, *range(1_000, 11_000)]
+    many = placed(frame.loc[[0] * 10_000 + list(range(1, 10_001))])
+    shares = [(draw(many, 4, 2, 1_000, tmp_path, seed)["budget"] == 777).mean() for seed in range(40)]
+    # five standard errors of each
+    assert max(abs(share - 0.5) for share in shares) < 5 * np.sqrt(0.25 / 1_000)
+
+
+def test_any_row_is_drawn_as_likely(tmp_path: Path) -> None:
     frame = generate(2_000, seed=9)
-    drawn = pd.concat([draw(frame, 3, 2, 500, tmp_path, seed) for seed in range(40)])
+    drawn = pd.concat([draw(placed(frame), 3, 2, 500, tmp_path, seed) for seed in range(40)])
     counts = row_hashes(frame)
     found = pd.Series(row_hashes(drawn[[*frame]])).value_counts().reindex(counts, fill_value=0)
     # binomial: of 40 drawings, a quarter; the sum of squares is chi-squared
@@ -168,9 +182,10 @@ def test_any_pair_is_drawn_as_likely(tmp_path: Path) -> None:
     assert abs(squares - 2_000) < 5 * np.sqrt(2 * 2_000)
 
 
+@pytest.mark.parametrize("most", [6, 2])
 @pytest.mark.parametrize("wrong", ["reference", "current", "both", "match in one"])
 def test_what_is_wrong_is_told_in_the_same_words(
-    wrong: str, frames: dict[str, pd.DataFrame], incumbent: Path, tmp_path: Path
+    wrong: str, most: int, frames: dict[str, pd.DataFrame], incumbent: Path, tmp_path: Path
 ) -> None:
     few = {"reference": frames["reference"].iloc[:700], "current": frames["current"].iloc[:600]}
     data = {side: write(tmp_path / side, frame, 4) for side, frame in few.items()}
@@ -186,7 +201,7 @@ def test_what_is_wrong_is_told_in_the_same_words(
         in_one_piece(data, incumbent, tmp_path / "one")
     (tmp_path / "shards").mkdir()
     with pytest.raises(InputError) as found:
-        in_shards(data, incumbent, tmp_path / "shards", 6)
+        in_shards(data, incumbent, tmp_path / "shards", most)
     assert str(found.value) == str(wanted.value) and "part-02.csv" in str(found.value)
 
 

@@ -90,6 +90,16 @@ def test_the_operating_point_is_served_as_one_half_and_the_order_stays(point: fl
     np.testing.assert_allclose(back, logits[inner], atol=2e-3)
 
 
+@pytest.mark.parametrize("rows", [1, 7, 300])
+def test_of_a_logit_that_is_none_no_probability_is_served(rows: int) -> None:
+    """Not even by TensorFlow as the service has it, whose ReLU makes 0 of NaN in small batches."""
+    import keras
+
+    one = keras.Input((1,))
+    model = keras.Model(one, right_at_one_half(one, 0.3))
+    assert np.isnan(model.predict(np.full((rows, 1), np.nan, np.float32), verbose=0)).all()
+
+
 def test_the_saved_candidate_is_a_drop_in(incumbent: Path, tmp_path: Path) -> None:
     train_path = tmp_path / "train.parquet"
     pairs = generate(1_500, seed=5)
@@ -150,6 +160,10 @@ def test_of_many_rows_some_choose_the_operating_point(
     inputs, match, widths = training
     whole, all_judged = train(inputs, match, widths, Recipe())
     monkeypatch.setattr("matchmaking.model.train.JUDGED_ROWS", 1_000)
+    # too few matches among those: all are asked
+    _, as_all = train(inputs, match, widths, Recipe())
+    assert as_all == all_judged
+    monkeypatch.setattr("matchmaking.model.train.JUDGED_OF_A_CLASS", 10)
     judged_by_some, some_judged = train(inputs, match, widths, Recipe())
     # the training is the same, what it is judged on isn't
     assert some_judged.history["loss"] == all_judged.history["loss"]
