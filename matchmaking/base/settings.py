@@ -84,6 +84,11 @@ def experiment_stop_command() -> str:
     return os.environ.get("MLOPS_EXPERIMENT_STOP_COMMAND", "").strip()
 
 
+def experiment_stop_outside() -> bool:
+    """MLOPS_EXPERIMENT_STOP_OUTSIDE: a step in a container is told that the process which began its run stops."""
+    return bool(os.environ.get("MLOPS_EXPERIMENT_STOP_OUTSIDE"))
+
+
 def kfp_host() -> str:
     """MLOPS_KFP_HOST: the address of Kubeflow Pipelines' API server, or of its UI, which passes the API on."""
     return os.environ.get("MLOPS_KFP_HOST") or "http://localhost:8080"

@@ -266,7 +266,16 @@ def ended_runs() -> list[Any]:
     Raises:
         TrackingError: the server can't be reached.
     """
-    return [run for run in _search(f"tags.{ENDED_TAG} LIKE '%'") if run.data.tags[ENDED_TAG] != BY_HAND]
+    return [run for run in tagged_runs(ENDED_TAG) if run.data.tags[ENDED_TAG] != BY_HAND]
+
+
+def tagged_runs(tag: str) -> list[Any]:
+    """The runs of the experiments that have a tag, the first one first.
+
+    Raises:
+        TrackingError: the server can't be reached.
+    """
+    return _search(f"tags.{tag} LIKE '%'")
 
 
 def newest_report(run_id: str) -> dict[str, Any] | None:

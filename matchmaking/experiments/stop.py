@@ -20,7 +20,7 @@ from matchmaking.base.command import run_command
 from matchmaking.base.errors import MlopsError
 from matchmaking.base.escape import say, visible
 from matchmaking.experiments.definition import NAME
-from matchmaking.experiments.record import ENDED_TAG, NAME_TAG, ended_runs, runs_of
+from matchmaking.experiments.record import NAME_TAG, runs_of, tagged_runs
 from matchmaking.tracking import notify
 
 HARM = "harmful"
@@ -30,6 +30,8 @@ STOPPED_TAG, FAILED_TAG = "experiment_stopped", "experiment_stop_failed"
 SEEN_TAG = "experiment_stop_seen_to"
 # the command has to say of which experiment: by the time it is run another one may be served
 PLACE = "{experiment}"
+# why it failed, until that was tried
+OUTSIDE = "its step has a container; the process that began the run stops it once the steps have ended"
 BY_HAND = "`mlops experiment stop` gives everybody the champion again; on a cluster EXPERIMENT_MODE=off does."
 
 
@@ -70,7 +72,7 @@ def stop_harmful(run_id: str, said: Mapping[str, Any]) -> Stop | None:
 
 
 def stop_again(but: str = "") -> list[Stop]:
-    """Tries again for the experiments that have ended as harmful and couldn't be stopped; what comes of it is told.
+    """Tries again for the experiments that couldn't be stopped, however they ended; what comes of it is told.
 
     Args:
         but: a definition's run that this look has tried already.
@@ -79,9 +81,9 @@ def stop_again(but: str = "") -> list[Stop]:
         TrackingError: MLflow can't be reached.
     """
     done = []
-    for run in ended_runs():
+    for run in tagged_runs(FAILED_TAG):
         tags = run.data.tags
-        if tags[ENDED_TAG] == HARM and to_be_seen_to(tags) and run.info.run_id != but:
+        if to_be_seen_to(tags) and run.info.run_id != but:
             name = tags.get(NAME_TAG, "")
             if not re.fullmatch(NAME, name):
                 # whoever can write to MLflow can write that: no command is to have it
@@ -182,7 +184,7 @@ def stop_outside(said: Mapping[str, Any]) -> list[Stop]:
             state = stopped(tried).state
             if state == "on":
                 # first: who is killed now leaves it to the next run
-                tracking.tag_run(tried, {FAILED_TAG: f"{_now()}: the step ran in a container"})
+                tracking.tag_run(tried, {FAILED_TAG: f"{_now()}: {OUTSIDE}"})
             # also of one that had ended by another verdict, as a step would that has the command
             if state in ("on", "failed"):
                 done.append(_attempt_again(tried, said["experiment"]))
@@ -192,6 +194,9 @@ def stop_outside(said: Mapping[str, Any]) -> list[Stop]:
 def _attempt(run_id: str, name: str) -> Stop:
     before = stopped(run_id)
     command = settings.experiment_stop_command()
+    if before.state == "on" and not command and settings.experiment_stop_outside():
+        # before anything is kept: whatever ends this run or its process, the next one tries
+        tracking.tag_run(run_id, {FAILED_TAG: f"{_now()}: {OUTSIDE}"})
     if before.state in ("stopped", "seen to") or not command:
         return before
     failure = _run(command, name)

@@ -107,7 +107,7 @@ def write_reports(
         # first of all: what does harm is stopped, whatever goes wrong with the rest
         definition, stop = keep_reading(experiment, timestamp) if reading["experiment"] else ("", None)
         reading |= {"stop": stop.said} if stop else {}
-        stops = [*([stop] if stop else []), *stop_again(but=definition)]
+        stops = [*([stop] if stop else []), *stop_again(but=definition if stop else "")]
     unstopped = [each for each in stops if each.state == "failed"]
     found["experiment"] = reading or None
     training = json.loads((candidate / TRAINING_RECORD).read_text()) if candidate else None

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
 from matchmaking import storage
+from matchmaking.base import settings
 from matchmaking.base.errors import InputError, MlopsError
 from matchmaking.tracking import notify
 
@@ -301,6 +302,9 @@ def _environment(uris: Iterable[str]) -> dict[str, str]:
         for name, default in files.items():
             if scheme in schemes and name not in found and (path := Path(default).expanduser()).is_file():
                 found[name] = str(path)
+    if settings.experiment_stop_command():
+        # not the command, which is of this machine
+        found["MLOPS_EXPERIMENT_STOP_OUTSIDE"] = "yes"
     return found
 
 

@@ -132,7 +132,13 @@ def run_pipeline(
             # a step that was killed has told nobody
             if (watcher.unmarked or not watcher.failure) and not _fail(folder, reason, tell=not watcher.failure):
                 failure = {**failure, "message": f"{failure['message']}; MLflow could not be told that the run failed"}
-            return _failed(name, timestamp, folder, arguments, failure)
+            failed = _failed(name, timestamp, folder, arguments, failure)
+            read = failed.summary.get("experiment") if runner == "docker" and name == "experiment" else None
+            # what was found is stopped, whatever went wrong after it
+            if read and (unstopped := _stop_from_here(read)):
+                failure = {**failure, "message": f"{failure['message']}; {unstopped}"}
+                failed = _failed(name, timestamp, folder, arguments, failure)
+            return failed
         except OSError as error:
             # what is printed goes to the log, and there may be no room for it
             end_children()

@@ -220,3 +220,27 @@ def test_of_steps_in_containers_the_process_that_began_the_run_stops_harm(
         done = run(0)
         assert done.returncode == 0 and "No experiment is under way" in done.stdout, done.stdout + done.stderr
         assert "experiment_stopped" in definition_run().data.tags and ran.read_text() == "embeddings-1\n" * 2
+
+
+def test_harm_is_stopped_from_outside_also_where_the_report_step_fails(
+    mlops: Mlops, work: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It does, for instance, by an earlier experiment that still can't be stopped."""
+    logs = harmful(work)
+    found = tracking.client().search_runs(["1"], "tags.experiment_name = 'embeddings-1'")
+    ran = work / "ran"
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    old = record_earlier({**DEFINITION, "name": "old-1", "salt": "old-1"})
+    for tag, value in {"ended": "harmful", "stop_failed": "no gateway"}.items():
+        tracking.client().set_tag(old, f"experiment_{tag}", value)
+    stop = f"sh -c 'echo {{experiment}} >> {ran}; test {{experiment}} != old-1'"
+    monkeypatch.setenv("MLOPS_EXPERIMENT_STOP_COMMAND", stop)
+    with closing(Engine()) as engine:
+        monkeypatch.setenv("DOCKER_HOST", engine.host)
+        done = mlops("run", "experiment", *logs, "--until", UNTIL, "--work-dir", work, "--runner", "docker")
+    assert done.returncode == 1, done.stdout + done.stderr
+    (said,) = summaries(work)
+    assert said["error"]["step"] == "report" and "NOT be stopped" in said["error"]["message"]
+    tags = tracking.client().get_run(found[0].info.run_id).data.tags
+    assert tags["experiment_ended"] == "harmful" and "experiment_stopped" in tags
+    assert "embeddings-1" in ran.read_text().splitlines()

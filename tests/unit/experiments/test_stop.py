@@ -200,3 +200,30 @@ def test_what_had_ended_otherwise_is_stopped_from_outside_too(
     monkeypatch.setenv("MLOPS_EXPERIMENT_STOP_COMMAND", appending(tmp_path / "ran"))
     assert [each.state for each in stop_outside(SAID)] == ["stopped"] and stop_outside(SAID) == []
     assert (tmp_path / "ran").read_text() == "embeddings-1\n" * 2 and tags(run_id)["experiment_ended"] == "better"
+
+
+def test_what_was_not_stopped_is_tried_again_however_it_ended(
+    run_id: str, heard: Hook, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each look says that the next run tries again, so it has to."""
+    keep_reading(reading(tmp_path, verdict="better"), STAMP)
+    monkeypatch.setenv("MLOPS_EXPERIMENT_STOP_COMMAND", appending(tmp_path / "ran", code=4))
+    stop = stop_harmful(run_id, SAID)
+    assert stop and stop.state == "failed" and "The next run tries again" in stop.said
+    monkeypatch.setenv("MLOPS_EXPERIMENT_STOP_COMMAND", appending(tmp_path / "ran"))
+    assert [each.state for each in stop_again()] == ["stopped"] and stop_again() == []
+    assert (tmp_path / "ran").read_text() == "embeddings-1\n" * 2 and tags(run_id)["experiment_ended"] == "better"
+
+
+def test_what_a_container_could_not_stop_is_tried_again_whoever_was_killed(
+    run_id: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The step marks it before anything is kept: the process that is to stop it may never get there."""
+    monkeypatch.setenv("MLOPS_EXPERIMENT_STOP_OUTSIDE", "yes")
+    # the step itself doesn't fail by it
+    _, stop = keep_reading(reading(tmp_path), STAMP)
+    assert stop and stop.state == "on" and "the process that began the run" in tags(run_id)["experiment_stop_failed"]
+    monkeypatch.delenv("MLOPS_EXPERIMENT_STOP_OUTSIDE")
+    monkeypatch.setenv("MLOPS_EXPERIMENT_STOP_COMMAND", appending(tmp_path / "ran"))
+    assert [each.state for each in stop_outside({})] == ["stopped"]
+    assert (tmp_path / "ran").read_text() == "embeddings-1\n"
