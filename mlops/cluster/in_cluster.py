@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 ROWS, SEED = 12_000, 0
 # as `make run` has it: trained on fewer pairs of an earlier time, an incumbent that can be beaten
 FIRST_ROWS, FIRST_SEED = 3_000, 1000
+# how earlier versions stopped an experiment, which outlasts an upgrade; for one release more
+STOPPED = "EXPERIMENT_STOPPED"
 # of each arm's service what the manifests call its image
 IMAGE = "EXPERIMENT_IMAGE"
 
@@ -123,6 +125,7 @@ def gateway(
     definition: Annotated[Path, typer.Argument(help="The experiment's gateway.yaml.")],
     folder: Annotated[Path, typer.Argument(help="Where nginx's configuration goes, and nginx writes.")],
     mode: Annotated[str, typer.Option(envvar="EXPERIMENT_MODE", help="In place of the definition's.")] = "",
+    stopped: Annotated[str, typer.Option(envvar=STOPPED, help="Names of experiments that are off; goes away.")] = "",
     champion_image: Annotated[str, typer.Option(envvar=f"{IMAGE}_CHAMPION", help="Its service's, for the log.")] = "",
     challenger_image: Annotated[str, typer.Option(envvar=f"{IMAGE}_CHALLENGER", help="Likewise.")] = "",
 ) -> None:
@@ -140,6 +143,8 @@ def gateway(
     found = read_gateway(definition)
     if mode not in ("", "off", "shadow", "ab"):
         raise InputError(f"EXPERIMENT_MODE is {mode}: off, shadow or ab")
+    if found.experiment in stopped.split():
+        mode = "off"
     if mode:
         found = found.changed(mode, found.share if mode == "ab" else 0.0)  # type: ignore[arg-type]
     if found.mode != "off" and (recorded := definition.with_name("definition.yaml")).exists():

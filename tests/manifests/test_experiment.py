@@ -166,6 +166,19 @@ def test_pods_make_nginx_s_configuration(definition: Path, tmp_path: Path, capsy
         in_cluster.gateway(definition, tmp_path / "gateway", "on")
 
 
+def test_what_an_earlier_version_has_stopped_stays_so(
+    definition: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its names are in a variable of the Deployment, which no manifest has, so an upgrade leaves it there."""
+    for names, mode in (("ranking-0 ranking-1", "off"), ("ranking-0 ranking-10", "shadow")):
+        monkeypatch.setenv("EXPERIMENT_STOPPED", names)
+        monkeypatch.setattr("sys.argv", ["in_cluster", "gateway", str(definition), str(tmp_path / "gateway")])
+        with pytest.raises(SystemExit) as ended:
+            in_cluster.main()
+        assert ended.value.code == 0
+        assert read_gateway(tmp_path / "gateway" / "gateway.yaml").mode == mode
+
+
 def test_the_log_calls_each_service_by_its_image(build: Build, definition: Path, tmp_path: Path) -> None:
     objects = with_experiment(build)
     given = {each["name"]: each.get("value") for each in gateway_pod(build)["initContainers"][0]["env"]}
@@ -173,16 +186,16 @@ def test_the_log_calls_each_service_by_its_image(build: Build, definition: Path,
         (service,) = named(objects, "Deployment", name)["spec"]["template"]["spec"]["containers"]
         assert given[f"{in_cluster.IMAGE}_{arm}"] == service["image"] == "legalaid/legalaid-ml:1.0.0"
     images = ("legalaid/legalaid-ml:1.0.0", f"legalaid/legalaid-ml@sha256:{'0' * 64}")
-    in_cluster.gateway(definition, tmp_path / "gateway", "", *images)
+    in_cluster.gateway(definition, tmp_path / "gateway", "", "", *images)
     text = (tmp_path / "gateway" / "nginx.conf").read_text()
     assert all(f'"service":"{image}"' in text for image in images)
     # what answers say is nearer to the truth; and what is no image's name ends no pod
     definition.write_text(f"{definition.read_text()}service_header: X-Version\n")
-    in_cluster.gateway(definition, tmp_path / "gateway", "", *images)
+    in_cluster.gateway(definition, tmp_path / "gateway", "", "", *images)
     text = (tmp_path / "gateway" / "nginx.conf").read_text()
     assert images[0] not in text and "$upstream_http_x_version" in text
     for mode, image in (("", 'a";'), ("off", "a")):
-        in_cluster.gateway(definition, tmp_path / "gateway", mode, image, "")
+        in_cluster.gateway(definition, tmp_path / "gateway", mode, "", image, "")
 
 
 def test_another_model_is_another_experiment(definition: Path, tmp_path: Path) -> None:
