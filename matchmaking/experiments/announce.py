@@ -33,9 +33,12 @@ from matchmaking.tracking import notify
 # of apprise's own kinds
 KINDS = {"better": "success", "worse": "warning", "harmful": "failure", "unreadable": "failure"}
 GO_ON, UNREADABLE = "go on", "unreadable"
-# the checks that find something where a part of the log isn't there yet; that somebody was exposed too early, in the
-# wrong arm, by another model or another version of the service stays so, whatever comes
-REPAIRABLE = frozenset({"sample-ratio-mismatch", "labels-arrive-apart", "outcome-without-exposure"})
+# the checks that find something where a part of the log isn't there yet, two of them by a share of clients, which is
+# larger among few; that somebody was exposed too early, in the wrong arm, by another model or version of the service
+# stays so, whatever comes
+REPAIRABLE = frozenset(
+    {"sample-ratio-mismatch", "labels-arrive-apart", "outcome-without-exposure", "bot", "client-in-both-arms"}
+)
 AGAIN = "The arms can be compared again."
 # sending takes seconds: of who has claimed it and hasn't said for so long that it is sent, another takes it over
 LEASE = timedelta(minutes=5)

@@ -112,6 +112,14 @@ def test_what_no_later_log_repairs_ends_it_at_once(run_id: str, heard: Hook, tmp
     assert f"late logs are no remedy for {code}." in said and "may repair" not in said
 
 
+@pytest.mark.parametrize("code", ["bot", "client-in-both-arms"])
+def test_a_share_of_the_clients_that_a_hole_overstates_ends_nothing(run_id: str, tmp_path: Path, code: str) -> None:
+    """10 programs are many of 2,000 clients, and few of the 10,000 there are once the log is whole."""
+    checks = [{"code": code, "found": True, "stops": True}]
+    keep_reading(reading(tmp_path, verdict="unreadable", checks=checks, day=6), "20260401T000000Z")
+    assert "experiment_ended" not in tags(run_id) and under_way(NOW) is not None
+
+
 def test_the_verdict_after_what_could_not_be_read_is_told_where_nobody_heard_it_then(
     run_id: str, hook: Hook, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
