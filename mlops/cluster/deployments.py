@@ -15,7 +15,9 @@ POLL_SECONDS = 2.0
 # of the challenger's pods: what fetches its model, and the text of gateway.yaml, which says whose challenger it is
 FETCH, SERVED = "fetch", "EXPERIMENT_SERVED"
 # what the API answers
-GONE, CONFLICT = 404, 409
+GONE, CONFLICT, TOO_MANY, FAULTS = 404, 409, 429, 500
+# the way out for people, where a challenger can't be ended
+WAY_OUT = "`kubectl set env deployment/experiment-gateway EXPERIMENT_MODE=off -n {}` gives everybody the champion again"
 
 
 def restart(namespace: str, deployment: str, seconds: float) -> None:
@@ -69,14 +71,14 @@ def end_challenger(namespace: str, deployment: str, experiment: str, seconds: fl
     from kubernetes import client
     from kubernetes.client.rest import ApiException
 
-    what = f"{namespace}/{deployment}"
+    what, way_out, refused = f"{namespace}/{deployment}", WAY_OUT.format(namespace), ""
     with asking(f"{what} can't be stopped for {experiment}"):
         apps = client.AppsV1Api()
         deadline = time.monotonic() + seconds - 2 * POLL_SECONDS
         while time.monotonic() < deadline:
             try:
                 found: Any = apps.read_namespaced_deployment(deployment, namespace)
-                serves = _served_by(found)
+                serves, refused = _served_by(found), ""
                 if serves == experiment and found.spec.replicas != 0:
                     # as it was looked at, or not at all: it may have become another experiment's meanwhile
                     looked_at = {"resourceVersion": found.metadata.resource_version}
@@ -87,10 +89,14 @@ def end_challenger(namespace: str, deployment: str, experiment: str, seconds: fl
                 if error.status == GONE:
                     say(f"{what} isn't there: nobody is served by it")
                     return
-                if error.status != CONFLICT:
+                # an API server that is busy, or starts again, answers later
+                if error.status not in (CONFLICT, TOO_MANY) and (error.status or 0) < FAULTS:
                     raise
+                refused = str(error.reason)
                 time.sleep(POLL_SECONDS)
                 continue
+            except InputError as error:
+                raise InputError(f"{error}; {way_out}") from None
             status, pods = found.status, found.spec.template.spec
             theirs = (status.updated_replicas or 0) if serves != experiment else 0
             if (status.observed_generation or 0) >= found.metadata.generation and (status.replicas or 0) == theirs:
@@ -103,7 +109,9 @@ def end_challenger(namespace: str, deployment: str, experiment: str, seconds: fl
                 )
                 return
             time.sleep(POLL_SECONDS)
-    raise MlopsError(f"{what} still has pods of {experiment}; `kubectl describe` says why")
+    if refused:
+        raise MlopsError(f"{what} can't be stopped for {experiment}: {refused}; {way_out}")
+    raise MlopsError(f"{what} still has pods of {experiment}; `kubectl describe` says why, and {way_out}")
 
 
 def _served_by(deployment: Any) -> str:

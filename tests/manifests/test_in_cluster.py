@@ -128,6 +128,8 @@ class Challenger(Api):
         self.slow, self.seen, self.pods, self.updated = 2, 7, 2, 2
         # who changes it between a look and the patch that follows
         self.meanwhile: list[Callable[[], None]] = []
+        # what the next requests are answered by
+        self.refuses: list[int] = []
         self.rules = next(yaml.safe_load_all((MANIFESTS / "serving" / "experiment" / "stop.yaml").read_text()))["rules"]
 
     def answer(self, method: str, path: str, body: Any) -> dict[str, Any]:
@@ -143,6 +145,9 @@ class Challenger(Api):
             for named in rule["resourceNames"]
             for verb in rule["verbs"]
         }
+        if self.refuses:
+            self.status = self.refuses.pop()
+            return {}
         if asked not in given or namespace != "legalaid-mlops":
             self.status = 403
             return {}
@@ -228,11 +233,12 @@ def test_another_experiments_challenger_is_not_stopped(
     # new pods that don't start leave the old ones, which are another experiment's
     challenger.updated = 1
     monkeypatch.setattr(settings, "EXPERIMENT_STOP_SECONDS", 0.3)
-    with pytest.raises(MlopsError, match="legalaid-ml-challenger still has pods of ranking-1"):
+    out = "kubectl set env deployment/experiment-gateway EXPERIMENT_MODE=off -n legalaid-mlops"
+    with pytest.raises(MlopsError, match=f"legalaid-ml-challenger still has pods of ranking-1.*{out}"):
         in_cluster.stop_experiment(*STOP, "ranking-1")
     assert challenger.wanted == 2
     challenger.experiment = ""
-    with pytest.raises(InputError, match=r"doesn't say whose challenger it is \(EXPERIMENT_SERVED\)"):
+    with pytest.raises(InputError, match=rf"doesn't say whose challenger it is \(EXPERIMENT_SERVED\); `{out}`"):
         in_cluster.stop_experiment(*STOP, "ranking-1")
 
 
@@ -240,6 +246,16 @@ def test_what_changes_meanwhile_is_looked_at_again(challenger: Challenger) -> No
     challenger.meanwhile = [lambda: challenger.change(wanted=3), lambda: challenger.change(wanted=1)]
     in_cluster.stop_experiment(*STOP, "ranking-1")
     assert [method for method, _, _ in challenger.requests].count("PATCH") == 3 and challenger.pods == 0
+
+
+def test_an_api_that_is_busy_is_asked_again(challenger: Challenger, monkeypatch: pytest.MonkeyPatch) -> None:
+    challenger.refuses = [429, 500, 503]
+    in_cluster.stop_experiment(*STOP, "ranking-1")
+    assert challenger.pods == 0 and challenger.refuses == []
+    challenger.refuses = [503] * 10_000
+    monkeypatch.setattr(settings, "EXPERIMENT_STOP_SECONDS", 0.3)
+    with pytest.raises(MlopsError, match="can't be stopped for ranking-1: Service Unavailable"):
+        in_cluster.stop_experiment(*STOP, "ranking-1")
 
 
 def test_what_the_api_refuses_stops_nobody(challenger: Challenger) -> None:
