@@ -145,6 +145,10 @@ VARIABLES = {
     "MLOPS_DATA_REVISION": ("the git revision of the dataset that runs record", "set by `--data-rev`"),
     "MLOPS_RESTART_COMMAND": ("command line, run without a shell, that restarts the service after a promotion", "none"),
     "MLOPS_RESTART_TIMEOUT": ("seconds it may take", "300"),
+    "MLOPS_EXPERIMENT_STOP_OUTSIDE": (
+        "not for people: a step in a container is told that the process that began its run has the stop command",
+        "unset",
+    ),
     "MLOPS_EXPERIMENT_STOP_COMMAND": (
         "command line, run without a shell, that gives everybody the champion again when a guardrail has shown that an "
         "experiment's challenger does harm; `{experiment}` in it is the experiment's name, 300 seconds it may take",
