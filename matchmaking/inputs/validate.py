@@ -8,7 +8,7 @@ from pathlib import Path
 from matchmaking.base.redact import redact
 from matchmaking.data.batches import writing
 from matchmaking.data.describe import Tally, check_known
-from matchmaking.data.drawn import PART_STARTS
+from matchmaking.data.drawn import MAX_ROWS, PART_STARTS
 from matchmaking.data.read import open_pairs
 from matchmaking.model import production
 
@@ -41,10 +41,10 @@ def validate_file(raw: Path, production_dir: Path, target: Path, *, source: str,
         if labelled:
             counted.check_enough(source)
         report = counted.report(extra)
-        if labelled:
-            check_known(report, known, source)
-        if len(starts) > 1:
+        if len(starts) > 1 and report.rows > MAX_ROWS:
             # a draw of rows by their parts is the same where the parts are read by several
             out.note(PART_STARTS, json.dumps(starts).encode())
+        if labelled:
+            check_known(report, known, source)
     versions = production.version_notes(production_dir) if known else []
     return {**report.as_dict(), "warnings": [*report.warnings, *versions]}
