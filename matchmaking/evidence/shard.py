@@ -99,7 +99,7 @@ class _Shard:
 
     def held_out(self) -> Iterator[pd.DataFrame]:
         """The held-out pairs of all parts, until something is wrong with one."""
-        for frame, _ in self.rows.frames():
+        for frame in self.rows.frames():
             yield self._look(frame)
 
     def _look(self, frame: pd.DataFrame) -> pd.DataFrame:

@@ -67,7 +67,7 @@ def draw_shard(
         )
         before = sum(map(len, plan["shards"][:place]))
         passed: dict[int, int] = {}
-        for frame, _ in rows.frames():
+        for frame in rows.frames():
             part = before + len(rows.parts) - 1
             first = passed.get(part, 0)
             passed[part] = first + len(frame)

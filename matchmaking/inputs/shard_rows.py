@@ -63,8 +63,8 @@ class ShardRows:
         self.parts: list[dict[str, Any]] = []
         self._right = True
 
-    def frames(self) -> Iterator[tuple[pd.DataFrame, np.ndarray]]:
-        """The rows, some at a time, and their hashes, until one is wrong; the others are looked at still.
+    def frames(self) -> Iterator[pd.DataFrame]:
+        """The rows, some at a time, until one is wrong; the others are looked at still.
 
         Raises:
             InputError: a part isn't there any more, or isn't what it was.
@@ -81,7 +81,7 @@ class ShardRows:
                 yield from self._part(place, part)
                 place.unlink()
 
-    def _part(self, path: Path, part: str) -> Iterator[tuple[pd.DataFrame, np.ndarray]]:
+    def _part(self, path: Path, part: str) -> Iterator[pd.DataFrame]:
         tally = Tally(self.known)
         said: dict[str, Any] = {"part": part, "md5": file_md5(path), "rows": 0, "hashes": 0, "extra": []}
         said |= {"counts": tally.counts(), "problems": {"unread": [], "wrong": []}, "target": self.labelled}
@@ -103,7 +103,7 @@ class ShardRows:
             for frame in rows.frames():
                 tally.add(frame)
                 if self._right:
-                    yield frame, tally.hashes[-1]
+                    yield frame
         except InputError as error:
             said["broken"] = str(error)
         self._right = self._right and rows.right and "broken" not in said
