@@ -132,13 +132,18 @@ def test_containers_to_come_are_not_begun(ends: str, tmp_path: Path, monkeypatch
     from kfp.local import docker_task_handler
 
     begun: list[int] = []
+    last = time.monotonic() + 60
     both = threading.Barrier(2, timeout=60)
 
     def run_container(client: NoEngine, image: str, command: list[str], volumes: Any, **options: Any) -> int:
         begun.append(len(begun))
-        if len(begun) <= 2 and both.wait() == 0 and ends == "is interrupted":
+        if len(begun) > 2:
+            return 0
+        if both.wait() == 0 and ends == "is interrupted":
             os.kill(os.getpid(), signal.SIGINT)
-        time.sleep(1)
+        # as containers do that are ended, not before
+        while ends == "is interrupted" and not watcher.stopped and time.monotonic() < last:
+            time.sleep(0.1)
         return int(ends == "fails")
 
     monkeypatch.setattr(docker, "from_env", NoEngine)

@@ -42,6 +42,7 @@ ELSEWHERE = {
     "MLOPS_NODE_MEMORY",
     "MLOPS_DATA_REVISION",  # of whom runs a pipeline on a version of the data, here
     "MLOPS_NOTIFY_URLS_FILE",  # the other way to say MLOPS_NOTIFY_URLS
+    "MLOPS_EXPERIMENT_STOP_OUTSIDE",  # `--runner docker` gives it
     "KFP_RETRY_INDEX",  # KFP sets them
     "KFP_POD_NAME",
     "KUBERNETES_SERVICE_HOST",  # Kubernetes sets it
