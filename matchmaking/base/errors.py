@@ -9,6 +9,8 @@ class MlopsError(Exception):
     """A failure told in one line: what happened, where, and what to do about it."""
 
     exit_code = 1
+    # whether people have heard of it, so that it is no further notification
+    told = False
 
 
 class InputError(MlopsError):

@@ -12,14 +12,18 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
+import tempfile
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 from matchmaking import tracking
+from matchmaking.experiments.page import say_on_page
 from matchmaking.experiments.record import (
     ENDED_TAG,
+    PAGE,
     RESULTS,
     TOLD_TAG,
     ended_runs,
@@ -27,7 +31,7 @@ from matchmaking.experiments.record import (
     newest_report,
     recorded,
 )
-from matchmaking.experiments.stop import BY_HAND, HARM, Stop, stop_harmful, stopped, stopped_before
+from matchmaking.experiments.stop import BY_HAND, HARM, Stop, stop_harmful, stopped, tried
 from matchmaking.tracking import notify
 
 # of apprise's own kinds
@@ -91,9 +95,13 @@ def keep_reading(folder: Path, stamp: str) -> tuple[str, Stop | None]:
     if said.get("to_come"):
         return "", None
     run_id, _ = recorded(said["experiment"])
-    # that it was stopped is said by each look, also where the logs by now say that it does no harm
-    stop = stop_harmful(run_id, said) or stopped_before(run_id)
-    keep(run_id, folder, stamp)
+    # that it was stopped, or couldn't be, is said by each look, also where the logs by now say that it does no harm
+    stop = stop_harmful(run_id, said, tell=True)
+    with tempfile.TemporaryDirectory() as whole:
+        kept = Path(shutil.copytree(folder, whole, dirs_exist_ok=True))
+        if stop:
+            say_on_page(kept / PAGE, stop.said, served=stop.served)
+        keep(run_id, kept, stamp)
     if ends(said):
         with tracking.told("can't end the experiment"):
             ended = ENDED_TAG in tracking.client().get_run(run_id).data.tags
@@ -138,7 +146,7 @@ def tell_verdict(run_id: str, said: dict[str, Any], links: Sequence[str], teller
         lines.append(f"It has ended, and is read no more: late logs are no remedy for {', '.join(broken)}.")
     elif verdict == UNREADABLE and ends(said):
         lines.append(f"The planned {said['last_day']} days are over: it is read no more.")
-    if before := stopped(run_id) if verdict == HARM else stopped_before(run_id):
+    if before := stopped(run_id) if verdict == HARM else tried(run_id):
         lines.append(before.said)
     elif verdict in ("unreadable", "worse"):
         lines.append(f"The challenger keeps its traffic until somebody stops it: {BY_HAND}")

@@ -28,7 +28,7 @@ TOLD_TAG = "experiment_told"
 # that it is over, whoever knows of it: the verdict that ended it, or that a person did, who may have said why
 ENDED_TAG, BY_HAND, REASON_TAG = "experiment_ended", "by hand", "experiment_end_reason"
 FILE = "definition.json"
-RESULTS = "experiment.json"
+RESULTS, PAGE = "experiment.json", "experiment.html"
 # how the folders of its reports are called among its artifacts, followed by the time
 REPORTS = "report-"
 

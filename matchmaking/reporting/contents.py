@@ -116,9 +116,9 @@ def _outcome(summary: dict[str, Any]) -> str:
 
 def experiment_headline(said: dict[str, Any]) -> str:
     """What an experiment says, in `summary["experiment"]`, in a sentence or two."""
-    if not said.get("experiment"):
-        return str(said["headline"])
-    text = f"{said['experiment']}: {said['headline']} {said['reason'][:1].upper()}{said['reason'][1:].rstrip('.')}."
+    text = str(said["headline"])
+    if said.get("experiment"):
+        text = f"{said['experiment']}: {text} {said['reason'][:1].upper()}{said['reason'][1:].rstrip('.')}."
     return f"{text} {said['stop']}" if said.get("stop") else text
 
 

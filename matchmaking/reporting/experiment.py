@@ -16,12 +16,12 @@ from matchmaking.base.files import written_whole
 from matchmaking.base.records import read_record
 from matchmaking.experiments.analysis import Analysis, numbers
 from matchmaking.experiments.gather import ASKED, Asked, read
-from matchmaking.experiments.record import RESULTS
+from matchmaking.experiments.page import EMPTY
+from matchmaking.experiments.record import PAGE, RESULTS
 from matchmaking.live.parts import Finding
 from matchmaking.reporting.html import page
 from matchmaking.reporting.plots import COLOURS, GREY, as_png, new_axes, new_figure
 
-PAGE = "experiment.html"
 TONES = {"better": "good", "equivalent": "plain", "go on": "plain", "undecided": "attention"}
 HEADLINES = {
     "better": "The challenger is better.",
@@ -65,6 +65,8 @@ def draw_sequence(analysis: Analysis) -> bytes:
 
 def experiment_report(analysis: Analysis) -> str:
     """The page. Where the verdict is `unreadable` it shows why, and no result."""
+    from markupsafe import Markup
+
     readable = analysis.verdict.state != "unreadable"
     definition = analysis.definition
     return page(
@@ -74,6 +76,7 @@ def experiment_report(analysis: Analysis) -> str:
         tone=TONES.get(analysis.verdict.state, "bad"),
         reason=analysis.verdict.reason,
         to_come=TO_COME if analysis.to_come else "",
+        traffic=Markup(EMPTY),
         results=results_of(analysis) if readable else [],
         plot=base64.b64encode(draw_sequence(analysis)).decode() if readable and len(analysis.table) else "",
         guardrails=[

@@ -100,7 +100,7 @@ def _tone(summary: dict[str, Any]) -> str:
         return "bad"
     if summary.get("verdict") in ("promote", "bootstrap"):
         return "good"
-    if (summary.get("live") or {}).get("firing"):
+    if (summary.get("live") or {}).get("firing") or (summary.get("experiment") or {}).get("served"):
         return "bad"
     return "attention" if summary.get("verdict") in ("hold", "reject") or drift_of(summary).get("drifted") else "plain"
 

@@ -10,12 +10,14 @@ from pathlib import Path
 from typing import Any
 
 from matchmaking import storage
+from matchmaking.base import settings
 from matchmaking.base.errors import MlopsError
 from matchmaking.base.files import written_whole
 from matchmaking.base.redact import redact
 from matchmaking.base.settings import code_version
 from matchmaking.experiments.announce import keep_reading, tell_ended, tell_verdict
-from matchmaking.experiments.record import RESULTS
+from matchmaking.experiments.page import with_traffic
+from matchmaking.experiments.record import PAGE, RESULTS
 from matchmaking.experiments.stop import Stop, StopError, stop_again
 from matchmaking.live.record import LIVE, WINDOWS, Live, log_points, read_folder
 from matchmaking.live.series import beside
@@ -23,6 +25,7 @@ from matchmaking.model import production
 from matchmaking.reporting.live import live_summary
 from matchmaking.reporting.run_metrics import run_params, run_scalars
 from matchmaking.reporting.summary import Failure, Models, Sha256s, Summary
+from matchmaking.reporting.traffic import traffic
 
 SUMMARY = "summary.json"
 # what a summary holds, as docs/reference.md says it
@@ -106,8 +109,8 @@ def write_reports(
     if experiment:
         # first of all: what does harm is stopped, whatever goes wrong with the rest
         definition, stop = keep_reading(experiment, timestamp) if reading["experiment"] else ("", None)
-        reading |= {"stop": stop.said} if stop else {}
-        stops = [*([stop] if stop else []), *stop_again(but=definition if stop else "")]
+        stops = [*([stop] if stop else []), *stop_again(but=[definition])]
+        reading |= traffic(reading["experiment"], stops)
     unstopped = [each for each in stops if each.state == "failed"]
     found["experiment"] = reading or None
     training = json.loads((candidate / TRAINING_RECORD).read_text()) if candidate else None
@@ -149,10 +152,9 @@ def write_reports(
         if content is not None and name != "live":
             (folder / f"{name}.json").write_text(json.dumps(content, indent=1))
     if experiment and reading["experiment"]:
-        # its scipy.stats is nearly half of what starting a local run would take, which imports this module
-        from matchmaking.reporting.experiment import PAGE
-
         html = (experiment / PAGE).read_text()
+        if stops:
+            html = with_traffic(html, reading["stop"], served=bool(reading["served"]))
     else:
         html = as_html.html_report(summary, found["evaluation"], _explained(found["decision"]), drawn)
     (folder / "report.html").write_text(html)
@@ -171,8 +173,10 @@ def write_reports(
             "dataset_version": dataset_version,
         },
         artifacts=folder,
-        # the promotion that follows ends the run otherwise, and may fail
-        close=not unstopped and (not found["decision"] or promotable(found["decision"]) != "automatic"),
+        # the promotion that follows ends the run otherwise, and may fail; so does who is to stop a challenger
+        close=not unstopped
+        and not (experiment and settings.experiment_stop_outside())
+        and (not found["decision"] or promotable(found["decision"]) != "automatic"),
     )
     result = result.model_copy(update={"steps": [*steps, own_cost("report")]})
     write_summary(folder, result)
@@ -185,7 +189,10 @@ def write_reports(
         tell_ended(tracking.links(run_id), run_id)
     if unstopped:
         # a run that ends well is looked at by nobody
-        raise StopError(unstopped[0].said)
+        raise StopError(
+            "; ".join(f"{each.experiment}: {each.said}" for each in unstopped),
+            told=all(each.told for each in unstopped),
+        )
     _look(summary, record)
     if live:
         _show_dashboard(page, production_uri)

@@ -88,7 +88,8 @@ class Summary(Record):
         default=None,
         description="null but for experiment; `experiment` (its name; null where none is under way), `headline`, and "
         "else what `mlops experiment status --json` prints, `results` in words, `log` (what was odd, with counts) "
-        "and, of one that is harmful, `stop` (what became of the challenger's traffic)",
+        "and, where a challenger does harm, `stop` (what became of its traffic, also of an earlier experiment's) and "
+        "`served` (the experiments whose harmful challenger has its traffic, as far as is known)",
     )
     drifted_columns: list[str] | None = Field(
         default=None, description="the names alone; null but for monitor and monitor-parts"

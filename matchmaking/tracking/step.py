@@ -131,7 +131,8 @@ def step(
         code = error.exit_code if isinstance(error, MlopsError) else 1
         _tell_error(name, code, reason)
         marked = _mark_failed(running.run_id, f"{name}: {reason}")
-        _tell_failed(running.run_id if marked else "", f"{name}: {reason}")
+        if not (isinstance(error, MlopsError) and error.told):
+            _tell_failed(running.run_id if marked else "", f"{name}: {reason}")
         if known:
             sys.exit(code)
         raise

@@ -174,6 +174,7 @@ def report(
     try:
         out.mkdir(parents=True, exist_ok=True)
         write_report(found, said, out)
+        _say_on_page(out, became)
     except OSError as error:
         raise cannot_write(out, error) from None
     if found.to_come:
@@ -181,6 +182,7 @@ def report(
     else:
         with tempfile.TemporaryDirectory() as folder:
             write_report(found, said, Path(folder))
+            _say_on_page(Path(folder), became)
             keep(run_id, Path(folder))
     typer.echo(for_terminal(f"{name}: {found.verdict.state}; {out / 'experiment.html'}"))
     if ends(numbers(found)) and not found.to_come:
@@ -230,17 +232,25 @@ def _stop(run_id: str, found: Analysis, run: bool) -> Stop | None:
     A look by hand, at whatever logs it was given, ends nobody's traffic unless it was told to.
     """
     from matchmaking.base.settings import experiment_stop_command
-    from matchmaking.experiments.stop import HARM, Stop, stop_harmful, stopped, stopped_before
+    from matchmaking.experiments.stop import HARM, Stop, stop_harmful, stopped, tried
 
     said = {"experiment": found.definition.name, "verdict": found.verdict.state, "to_come": found.to_come}
     if run and (done := stop_harmful(run_id, said)):
         return done
     if found.verdict.state != HARM or found.to_come:
-        return stopped_before(run_id)
+        return tried(run_id)
     became = stopped(run_id)
     if became.state == "on" and experiment_stop_command():
         return Stop("on", f"{became.said} `--stop` runs MLOPS_EXPERIMENT_STOP_COMMAND, and so does the daily run.")
     return became
+
+
+def _say_on_page(folder: Path, became: Stop | None) -> None:
+    from matchmaking.experiments.page import say_on_page
+    from matchmaking.experiments.record import PAGE
+
+    if became:
+        say_on_page(folder / PAGE, became.said, served=became.served)
 
 
 def _tell(became: Stop | None, stop: bool) -> None:

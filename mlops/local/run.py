@@ -9,7 +9,7 @@ import sys
 import tempfile
 import time
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,9 +18,10 @@ from typing import Any, TextIO
 from matchmaking.base.errors import InputError, MlopsError, cannot_write
 from matchmaking.base.records import read_record
 from matchmaking.base.settings import tracking_uri
-from matchmaking.experiments.stop import StopError, stop_outside
+from matchmaking.experiments.stop import Stop, StopError, stop_outside
 from matchmaking.reporting.report import SUMMARY, write_failed, write_summary
 from matchmaking.reporting.summary import Failure, Summary
+from matchmaking.reporting.traffic import tell_stops
 from matchmaking.tracking import now
 from mlops.local.steps import end_children, in_kfps_place
 from mlops.local.warm import Nursery
@@ -96,9 +97,9 @@ def run_pipeline(
         from mlops.local.containers import docker_runner
 
         arguments, how = docker_runner(arguments)
-        if name == "experiment":
-            # what an earlier run couldn't stop: the steps, which don't have the command, fail by it
-            _stop_from_here({})
+    outside = runner == "docker" and name == "experiment"
+    # what an earlier run couldn't stop doesn't wait for the steps
+    stops = _stop_from_here({})[0] if outside else []
     timestamp, folder = _new_folder(work_dir, name)
     workspace = folder / "workspace"
     workspace.mkdir()
@@ -133,12 +134,8 @@ def run_pipeline(
             if (watcher.unmarked or not watcher.failure) and not _fail(folder, reason, tell=not watcher.failure):
                 failure = {**failure, "message": f"{failure['message']}; MLflow could not be told that the run failed"}
             failed = _failed(name, timestamp, folder, arguments, failure)
-            read = failed.summary.get("experiment") if runner == "docker" and name == "experiment" else None
             # what was found is stopped, whatever went wrong after it
-            if read and (unstopped := _stop_from_here(read)):
-                failure = {**failure, "message": f"{failure['message']}; {unstopped}"}
-                failed = _failed(name, timestamp, folder, arguments, failure)
-            return failed
+            return _stopped(failed, stops, arguments) if outside else failed
         except OSError as error:
             # what is printed goes to the log, and there may be no room for it
             end_children()
@@ -149,9 +146,8 @@ def run_pipeline(
     steps = Steps.of(folder)
     _take_reports(steps, folder)
     summary = read_record(Summary, (folder / SUMMARY).read_bytes(), str(folder / SUMMARY))
-    if runner == "docker" and name == "experiment" and (unstopped := _stop_from_here(summary.experiment or {})):
-        failure = {"step": "report", "exit_code": StopError.exit_code, "message": unstopped}
-        return _failed(name, timestamp, folder, arguments, failure)
+    if outside:
+        return _stopped(Outcome(summary.as_dict(), folder, 0), stops, arguments)
     if entry := steps.outputs.get("promote/audit_entry"):
         # the report, which comes before, can't know
         promoted = json.loads(entry.read_text()) or None
@@ -222,7 +218,9 @@ def _failed(name: str, timestamp: str, folder: Path, arguments: dict[str, Any], 
     _take_reports(steps, folder)
     outputs = {key: steps.outputs.get(place, folder / "none") for key, place in OUTPUTS.items()}
     outputs["training"] = steps.outputs.get("train/candidate", folder) / TRAINING_RECORD
-    outputs["experiment"] = steps.outputs.get("experiment/result", folder) / "experiment.json"
+    # with what became of a challenger's traffic, where it came to that
+    said = folder / "experiment.json"
+    outputs["experiment"] = said if said.exists() else steps.outputs.get("experiment/result", folder) / said.name
     packaged = steps.outputs.get("report/packaged")
     error = Failure(step=failure["step"], message=failure["message"], exit_code=int(failure["exit_code"]))
     known = {
@@ -255,14 +253,59 @@ def _production(uri: str) -> dict[str, str] | None:
     return hashes(Path(uri))
 
 
-def _stop_from_here(said: dict[str, Any]) -> str:
-    """Ends the traffic of challengers that do harm, which steps in containers can't; why not, where that failed."""
+def _stop_from_here(said: dict[str, Any], before: Sequence[Stop] = ()) -> tuple[list[Stop], str]:
+    """Ends the traffic of challengers that do harm, which steps in containers can't.
+
+    Args:
+        said: what the run says of its experiment.
+        before: what this run has tried.
+
+    Returns:
+        All that it has tried by now; and why one has its traffic, as far as is known, or that nothing is known.
+    """
     try:
         with redirect_stdout(sys.stderr):
-            stops = stop_outside(said)
+            stops = [*before, *stop_outside(said, but=[each.run_id for each in before])]
     except MlopsError as error:
-        return f"whether a challenger that does harm was stopped isn't known: {error}"
-    return next((each.said for each in stops if each.state == "failed"), "")
+        return [*before], f"whether a challenger that does harm was stopped isn't known: {error}"
+    return stops, "; ".join(f"{each.experiment}: {each.said}" for each in stops if each.state == "failed")
+
+
+def _stopped(ended: Outcome, before: Sequence[Stop], arguments: dict[str, Any]) -> Outcome:
+    """What comes after steps in containers: harm is stopped, that is told in all places, and the MLflow run is closed.
+
+    Args:
+        ended: how the steps ended.
+        before: what was tried before they began.
+        arguments: the pipeline's.
+    """
+    from matchmaking import tracking
+
+    folder, error = ended.folder, ended.summary["error"]
+    name, _, timestamp = folder.name.rpartition("_")
+    try:
+        stops, why = _stop_from_here(ended.summary["experiment"] or {}, before)
+        try:
+            known = read_record(Summary, json.dumps(ended.summary).encode(), str(folder / SUMMARY))
+            summary = tell_stops(folder, known, stops)
+            if not why and not error:
+                tracking.succeed_run(str(summary.run_id))
+        except MlopsError as unrecorded:
+            why = "; ".join(filter(None, [why, str(unrecorded)]))
+    except KeyboardInterrupt:
+        _fail(folder, "interrupted")
+        interrupted = {"step": "report", "exit_code": 130, "message": "interrupted"}
+        return _failed(name, timestamp, folder, arguments, interrupted)
+    if why:
+        # those who hear notices have been told, unless it isn't known
+        _fail(folder, f"report: {why}", tell=not error and not any(each.told for each in stops))
+        failure = error or {"step": "report", "exit_code": StopError.exit_code, "message": ""}
+        message = "; ".join(filter(None, [failure["message"], why]))
+        return _failed(name, timestamp, folder, arguments, {**failure, "message": message})
+    if error:
+        return _failed(name, timestamp, folder, arguments, error)
+    write_summary(folder, summary)
+    return Outcome(summary.as_dict(), folder, 0)
 
 
 def _fail(folder: Path, reason: str, tell: bool = False) -> bool:

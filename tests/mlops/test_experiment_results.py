@@ -156,6 +156,21 @@ def test_a_look_by_hand_stops_nobody_unless_it_is_told_to(work: Path, monkeypatc
     assert done.exit_code == 0 and ran.read_text() == "embeddings-1\n" and "stopped by itself" in done.output
 
 
+def test_each_look_says_that_a_challenger_is_served_which_an_earlier_one_could_not_stop(
+    work: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where the logs by now say that it does no harm."""
+    run_id = record_earlier(DEFINITION)
+    logs = write_logs(work, 0.0)
+    tracking.client().set_tag(run_id, "experiment_stop_failed", "2026-04-01T00:00:00Z: no gateway")
+    monkeypatch.setenv("MLOPS_EXPERIMENT_STOP_COMMAND", f"sh -c 'echo {{experiment}} >> {work}/ran'")
+    done = call("report", "embeddings-1", *logs, "--work-dir", work, "--out", work / "out")
+    assert done.exit_code == 0 and "could NOT be stopped" in done.output and "no gateway" in done.output
+    assert 'class="outcome bad"><p>It could NOT be stopped' in (work / "out/experiment.html").read_text()
+    done = call("status", "embeddings-1", *logs, "--work-dir", work, "--stop")
+    assert done.exit_code == 0 and (work / "ran").read_text() == "embeddings-1\n" and "was stopped by" in done.output
+
+
 def test_another_version_of_the_service_in_the_log_forbids_to_read_it(work: Path) -> None:
     record_earlier(DEFINITION)
     logs = write_logs(work, 0.0)

@@ -149,6 +149,16 @@ def test_what_goes_wrong_is_one_reason(mlops: Mlops, work: Path) -> None:
     assert "experiment_verdict" not in definition_run().data.tags
 
 
+def report(work: Path, summary: dict[str, Any]) -> str:
+    """The page of a run."""
+    return (work / "runs" / summary["run_name"] / "report.html").read_text()
+
+
+def of_pipeline() -> list[Any]:
+    """The pipeline's MLflow runs, the first one first."""
+    return list(tracking.client().search_runs(["1"], "tags.pipeline = 'experiment'", order_by=["start_time ASC"]))
+
+
 def harmful(work: Path) -> list[object]:
     """The options of the logs of an experiment that is recorded, whose challenger takes twice as long."""
     *logs, _, _ = write_logs(work, 0.0)
@@ -176,9 +186,20 @@ def test_harm_is_stopped_or_the_run_fails_until_it_is(
     assert "NOT be stopped" in done.stderr and "exit code 4: no gateway" in done.stderr
     kept = definition_run()
     assert kept.data.tags["experiment_verdict"] == kept.data.tags["experiment_ended"] == "harmful"
-    # it has ended, so there is nothing to read; what wasn't stopped is tried all the same
-    done = run(4)
-    assert done.returncode == 1 and "NOT be stopped" in done.stderr, done.stdout + done.stderr
+    # and so it is told wherever people look: the page, the run, its experiment
+    (said,) = summaries(work)
+    assert said["experiment"]["served"] == ["embeddings-1"] and "NOT be stopped" in said["experiment"]["stop"]
+    assert "NOT be stopped" in report(work, said) and "NOT be stopped" in kept.data.tags["mlflow.note.content"]
+    # it has ended, so there is nothing to read; what wasn't stopped is tried all the same, and told once
+    with closing(Hook()) as hook:
+        monkeypatch.setenv("MLOPS_NOTIFY_URLS", hook.url)
+        done = run(4)
+        assert done.returncode == 1 and "NOT be stopped" in done.stderr, done.stdout + done.stderr
+        again = [title for title in hook.titles() if "STILL NOT stopped" in title or "run failed" in title]
+        assert again == ["[experiment] embeddings-1: the harmful challenger is STILL NOT stopped."]
+        monkeypatch.delenv("MLOPS_NOTIFY_URLS")
+    # of no experiment that is under way the page says it as well
+    assert "embeddings-1: It could NOT be stopped" in report(work, summaries(work)[-1])
     done = run(0)
     assert done.returncode == 0 and "No experiment is under way" in done.stdout, done.stdout + done.stderr
     assert "experiment_stopped" in definition_run().data.tags
@@ -211,15 +232,35 @@ def test_of_steps_in_containers_the_process_that_began_the_run_stops_harm(
         environments = [set(each.partition("=")[0] for each in held["Env"]) for held in engine.created.values()]
         assert all("MLFLOW_TRACKING_URI" in env and "MLOPS_EXPERIMENT_STOP_COMMAND" not in env for env in environments)
         assert ran.read_text() == "embeddings-1\n"
+        # the run isn't FINISHED as if it had stopped, and says why
+        (recorded,) = of_pipeline()
+        assert recorded.info.status == "FAILED" and "no gateway" in recorded.data.tags["failure_reason"]
         (said,) = summaries(work)
+        assert said["experiment"]["served"] == ["embeddings-1"]
+        kept = tracking.client().download_artifacts(recorded.info.run_id, "report.html", str(work))
+        for page in (report(work, said), Path(kept).read_text()):
+            assert "no gateway" in page and "is NOT known to be stopped" not in page
         assert said == json.loads(done.stdout) and said["status"] == "failed"
         assert said["error"]["step"] == "report" and "no gateway" in said["error"]["message"]
         kept = definition_run().data.tags
         assert kept["experiment_ended"] == "harmful" and "no gateway" in kept["experiment_stop_failed"]
-        # the next run tries again before its steps, which couldn't, fail by it; and finds none under way
+        # the next run tries again, once, and that is told once; it finds none under way
+        with closing(Hook()) as hook:
+            monkeypatch.setenv("MLOPS_NOTIFY_URLS", hook.url)
+            done = run(4)
+            monkeypatch.delenv("MLOPS_NOTIFY_URLS")
+            # of the verdict itself nobody had heard
+            assert sorted(hook.titles()) == [
+                "[experiment] embeddings-1: Stop: the challenger does harm.",
+                "[experiment] embeddings-1: the harmful challenger is STILL NOT stopped.",
+            ]
+        assert done.returncode == 1 and ran.read_text() == "embeddings-1\n" * 2, done.stdout + done.stderr
+        assert "embeddings-1: It could NOT be stopped" in report(work, summaries(work)[-1])
         done = run(0)
         assert done.returncode == 0 and "No experiment is under way" in done.stdout, done.stdout + done.stderr
-        assert "experiment_stopped" in definition_run().data.tags and ran.read_text() == "embeddings-1\n" * 2
+        assert "experiment_stopped" in definition_run().data.tags and ran.read_text() == "embeddings-1\n" * 3
+        assert "It was stopped by itself" in report(work, summaries(work)[-1])
+    assert [each.info.status for each in of_pipeline()] == ["FAILED", "FAILED", "FINISHED"]
 
 
 def test_harm_is_stopped_from_outside_also_where_the_report_step_fails(

@@ -13,7 +13,8 @@ from typer.testing import CliRunner
 from matchmaking import tracking
 from matchmaking.base import settings
 from matchmaking.experiments.announce import keep_reading, tell_ended, tell_verdict
-from matchmaking.experiments.record import RESULTS, under_way
+from matchmaking.experiments.page import EMPTY, with_traffic
+from matchmaking.experiments.record import PAGE, RESULTS, under_way
 from matchmaking.experiments.stop import see_to, stop_again, stop_harmful, stop_outside
 from mlops.cli.app import app
 from tests.experiment_fixtures import UNTIL
@@ -31,6 +32,11 @@ def appending(path: Path, code: int = 0) -> str:
 
 def tags(run_id: str) -> dict[str, str]:
     return dict(tracking.client().get_run(run_id).data.tags)
+
+
+def description(run_id: str) -> str:
+    """What MLflow shows first of the definition's run."""
+    return tags(run_id)["mlflow.note.content"].replace("\\", "")
 
 
 def reading(tmp_path: Path, **values: Any) -> Path:
@@ -91,8 +97,10 @@ def test_what_failed_is_told_recorded_and_tried_again_until_it_works(
     tell_ended([], "run-1")
     (first,) = heard.bodies
     assert "NOT be stopped" in first["message"] and "exit code 4: no gateway" in first["message"]
-    assert stop_again(but=run_id) == []
-    assert [each.state for each in stop_again()] == ["failed"]
+    assert "could NOT be stopped, and the challenger KEEPS ITS TRAFFIC" in description(run_id)
+    # what this look has tried isn't tried, nor told, a second time
+    assert stop_again(but=[run_id]) == [] and ran.read_text() == "embeddings-1\n" and len(heard.bodies) == 1
+    assert [(each.state, each.told) for each in stop_again()] == [("failed", True)]
     monkeypatch.setenv("MLOPS_EXPERIMENT_STOP_COMMAND", appending(ran))
     assert [each.state for each in stop_again()] == ["stopped"] and stop_again() == []
     assert ran.read_text() == "embeddings-1\n" * 3
@@ -100,6 +108,84 @@ def test_what_failed_is_told_recorded_and_tried_again_until_it_works(
         "[experiment] embeddings-1: the harmful challenger is STILL NOT stopped.",
         "[experiment] embeddings-1: the harmful challenger was stopped.",
     ]
+    assert "everybody has the champion again" in description(run_id)
+
+
+def test_a_look_that_is_killed_while_it_stops_leaves_that_to_the_next(
+    run_id: str, heard: Hook, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever the next look reads: by then the logs may say that there is no harm, or another experiment is read."""
+    monkeypatch.setenv("MLOPS_EXPERIMENT_STOP_COMMAND", appending(tmp_path / "ran"))
+
+    def killed(*_: object) -> str:
+        raise KeyboardInterrupt
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("matchmaking.experiments.stop._run", killed)
+        with pytest.raises(KeyboardInterrupt):
+            keep_reading(reading(tmp_path), STAMP)
+    assert "experiment_stopped" not in tags(run_id)
+    assert "is NOT known to be stopped, and the challenger KEEPS ITS TRAFFIC" in description(run_id)
+    _, stop = keep_reading(reading(tmp_path, verdict="go on"), STAMP)
+    assert stop and stop.state == "stopped" and (tmp_path / "ran").read_text() == "embeddings-1\n"
+    assert heard.titles() == ["[experiment] embeddings-1: the harmful challenger was stopped."]
+    assert stop_again() == [] and "experiment_stop_failed" not in tags(run_id)
+
+
+def test_what_was_cut_off_a_person_may_see_to(run_id: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLOPS_EXPERIMENT_STOP_COMMAND", appending(tmp_path / "ran"))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("matchmaking.experiments.stop.run_command", lambda *_: pytest.fail("killed", pytrace=False))
+        with pytest.raises(pytest.fail.Exception):
+            stop_harmful(run_id, SAID)
+    # as `mlops experiment stop` does once the gateway is off
+    assert see_to("embeddings-1", "`mlops experiment stop`") and "somebody has seen to it" in description(run_id)
+    assert stop_again() == [] and not (tmp_path / "ran").exists()
+
+
+def test_what_could_not_be_recorded_is_stopped_all_the_same(
+    run_id: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLOPS_EXPERIMENT_STOP_COMMAND", appending(tmp_path / "ran"))
+
+    def full(*_: object) -> None:
+        raise tracking.TrackingError("no room")
+
+    monkeypatch.setattr(tracking, "tag_run", full)
+    with pytest.raises(tracking.TrackingError):
+        stop_harmful(run_id, SAID)
+    assert (tmp_path / "ran").read_text() == "embeddings-1\n"
+
+
+def test_the_kept_page_says_whether_the_challenger_is_served(
+    run_id: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLOPS_EXPERIMENT_STOP_COMMAND", appending(tmp_path / "ran", code=4))
+    folder = reading(tmp_path)
+    (folder / PAGE).write_text(f"<p>Stop.</p>{EMPTY}<p>Guardrails</p>")
+    keep_reading(folder, STAMP)
+
+    def kept(stamp: str) -> str:
+        path = tracking.client().download_artifacts(run_id, f"report-{stamp}/{PAGE}", str(tmp_path))
+        return Path(path).read_text()
+
+    assert 'class="outcome bad"><p>It could NOT be stopped' in kept(STAMP) and "<p>Guardrails</p>" in kept(STAMP)
+    # a step's input stays as it was
+    assert EMPTY in (folder / PAGE).read_text()
+    # by now the logs say something else: it is served all the same
+    (folder / RESULTS).write_text(json.dumps({**SAID, "verdict": "go on"}))
+    _, stop = keep_reading(folder, "20260402T000000Z")
+    assert stop and stop.state == "failed" and "could NOT be stopped" in kept("20260402T000000Z")
+    monkeypatch.setenv("MLOPS_EXPERIMENT_STOP_COMMAND", appending(tmp_path / "ran"))
+    keep_reading(folder, "20260403T000000Z")
+    assert 'class="outcome plain"><p>It was stopped by itself' in kept("20260403T000000Z")
+
+
+def test_what_is_said_on_a_page_is_text() -> None:
+    html = with_traffic(f"<p>1</p>{EMPTY}<p>2</p>", r"no \1 <b> <!-- /traffic --> & $", served=True)
+    assert r"no \1 &lt;b&gt; &lt;!-- /traffic --&gt; &amp; $" in html and html.endswith("<p>2</p>")
+    # said again, it stands in the old one's place
+    assert with_traffic(html, "", served=False) == f"<p>1</p>{EMPTY}<p>2</p>"
 
 
 @pytest.mark.parametrize(
@@ -222,8 +308,13 @@ def test_what_a_container_could_not_stop_is_tried_again_whoever_was_killed(
     monkeypatch.setenv("MLOPS_EXPERIMENT_STOP_OUTSIDE", "yes")
     # the step itself doesn't fail by it
     _, stop = keep_reading(reading(tmp_path), STAMP)
-    assert stop and stop.state == "on" and "the process that began the run" in tags(run_id)["experiment_stop_failed"]
+    assert stop and stop.state == "waiting" and "the process that began the run" in stop.said
+    assert "is NOT known to be stopped, and the challenger KEEPS ITS TRAFFIC" in description(run_id)
+    # nor does it try, or tell, what another run couldn't stop
+    assert stop_again() == []
     monkeypatch.delenv("MLOPS_EXPERIMENT_STOP_OUTSIDE")
     monkeypatch.setenv("MLOPS_EXPERIMENT_STOP_COMMAND", appending(tmp_path / "ran"))
     assert [each.state for each in stop_outside({})] == ["stopped"]
     assert (tmp_path / "ran").read_text() == "embeddings-1\n"
+    # it has never failed
+    assert "experiment_stop_failed" not in tags(run_id)
