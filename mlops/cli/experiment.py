@@ -131,21 +131,44 @@ def check(
     gateway: Annotated[
         Path, typer.Option(help="The gateway's record, gateway.yaml, or the folder that it is in.")
     ] = Path("work/experiment"),
+    kube_context: Annotated[
+        str,
+        typer.Option("--context", help="kubectl's context of a cluster: look there whether the challenger has pods."),
+    ] = "",
     work_dir: WorkDir = Path("work"),
 ) -> None:
     """Hold a gateway against its experiment's recorded definition; one that differs is exit code 3.
 
-    On a cluster, before a change of manifests/serving/experiment/gateway.yaml is applied.
+    On a cluster, before a change of manifests/serving/experiment/gateway.yaml is applied. It says as well whether a
+    harmful challenger was stopped, and so has no pods, and what brings them back.
     """
     from matchmaking.experiments.agreement import check_recorded, unrecorded
     from matchmaking.experiments.record import is_recorded
+    from matchmaking.experiments.stop import tried_of
 
     found = gateway_record(gateway)
     work_dir.mkdir(parents=True, exist_ok=True)
     use_records(work_dir)
     if not is_recorded(found.experiment):
         raise InputError(unrecorded(found.experiment))
+    host = found.challenger.address.rpartition(":")[0]
+    for stop in tried_of(found.experiment):
+        say(f"{stop.experiment}: {stop.said}")
+        if stop.state == "stopped" and not _is_here(host) and not kube_context:
+            say(
+                f"  On a cluster the Deployment {host} has no pods since, unless somebody has scaled it up. "
+                "`--context` looks, and says what brings them back."
+            )
+    if kube_context:
+        from mlops.cluster.challenger import tell_challenger
+        from mlops.cluster.kubectl import Kubectl
+
+        say(tell_challenger(Kubectl(kube_context), host, found.experiment))
     say(check_recorded(found))
+
+
+def _is_here(host: str) -> bool:
+    return host == "localhost" or host.startswith("127.")
 
 
 def _has_records(work_dir: Path) -> bool:
