@@ -41,8 +41,7 @@ def metric_scorer(match: npt.NDArray[Any], p: Floats) -> Callable[[Floats], dict
     pos_at_least = np.searchsorted(-p[pos], -p[pos], side="right")
     neg_at_least = np.searchsorted(-p[neg], -p[pos], side="right")
     neg_above = np.searchsorted(-p[neg], -p[pos], side="left")
-    surprise = -np.log(np.clip(np.where(y, p, 1 - p), _EPSILON, 1))
-    columns = np.column_stack([np.ones(len(y)), y, y & chosen, ~y & chosen, (p - y) ** 2, surprise, p - y])
+    columns = np.column_stack([np.ones(len(y)), y, y & chosen, ~y & chosen, *row_parts(y, p)])
 
     def score(weights: Floats) -> dict[str, Floats]:
         by_row = weights.T  # a row's weights side by side: the gathers below are then of whole cache lines
@@ -64,6 +63,11 @@ def metric_scorer(match: npt.NDArray[Any], p: Floats) -> Callable[[Floats], dict
         }
 
     return score
+
+
+def row_parts(y: npt.NDArray[np.bool_], p: Floats) -> tuple[Floats, Floats, Floats]:
+    """Each row's part of Brier score, log loss and signed calibration, which are means: each of shape (rows,)."""
+    return (p - y) ** 2, -np.log(np.clip(np.where(y, p, 1 - p), _EPSILON, 1)), p - y
 
 
 def _cumulative(weights: Floats) -> Floats:
@@ -89,10 +93,7 @@ def bootstrap_weights(
     """
     rows = len(match)
     number = np.arange(rows) if group is None else group
-    groups = int(number.max()) + 1
-    positive = np.zeros(groups, dtype=bool)
-    positive[number[np.asarray(match) == 1]] = True
-    strata = [stratum for label in (False, True) if len(stratum := np.flatnonzero(positive == label))]
+    groups, strata = int(number.max()) + 1, strata_of(match, number)
     block = max(_BLOCK, _CELLS // rows)
     for start in range(0, resamples, block):
         size = min(block, resamples - start)
@@ -102,3 +103,15 @@ def bootstrap_weights(
             drawn = rng.integers(n, size=(size, n)) * size + np.arange(size)[:, None]
             by_group[stratum] = np.bincount(drawn.ravel(), minlength=size * n).reshape(n, size)
         yield (by_group if groups == rows else by_group[number]).T
+
+
+def strata_of(match: npt.NDArray[Any], number: npt.NDArray[np.intp]) -> list[npt.NDArray[np.intp]]:
+    """The groups without a positive, and those with one, by their numbers; each drawn by itself. None is empty.
+
+    Args:
+        match: labels, 0 or 1, shape (rows,).
+        number: of each row's group, shape (rows,).
+    """
+    positive = np.zeros(int(number.max()) + 1, dtype=bool)
+    positive[number[np.asarray(match) == 1]] = True
+    return [stratum for label in (False, True) if len(stratum := np.flatnonzero(positive == label))]

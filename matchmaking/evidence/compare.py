@@ -48,7 +48,8 @@ def decide(scores: pd.DataFrame, policy: Policy, seed: int = 0) -> dict[str, Any
         JSON-serialisable: `verdict`, `reasons`, `automatic` (whether the policy lets the candidate be promoted without
         a person), `primary`, `guardrails`, `unlisted` (values of each slice column with too few matches that are
         not among the guardrails), `ece` by model (reported, not tested), `policy`, `rows`, `positives`, `distinct`
-        (the groups among the `rows` and among the `positives`) and `seed`.
+        (the groups among the `rows` and among the `positives`), `intervals` (by what they were found: `inference`'s
+        `BOOTSTRAP` or `NORMAL`; None where nothing is compared) and `seed`.
 
     Raises:
         InputError: a column is missing, a value is out of range, or only one class is present.
@@ -64,6 +65,7 @@ def decide(scores: pd.DataFrame, policy: Policy, seed: int = 0) -> dict[str, Any
     }
     guardrails: list[dict[str, Any]] = []
     unlisted: dict[str, int] = {}
+    intervals: str | None = None
     if "production" not in scores:
         metric = policy.primary.metric
         too_low = past_limits(evaluate(match, scores["candidate"].to_numpy()), policy.limits)
@@ -79,7 +81,7 @@ def decide(scores: pd.DataFrame, policy: Policy, seed: int = 0) -> dict[str, Any
             "result": "not compared",
         }
     else:
-        drawn = draw(match, group, scorers, policy.bootstrap.resamples, np.random.default_rng(seed))
+        drawn, intervals = draw(scores, scorers, values, policy.bootstrap.resamples, seed)
         primary = judge_primary(values, drawn, policy)
         slices, unlisted = judge_slices(scores, policy)
         guardrails = holm_corrected([*judge_overall(scores, values, drawn, policy)], slices, policy.guardrails.alpha)
@@ -97,6 +99,7 @@ def decide(scores: pd.DataFrame, policy: Policy, seed: int = 0) -> dict[str, Any
         "rows": len(match),
         "positives": int(match.sum()),
         "distinct": distinct,
+        "intervals": intervals,
         "seed": seed,
     }
 
@@ -124,12 +127,22 @@ def _checked(scores: pd.DataFrame, policy: Policy) -> pd.DataFrame:
     used = scores[columns].astype({c: types.get(c, "str") for c in columns})
     used = used.astype(dict.fromkeys(slices, "category"))  # a few numbers a row instead of a few texts
     if "group" not in scores:
-        used = used.sort_values(columns, ignore_index=True)
-        return used.assign(group=np.arange(len(used)))
+        return _in_order(used).assign(group=np.arange(len(used)))
     if unknown := int(scores["group"].isna().sum()):
         raise InputError(f"scores: group is missing in {unknown} rows")
-    used = used.assign(group=scores["group"]).sort_values([*columns, "group"], ignore_index=True)
+    used = _in_order(used.assign(group=scores["group"]))
     return used.assign(group=pd.factorize(used["group"])[0])
+
+
+def _in_order(rows: pd.DataFrame) -> pd.DataFrame:
+    """Rows sorted by all columns, as `sort_values` has them, which would sort each column by itself first."""
+    keys = [
+        column.to_numpy()
+        if isinstance(column.dtype, np.dtype) and column.dtype.kind in "iuf"
+        else pd.Categorical(column, ordered=True).codes
+        for _, column in rows.items()
+    ]
+    return rows.take(np.lexsort(keys[::-1])).reset_index(drop=True)
 
 
 def _verdict(

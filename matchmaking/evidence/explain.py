@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from matchmaking.base.escape import for_markdown, visible
+from matchmaking.evidence.inference import BOOTSTRAP, NORMAL
 
 
 def explain(decision: dict[str, Any]) -> str:
@@ -14,7 +15,7 @@ def explain(decision: dict[str, Any]) -> str:
     d, primary = decision, decision["primary"]
     lines = [f"# Verdict: {d['verdict']}", "", *(f"- {for_markdown(reason)}" for reason in d["reasons"]), ""]
     lines += [
-        f"{d['rows']:,} held-out rows, {d['positives']:,} of them matches{_repeats(d)}; bootstrap seed {d['seed']}.",
+        f"{d['rows']:,} held-out rows, {d['positives']:,} of them matches{_repeats(d)}; {_way(d)} seed {d['seed']}.",
         "",
     ]
     if primary["production"] is None:
@@ -52,6 +53,10 @@ def explain(decision: dict[str, Any]) -> str:
         "",
     ]
     return "\n".join(lines)
+
+
+def _way(decision: dict[str, Any]) -> str:
+    return "bootstrap" if decision["intervals"] in (None, BOOTSTRAP) else f"intervals by the {NORMAL},"
 
 
 def _repeats(decision: dict[str, Any]) -> str:

@@ -11,24 +11,49 @@ import numpy.typing as npt
 import pandas as pd
 
 from matchmaking.evidence.bootstrap import Floats, bootstrap_weights
+from matchmaking.evidence.influence import Draws, normal_draws, suits
 from matchmaking.evidence.metrics import LOWER_IS_BETTER, THRESHOLD
 from matchmaking.evidence.policy import Policy
 
 # values of a slice column with too few matches that are shown, those with the most; the others are counted
 _FEW_SHOWN = 20
-
-
-Draws = dict[str, tuple[Floats, Floats]]  # production's and candidate's, each (resamples,), by metric
+# how the sampling error was found, as the decision says it
+BOOTSTRAP, NORMAL = "bootstrap", "normal approximation of the bootstrap"
 
 
 def draw(
+    scores: pd.DataFrame,
+    scorers: list[Callable[[Floats], dict[str, Floats]]],
+    values: dict[str, dict[str, float]],
+    resamples: int,
+    seed: int,
+) -> tuple[Draws, str]:
+    """Both models' metrics in each resample, and how they were found: `BOOTSTRAP`, or `NORMAL` of very many rows.
+
+    Args:
+        scores: `match`, `production`, `candidate` and `group`, the latter as numbers 0, 1, ...
+        scorers: of both models.
+        values: both models' metrics.
+        resamples: how many.
+        seed: of the drawing.
+    """
+    match, group = scores["match"].to_numpy(), scores["group"].to_numpy()
+    rng = np.random.default_rng(seed)
+    if suits(match, group):
+        models = [scores[model].to_numpy() for model in values]
+        if (drawn := normal_draws(match, group, models, [*values.values()], resamples, rng)) is not None:
+            return drawn, NORMAL
+    return resampled(match, group, scorers, resamples, rng), BOOTSTRAP
+
+
+def resampled(
     match: npt.NDArray[Any],
     group: npt.NDArray[np.intp],
     scorers: list[Callable[[Floats], dict[str, Floats]]],
     resamples: int,
     rng: np.random.Generator,
 ) -> Draws:
-    """Both models' metrics in each resample."""
+    """Both models' metrics in each resample of the rows."""
     blocks = [[score(weights) for score in scorers] for weights in bootstrap_weights(match, resamples, rng, group)]
     old, new = ({name: np.concatenate([b[i][name] for b in blocks]) for name in blocks[0][i]} for i in (0, 1))
     return {name: (old[name], new[name]) for name in old}
