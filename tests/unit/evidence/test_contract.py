@@ -89,6 +89,29 @@ def test_probabilities_agree_to_a_millionth(
     assert passed is not broken, detail
 
 
+def test_many_rows_are_asked_in_large_batches(
+    service: contract.Service, pairs: pd.DataFrame, probabilities: np.ndarray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[tuple[int, int]] = []
+
+    class Counting(contract.Service):
+        def probabilities(self, pairs: pd.DataFrame, batch_size: int = 32) -> np.ndarray:
+            asked.append((len(pairs), batch_size))
+            return super().probabilities(pairs, batch_size)
+
+    counting = Counting(service.model, service.encoder, service.scaler)
+    assert contract._same_probabilities(counting, pairs, probabilities)[0]
+    monkeypatch.setattr(contract, "IN_SMALL_BATCHES", 100)
+    assert contract._same_probabilities(counting, pairs, probabilities)[0]
+    assert asked == [(300, 32), (100, 32), (200, 8192)]
+    # each row is compared still, the last of either kind too
+    for row in (0, 99, 100, 299):
+        other = probabilities.copy()
+        other[row] += 0.01
+        passed, detail = contract._same_probabilities(counting, pairs, other)
+        assert not passed and detail.startswith("300 rows, largest difference 1.0e-02")
+
+
 def test_a_payload_answered_otherwise_is_found(
     service: contract.Service, pairs: pd.DataFrame, probabilities: np.ndarray, monkeypatch: pytest.MonkeyPatch
 ) -> None:
