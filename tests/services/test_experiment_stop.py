@@ -16,6 +16,7 @@ from matchmaking import tracking
 from matchmaking.experiments.assignment import assign
 from matchmaking.experiments.gateway import read_gateway
 from matchmaking.model import production
+from mlops.local.gateway import change
 from tests.experiment_fixtures import DEFINITION, record_earlier, write_logs
 from tests.services.load import PAYLOAD, Answer, ask, run_load
 from tests.services.running_experiment import MLOPS, RATE, Experiment, Models, nginx
@@ -133,3 +134,23 @@ def test_the_stop_that_nobody_watches_takes_its_own_experiment_alone(
     gateway.end()
     ended = gateway.mlops("stop", "--experiment", NAME)
     assert ended.returncode == 0 and "isn't running" in ended.stdout
+
+
+def test_a_stop_that_was_cut_off_is_completed_by_the_next(harmed: tuple[Experiment, list[str]]) -> None:
+    """Between the record and nginx, which then says off and does something else."""
+    gateway, _ = harmed
+    right, wrong = gateway.answer("champion"), gateway.answer("challenger")
+    theirs = next(f"c-{n}" for n in range(100) if assign(NAME, f"c-{n}", 50) == "challenger")
+
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("mlops.local.gateway._check", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            change(gateway.folder, "off", 0.0, print)
+    assert read_gateway(gateway.folder / "gateway.yaml").mode == "off"
+    assert asyncio.run(ask(gateway.port, theirs, PAYLOAD)) == (200, wrong)
+    # as the next run's command, and as a person would
+    assert gateway.mlops("stop", "--experiment", NAME).returncode == 0
+    assert asyncio.run(ask(gateway.port, theirs, PAYLOAD)) == (200, right)
