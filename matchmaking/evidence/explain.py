@@ -56,7 +56,8 @@ def explain(decision: dict[str, Any]) -> str:
 
 
 def _way(decision: dict[str, Any]) -> str:
-    return "bootstrap" if decision["intervals"] in (None, BOOTSTRAP) else f"intervals by the {NORMAL},"
+    # those of earlier versions don't say it: they always resampled
+    return "bootstrap" if decision.get("intervals") in (None, BOOTSTRAP) else f"intervals by the {NORMAL},"
 
 
 def _repeats(decision: dict[str, Any]) -> str:
