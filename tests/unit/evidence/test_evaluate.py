@@ -91,7 +91,12 @@ def test_drift_says_the_same_whether_all_pairs_are_scored_or_those_that_it_looks
     rows = {"reference": 2_500, "current": 2_500} if self_comparison else {"reference": 5_000, "current": 4_000}
     assert result["rows"] == rows
     assert result["rows_used"] == {"reference": 1_600, "current": 1_600} == dict.fromkeys(rows, rows_in(first))
-    assert result == compared("reference all", "current all")
+    expected = compared("reference all", "current all")
+    # a score's last bit may hang on the batch it is asked for in
+    statistics = [part["columns"][-1].pop("statistic") for part in (result, expected)]
+    assert statistics[0] == pytest.approx(statistics[1], abs=1e-8)
+    assert result["columns"][-1]["column"] == "score"
+    assert result == expected
     # where none is left out, all are there
     monkeypatch.setattr(drawn, "MAX_ROWS", 5_000)
     score_files(*given, incumbent, first, second, self_comparison=self_comparison, seed=3)
