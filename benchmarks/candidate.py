@@ -64,8 +64,7 @@ def fresh_logits(rows: int, recipe: train.Recipe) -> tuple[np.ndarray, np.ndarra
     # as production's: fitted on other rows
     encoder, scaler = features.fit_encoders(generate(9_600, seed=99))
     inputs, unseen = (features.encode(each, encoder, scaler) for each in (pairs, fresh))
-    widths = [len(known) for known in encoder.categories_]
-    trained, record = train.train(inputs, pairs["match"].to_numpy(np.float32), widths, recipe)
+    trained, record = train.train(inputs, pairs["match"].to_numpy(np.float32), encoder.categories_, recipe)
     served = trained.predict(unseen, batch_size=8192, verbose=0).ravel().astype(float).clip(1e-7, 1 - 1e-7)
     return logit(served), true_probability(fresh), record
 

@@ -39,7 +39,7 @@ class Recipe:
         embedding: numbers that stand for a category.
         hidden: units of the layers behind the products, from first to last.
         dropout: share of the hidden units that a step leaves out.
-        weight_decay: L2 penalty of the hidden layers' weights; a tenth of it is that of the embeddings'.
+        weight_decay: L2 penalty of all weights but the last layer's.
 
     Where one from `epochs` on is 0, or without layers, it is the algorithm's own: see `completed`. From `members` on
     they are those of `interactions` alone.

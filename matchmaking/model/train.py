@@ -1,9 +1,8 @@
 """The candidate: a small ensemble of factorised-interaction networks, or the plain dense recipe of old.
 
 Whether a pair matches hangs on how fields fit together (the lawyer's field and the kind of case, the lawyer's city and
-the client's), which a dense network has to discover in one-hot columns. `interactions` gives it those products: every
-categorical field is embedded, and every pair of embeddings enters as a weighted inner product beside the numbers (a
-factorisation machine's second-order terms: Rendle, ICDM 2010; feeding a network: He & Chua, SIGIR 2017).
+the client's), which a dense network has to discover in one-hot columns. The networks of `interactions` are given it:
+see `members`.
 
 Several members train at once, each on all but its own fold, so that every training row has a prediction by a member
 that has not seen it. Those out-of-fold predictions choose the operating point: the test rows are never looked at.
@@ -14,10 +13,9 @@ members first, matching the share of pairs above it, solving for the ensemble's 
 
 from __future__ import annotations
 
-import itertools
 import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -28,6 +26,7 @@ from matchmaking.base.errors import InputError, MlopsError
 from matchmaking.data.batches import batches, rows_in
 from matchmaking.model import ALGORITHMS, features, lineage, production
 from matchmaking.model.callbacks import progress, validate_averages
+from matchmaking.model.members import member_logits, thresholds
 from matchmaking.model.operating_point import right_at_one_half
 from matchmaking.model.predict import prepare_tensorflow
 from matchmaking.model.recipe import DENSE_DROPOUT, MIN_STEPS, Recipe, completed
@@ -117,8 +116,7 @@ def train_candidate(
             files.copy_file(production_dir / name, out_dir / name)
     read = batches(train_path, what="encoded")
     inputs = features.compact(read, rows_in(train_path), encoders.encoder, encoders.scaler)
-    widths = [len(known) for known in encoders.encoder.categories_]
-    model, training = train(inputs, inputs.match, widths, recipe)
+    model, training = train(inputs, inputs.match, encoders.encoder.categories_, recipe)
     model.save(out_dir / production.MODEL, include_optimizer=False)
     if lineage_path is not None and (known := lineage.read_lineage(lineage_path)):
         lineage.write_lineage(out_dir / production.MODEL, known)
@@ -135,14 +133,15 @@ def encoders_for(train_path: Path, production_dir: Path) -> production.Encoders:
 
 
 def train(
-    inputs: features.Compact | np.ndarray, match: np.ndarray, widths: list[int], recipe: Recipe
+    inputs: features.Compact | np.ndarray, match: np.ndarray, categories: Sequence[Sequence[str]], recipe: Recipe
 ) -> tuple[keras.Model, Training]:
     """Trains a model that is right at 0.5.
 
     Args:
         inputs: of each row, as `features.compact` gives them, or float32 of shape (rows, 47).
         match: float32 of 0 and 1, shape (rows,).
-        widths: columns of each categorical field's one-hot block, in order; the rest are numbers.
+        categories: the names of each field's one-hot columns, as production's encoder has them; the other inputs are
+            numbers.
         recipe: how to train.
 
     Returns:
@@ -163,7 +162,7 @@ def train(
     tf.config.experimental.enable_op_determinism()
     if recipe.algorithm == "dense":
         return _train_dense(inputs, match, recipe)
-    return _train_interactions(inputs, match, widths, recipe)
+    return _train_interactions(inputs, match, categories, recipe)
 
 
 def choose_operating_point(match: np.ndarray, probability: np.ndarray, recall_weight: float = RECALL_WEIGHT) -> float:
@@ -182,12 +181,13 @@ def choose_operating_point(match: np.ndarray, probability: np.ndarray, recall_we
 
 
 def _train_interactions(
-    inputs: features.Compact | np.ndarray, match: np.ndarray, widths: list[int], recipe: Recipe
+    inputs: features.Compact | np.ndarray, match: np.ndarray, categories: Sequence[Sequence[str]], recipe: Recipe
 ) -> tuple[keras.Model, Training]:
     import keras
     from sklearn.model_selection import StratifiedKFold
 
-    logits = _member_logits(widths, recipe)
+    numbers = inputs.numbers if isinstance(inputs, features.Compact) else inputs[:, sum(map(len, categories)) :]
+    logits = member_logits(categories, thresholds(numbers), recipe)
     rows = len(match)
     fold = np.empty(rows, dtype=np.int8)
     folds = StratifiedKFold(recipe.members, shuffle=True, random_state=recipe.seed)
@@ -202,11 +202,11 @@ def _train_interactions(
     model.compile(
         optimizer=keras.optimizers.Adam(schedule, use_ema=True, ema_momentum=momentum(epochs * steps)), loss=loss
     )
-    numbers = np.arange(rows, dtype=np.int32)
-    judged = numbers if rows <= JUDGED_ROWS else _drawn(rows, JUDGED_ROWS, recipe.seed)
+    every = np.arange(rows, dtype=np.int32)
+    judged = every if rows <= JUDGED_ROWS else _drawn(rows, JUDGED_ROWS, recipe.seed)
     if min(np.count_nonzero(match[judged] == label) for label in (0, 1)) < JUDGED_OF_A_CLASS:
-        judged = numbers
-    shown, of_each, drawn = numbers, dict[str, Any](), rows
+        judged = every
+    shown, of_each, drawn = every, dict[str, Any](), rows
     if rows > EPOCH_ROWS:
         # shuffled here, and not by Keras, so that an epoch goes on where the one before it ended
         shown = _drawn(rows, epochs * steps * recipe.batch_size, recipe.seed)
@@ -214,7 +214,7 @@ def _train_interactions(
     labels = counted(match, fold, held_out=False)
     fitted = model.fit(
         shown,
-        labels if shown is numbers else labels[shown],
+        labels if shown is every else labels[shown],
         validation_data=(judged, counted(match[judged], fold[judged], held_out=True)),
         validation_batch_size=8192,
         batch_size=recipe.batch_size,
@@ -223,8 +223,8 @@ def _train_interactions(
         callbacks=[validate_averages(model), progress(epochs)],
         **of_each,
     )
-    member_logits = model.predict(judged, batch_size=8192, verbose=0)[:, :, 0]
-    out_of_fold = 1 / (1 + np.exp(-member_logits[np.arange(len(judged)), fold[judged]].astype(float)))
+    predicted = model.predict(judged, batch_size=8192, verbose=0)[:, :, 0]
+    out_of_fold = 1 / (1 + np.exp(-predicted[np.arange(len(judged)), fold[judged]].astype(float)))
     if np.isnan(out_of_fold).any():
         raise Diverged(
             f"the training diverged, its loss is NaN; a learning rate below {recipe.learning_rate:g} may help"
@@ -304,51 +304,6 @@ def _fold_loss(members: int) -> tuple[Callable[..., np.ndarray], Callable[..., A
 def momentum(steps: int) -> float:
     """Of the running average of the weights in a training of so many optimiser steps; 0 keeps the last weights."""
     return MOMENTUM if steps >= MIN_STEPS else 0.0
-
-
-def _member_logits(widths: list[int], recipe: Recipe) -> keras.Model:
-    """(rows, 47) -> logits (rows, members, 1): the members side by side, none sharing a weight with another."""
-    import keras
-    from keras import layers
-
-    members, embedding = recipe.members, recipe.embedding
-    decay = keras.regularizers.L2(recipe.weight_decay)
-    light = keras.regularizers.L2(recipe.weight_decay / 10)
-    # products of embeddings start at a saddle when the embeddings start near zero
-    spread = keras.initializers.RandomNormal(stddev=0.5)
-    inputs = keras.Input((features.INPUT_WIDTH,), name="inputs")
-    columns = layers.Reshape((features.INPUT_WIDTH, 1))(inputs)
-
-    def block(start: int, width: int) -> Any:
-        return layers.Flatten()(layers.Cropping1D((start, features.INPUT_WIDTH - start - width))(columns))
-
-    starts = np.concatenate([[0], np.cumsum(widths)])
-    # (rows, members, 1, embedding) each
-    embedded = [
-        layers.EinsumDense(
-            "bi,mfik->bmfk", output_shape=(members, 1, embedding), kernel_initializer=spread, kernel_regularizer=light
-        )(block(int(start), width))
-        for start, width in zip(starts, widths, strict=False)
-    ]
-    # every pair once, and all pairs in one multiplication: many small operations would cost more than their sums
-    pairs = list(itertools.combinations(range(len(widths)), 2))
-    left, right = (layers.Concatenate(axis=2)([embedded[pair[side]] for pair in pairs]) for side in (0, 1))
-    products = layers.EinsumDense(
-        "bmpk,mpk->bmp", output_shape=(members, len(pairs)), kernel_initializer="ones", kernel_regularizer=light
-    )(layers.Multiply()([left, right]))
-    numbers = layers.RepeatVector(members)(block(int(starts[-1]), features.INPUT_WIDTH - int(starts[-1])))
-    hidden = layers.Concatenate()([products, numbers])
-    for units in recipe.hidden:
-        hidden = layers.EinsumDense(
-            "bmd,mdh->bmh",
-            output_shape=(members, units),
-            bias_axes="mh",
-            activation="swish",
-            kernel_regularizer=decay,
-        )(hidden)
-        hidden = layers.Dropout(recipe.dropout)(hidden)
-    logit = layers.EinsumDense("bmd,mdh->bmh", output_shape=(members, 1), bias_axes="mh", name="member_logits")(hidden)
-    return keras.Model(inputs, logit, name="members")
 
 
 def _train_dense(

@@ -77,11 +77,11 @@ def trial_file(train_path: Path, production_dir: Path, proposed: Sequence[Recipe
     keys, match = keys[drawn], match[drawn]
     blocks = draw_blocks(keys, match, proposed[0].seed)
     inputs = features.compact(_rows(train_path, drawn), len(match), encoders.encoder, encoders.scaler)
-    widths = [len(known) for known in encoders.encoder.categories_]
+    categories = encoders.encoder.categories_
     found = []
     for number in numbers:
         print(f"trial {number}: {changes(proposed[number], proposed[0]) or 'the default recipe'}", flush=True)
-        scores = _apart(out_of_fold, inputs, match, blocks, widths, proposed[number])
+        scores = _apart(out_of_fold, inputs, match, blocks, categories, proposed[number])
         if not scores["epochs"]:
             if number == 0:
                 raise Diverged("a training of the default recipe diverged: there is nothing to compare others with")
@@ -143,7 +143,7 @@ def draw_blocks(keys: Keys, match: np.ndarray, seed: int) -> np.ndarray:
 
 
 def out_of_fold(
-    inputs: features.Compact, match: np.ndarray, blocks: np.ndarray, widths: list[int], recipe: Recipe
+    inputs: features.Compact, match: np.ndarray, blocks: np.ndarray, categories: Sequence[Sequence[str]], recipe: Recipe
 ) -> dict[str, Any]:
     """A recipe's scores on pairs that its trainings have not seen.
 
@@ -151,7 +151,7 @@ def out_of_fold(
         inputs: of each row.
         match: float32 of 0 and 1, shape (rows,).
         blocks: as `draw_blocks` gives them.
-        widths: as for `train`.
+        categories: as for `train`.
         recipe: what is tried.
 
     Returns:
@@ -170,7 +170,7 @@ def out_of_fold(
             held_out = blocks % FOLDS == fold
             seen, unseen = np.flatnonzero(~held_out), np.flatnonzero(held_out)
             seed = (recipe.seed + fold) % (MAX_SEED + 1)
-            model, training = train(inputs.take(seen), match[seen], widths, replace(recipe, seed=seed))
+            model, training = train(inputs.take(seen), match[seen], categories, replace(recipe, seed=seed))
             logits = as_found(_logits(model, inputs, unseen), training.operating_point)
             labels = match[unseen]
             loss = np.logaddexp(0, logits) - labels * logits

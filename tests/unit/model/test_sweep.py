@@ -94,12 +94,12 @@ def test_of_many_pairs_some_are_drawn_and_copies_together(monkeypatch: pytest.Mo
 
 
 @pytest.fixture(scope="module")
-def encoded() -> tuple[features.Compact, np.ndarray, list[int]]:
+def encoded() -> tuple[features.Compact, np.ndarray, list[np.ndarray]]:
     pairs = generate(800, seed=1)
     encoder, scaler = features.fit_encoders(generate(3_000, seed=2))
     inputs = features.compact([pairs], len(pairs), encoder, scaler)
     keys = pair_keys(pairs)
-    return inputs, trial.draw_blocks(keys, inputs.match, 0), [len(known) for known in encoder.categories_]
+    return inputs, trial.draw_blocks(keys, inputs.match, 0), encoder.categories_
 
 
 def test_some_rows_are_those_rows(encoded: Any) -> None:
@@ -113,12 +113,12 @@ def test_scores_are_of_pairs_that_no_training_has_seen(encoded: Any, monkeypatch
     """Labels that nothing explains can be learned by heart, and not be predicted."""
     # half the trainings
     monkeypatch.setattr(trial, "FOLDS", 2)
-    inputs, blocks, widths = encoded
+    inputs, blocks, categories = encoded
     chance = np.random.default_rng(0).permutation(inputs.match)
     learner = recipe.Recipe(
         seed=0, epochs=8, learning_rate=0.02, members=2, embedding=16, hidden=(64, 32), dropout=1e-6
     )
-    scores = trial.out_of_fold(inputs, chance, blocks, widths, learner)
+    scores = trial.out_of_fold(inputs, chance, blocks, categories, learner)
     assert 0.38 < scores["roc_auc"] < 0.62
     assert len(scores["block_losses"]) == BLOCKS and min(scores["block_losses"]) > 0
     assert scores["cpu_seconds"] > 0 and scores["epochs"] == 8

@@ -30,31 +30,33 @@ QUICK = Recipe(epochs=2, batch_size=256)
 
 
 @pytest.fixture(scope="module")
-def training(incumbent: Path) -> tuple[np.ndarray, np.ndarray, list[int]]:
+def training(incumbent: Path) -> tuple[np.ndarray, np.ndarray, list[np.ndarray]]:
     pairs = generate(1_500, seed=5)
     encoders = production.read_encoders(incumbent)
-    widths = [len(known) for known in encoders.encoder.categories_]
+    categories = encoders.encoder.categories_
     inputs = features.encode(pairs, encoders.encoder, encoders.scaler)
-    return inputs, pairs["match"].to_numpy(np.float32), widths
+    return inputs, pairs["match"].to_numpy(np.float32), categories
 
 
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
-def test_the_same_seed_gives_the_same_model(training: tuple[np.ndarray, np.ndarray, list[int]], algorithm: str) -> None:
-    inputs, match, widths = training
+def test_the_same_seed_gives_the_same_model(
+    training: tuple[np.ndarray, np.ndarray, list[np.ndarray]], algorithm: str
+) -> None:
+    inputs, match, categories = training
 
     def fit(seed: int) -> np.ndarray:
-        trained, _ = train(inputs, match, widths, replace(QUICK, algorithm=algorithm, seed=seed))
+        trained, _ = train(inputs, match, categories, replace(QUICK, algorithm=algorithm, seed=seed))
         return trained.predict(inputs[:200], verbose=0)
 
     np.testing.assert_array_equal(fit(1), fit(1))
     assert np.abs(fit(1) - fit(2)).max() > 1e-3
 
 
-def test_the_operating_point_becomes_one_half(training: tuple[np.ndarray, np.ndarray, list[int]]) -> None:
+def test_the_operating_point_becomes_one_half(training: tuple[np.ndarray, np.ndarray, list[np.ndarray]]) -> None:
     import keras
 
-    inputs, match, widths = training
-    trained, record = train(inputs, match, widths, replace(QUICK, epochs=20))
+    inputs, match, categories = training
+    trained, record = train(inputs, match, categories, replace(QUICK, epochs=20))
     members = keras.Model(trained.input, trained.get_layer("member_logits").output)
     logit = members.predict(inputs, verbose=0)[:, :, 0].mean(axis=1)
     unshifted = 1 / (1 + np.exp(-logit))
@@ -116,21 +118,21 @@ def test_the_saved_candidate_is_a_drop_in(incumbent: Path, tmp_path: Path) -> No
 
 
 def test_more_rows_mean_fewer_passes(
-    training: tuple[np.ndarray, np.ndarray, list[int]], monkeypatch: pytest.MonkeyPatch
+    training: tuple[np.ndarray, np.ndarray, list[np.ndarray]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    inputs, match, widths = training
+    inputs, match, categories = training
     monkeypatch.setattr("matchmaking.model.train.MAX_STEPS", 24)
-    _, record = train(inputs, match, widths, Recipe(epochs=30, batch_size=256))
+    _, record = train(inputs, match, categories, Recipe(epochs=30, batch_size=256))
     assert record.recipe.epochs == 4  # 24 steps of 6 batches
     assert len(record.history["loss"]) == 4
 
 
 def test_of_many_rows_an_epoch_goes_on_where_the_one_before_it_ended(
-    training: tuple[np.ndarray, np.ndarray, list[int]], monkeypatch: pytest.MonkeyPatch
+    training: tuple[np.ndarray, np.ndarray, list[np.ndarray]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     import keras
 
-    inputs, match, widths = training
+    inputs, match, categories = training
     given: list[tuple[np.ndarray, int]] = []
     fit = keras.Model.fit
 
@@ -143,7 +145,7 @@ def test_of_many_rows_an_epoch_goes_on_where_the_one_before_it_ended(
     recipe = Recipe(epochs=3, batch_size=128)
     for epoch_rows, drawn, steps in ((1_500, 1_500, 36), (700, 1_500, 18), (384, 1_152, 9), (300, 1_152, 9)):
         monkeypatch.setattr("matchmaking.model.train.EPOCH_ROWS", epoch_rows)
-        _, record = train(inputs, match, widths, recipe)
+        _, record = train(inputs, match, categories, recipe)
         assert (record.rows, record.drawn, record.recipe.epochs) == (1_500, drawn, 3)
         shown, ran = given.pop()
         assert ran == steps
@@ -155,16 +157,16 @@ def test_of_many_rows_an_epoch_goes_on_where_the_one_before_it_ended(
 
 
 def test_of_many_rows_some_choose_the_operating_point(
-    training: tuple[np.ndarray, np.ndarray, list[int]], monkeypatch: pytest.MonkeyPatch
+    training: tuple[np.ndarray, np.ndarray, list[np.ndarray]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    inputs, match, widths = training
-    whole, all_judged = train(inputs, match, widths, Recipe())
+    inputs, match, categories = training
+    whole, all_judged = train(inputs, match, categories, Recipe())
     monkeypatch.setattr("matchmaking.model.train.JUDGED_ROWS", 1_000)
     # too few matches among those: all are asked
-    _, as_all = train(inputs, match, widths, Recipe())
+    _, as_all = train(inputs, match, categories, Recipe())
     assert as_all == all_judged
     monkeypatch.setattr("matchmaking.model.train.JUDGED_OF_A_CLASS", 10)
-    judged_by_some, some_judged = train(inputs, match, widths, Recipe())
+    judged_by_some, some_judged = train(inputs, match, categories, Recipe())
     # the training is the same, what it is judged on isn't
     assert some_judged.history["loss"] == all_judged.history["loss"]
     members = [model.get_layer("member_logits").get_weights()[0] for model in (whole, judged_by_some)]
@@ -191,10 +193,10 @@ def test_the_operating_point_suits_the_ensemble(incumbent: Path) -> None:
     F-beta is that expected over the labels, so that the fresh pairs add no chance of their own.
     """
     encoders = production.read_encoders(incumbent)
-    widths = [len(known) for known in encoders.encoder.categories_]
+    categories = encoders.encoder.categories_
     pairs, fresh = generate(4_800, seed=11), generate(30_000, seed=12)
     inputs, unseen = (features.encode(each, encoders.encoder, encoders.scaler) for each in (pairs, fresh))
-    trained, _ = train(inputs, pairs["match"].to_numpy(np.float32), widths, Recipe())
+    trained, _ = train(inputs, pairs["match"].to_numpy(np.float32), categories, Recipe())
     served = trained.predict(unseen, batch_size=8192, verbose=0).ravel()
     order = np.argsort(-served, kind="stable")
     true = true_probability(fresh)
@@ -203,7 +205,7 @@ def test_the_operating_point_suits_the_ensemble(incumbent: Path) -> None:
     assert fbeta.max() - fbeta[np.count_nonzero(served >= 0.5) - 1] < 0.004
 
 
-def test_an_unknown_algorithm_is_refused(training: tuple[np.ndarray, np.ndarray, list[int]]) -> None:
+def test_an_unknown_algorithm_is_refused(training: tuple[np.ndarray, np.ndarray, list[np.ndarray]]) -> None:
     with pytest.raises(InputError, match="--algorithm forest"):
         train(*training, replace(QUICK, algorithm="forest"))
 
@@ -215,12 +217,12 @@ def test_a_file_keras_cannot_load_is_refused(tmp_path: Path) -> None:
 
 
 def test_each_row_is_predicted_by_a_member_that_has_not_seen_it(
-    training: tuple[np.ndarray, np.ndarray, list[int]],
+    training: tuple[np.ndarray, np.ndarray, list[np.ndarray]],
 ) -> None:
     """Labels by chance can be learned by heart and not be predicted: who has seen a row is found out."""
-    inputs, _, widths = training
+    inputs, _, categories = training
     match = np.random.default_rng(0).integers(0, 2, 200).astype(np.float32)
-    trained, record = train(inputs[:200], match, widths, Recipe(epochs=150))
+    trained, record = train(inputs[:200], match, categories, Recipe(epochs=150))
     learned = (trained.predict(inputs[:200], verbose=0).ravel() >= 0.5) == match
     assert learned.mean() > 0.7  # by the three members in four that have seen it
     # of guesses, the highest F-beta is that of always saying yes
@@ -231,13 +233,15 @@ def test_each_row_is_predicted_by_a_member_that_has_not_seen_it(
     assert record.history["val_loss"][-1] > 0.69 > record.history["loss"][-1]
 
 
-def test_the_curve_is_that_of_the_weights_that_are_kept(training: tuple[np.ndarray, np.ndarray, list[int]]) -> None:
+def test_the_curve_is_that_of_the_weights_that_are_kept(
+    training: tuple[np.ndarray, np.ndarray, list[np.ndarray]],
+) -> None:
     import keras
     from sklearn.model_selection import StratifiedKFold
 
-    inputs, match, widths = training
+    inputs, match, categories = training
     recipe = Recipe(epochs=3, seed=3)
-    trained, record = train(inputs, match, widths, recipe)
+    trained, record = train(inputs, match, categories, recipe)
     members = keras.Model(trained.input, trained.get_layer("member_logits").output)
     logits = members.predict(inputs, verbose=0)[:, :, 0]
     folds = StratifiedKFold(MEMBERS, shuffle=True, random_state=recipe.seed).split(inputs, match)
@@ -253,12 +257,12 @@ def test_few_rows_are_no_reason_to_do_worse_than_the_old_recipe(incumbent: Path)
     from sklearn.metrics import average_precision_score
 
     encoders = production.read_encoders(incumbent)
-    widths = [len(known) for known in encoders.encoder.categories_]
+    categories = encoders.encoder.categories_
     pairs, fresh = generate(800, seed=11), generate(10_000, seed=12)
     inputs, unseen = (features.encode(each, encoders.encoder, encoders.scaler) for each in (pairs, fresh))
     found = {}
     for algorithm in ALGORITHMS:
-        trained, _ = train(inputs, pairs["match"].to_numpy(np.float32), widths, Recipe(algorithm))
+        trained, _ = train(inputs, pairs["match"].to_numpy(np.float32), categories, Recipe(algorithm))
         found[algorithm] = average_precision_score(fresh["match"], trained.predict(unseen, verbose=0).ravel())
     assert found["interactions"] > found["dense"] + 0.02, found
 
@@ -268,10 +272,10 @@ def average_precision(incumbent: Path, rows: int, recipe: Recipe) -> float:
     from sklearn.metrics import average_precision_score
 
     encoders = production.read_encoders(incumbent)
-    widths = [len(known) for known in encoders.encoder.categories_]
+    categories = encoders.encoder.categories_
     pairs, fresh = generate(rows, seed=17), generate(10_000, seed=12)
     inputs, unseen = (features.encode(each, encoders.encoder, encoders.scaler) for each in (pairs, fresh))
-    trained, _ = train(inputs, pairs["match"].to_numpy(np.float32), widths, recipe)
+    trained, _ = train(inputs, pairs["match"].to_numpy(np.float32), categories, recipe)
     return float(average_precision_score(fresh["match"], trained.predict(unseen, verbose=0).ravel()))
 
 
