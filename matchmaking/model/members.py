@@ -102,8 +102,20 @@ def member_logits(categories: Sequence[Sequence[str]], edges: Sequence[np.ndarra
     told = [numbers, _same_name(one_hot[first], one_hot[second], categories[first], categories[second])]
     if any(len(each) > 1 for each in edges):
         told.append(_bins(numbers, edges))
-    hidden = layers.Concatenate()([products, combined, layers.RepeatVector(members)(layers.Concatenate()(told))])
-    for units in recipe.hidden:
+    # the first layer, of what all members are told and of what each finds: in two parts, so as not to repeat the former
+    units, *further = recipe.hidden
+    hidden = layers.Add()(
+        [
+            layers.EinsumDense("bd,mdh->bmh", output_shape=(members, units), kernel_regularizer=decay)(
+                layers.Concatenate()(told)
+            ),
+            layers.EinsumDense("bmd,mdh->bmh", output_shape=(members, units), bias_axes="mh", kernel_regularizer=decay)(
+                layers.Concatenate()([products, combined])
+            ),
+        ]
+    )
+    hidden = layers.Dropout(recipe.dropout)(layers.Activation("swish")(hidden))
+    for units in further:
         hidden = layers.EinsumDense(
             "bmd,mdh->bmh",
             output_shape=(members, units),
