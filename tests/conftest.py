@@ -87,7 +87,7 @@ def sample_csv(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def incumbent(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A production folder of our own: the dense recipe on 3,000 generated pairs of another seed."""
+    """A production folder of our own: the dense recipe on 3,000 generated pairs of another seed, of little precision."""
     return once(tmp_path_factory, "incumbent", train_incumbent) / "production"
 
 
@@ -96,7 +96,7 @@ def train_incumbent(folder: Path) -> None:
     from matchmaking.model.train import train_candidate
 
     train = folder / "train.parquet"
-    generate(3_000, seed=2).to_parquet(train, index=False)
+    generate(3_000, seed=3).to_parquet(train, index=False)
     (folder / "none").mkdir()
     train_candidate(train, folder / "none", folder / "bundle", Recipe("dense", seed=0))
     served = folder / "production"
