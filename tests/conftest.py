@@ -87,7 +87,7 @@ def sample_csv(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def incumbent(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A production folder of our own: the dense recipe on 3,000 generated pairs of another seed, of little precision."""
+    """A production folder of our own, of little precision: the dense recipe on 3,000 other generated pairs."""
     return once(tmp_path_factory, "incumbent", train_incumbent) / "production"
 
 
