@@ -90,7 +90,7 @@ def member_logits(categories: Sequence[Sequence[str]], edges: Sequence[np.ndarra
     combined = layers.EinsumDense(
         "bij,mijo->bmo", output_shape=(members, 1), kernel_initializer="zeros", kernel_regularizer=decay
     )(
-        layers.Multiply()(
+        layers.Multiply(name="combinations")(
             [
                 layers.Reshape((len(categories[first]), 1))(one_hot[first]),
                 layers.Reshape((1, len(categories[second])))(one_hot[second]),

@@ -12,7 +12,7 @@ from matchmaking.model import ALGORITHMS
 # (epochs, batch size, learning rate) of each
 OWN = {"interactions": (30, 512, 8e-3), "dense": (30, 64, 1e-3)}
 # the architecture of `interactions`, chosen on out-of-fold predictions
-MEMBERS = 4
+MEMBERS = 3
 EMBEDDING = 8
 HIDDEN = (32, 16)
 DROPOUT = 0.3
@@ -35,7 +35,7 @@ class Recipe:
             millions a pass is over some of them, `train.EPOCH_ROWS`).
         batch_size: rows a step.
         learning_rate: the optimiser's first; it falls to 0 along a cosine (`interactions`).
-        members: networks whose mean logit is served; each is trained on all folds but its own.
+        members: networks whose mean logit is served, with that of trees; each is trained on all folds but its own.
         embedding: numbers that stand for a category.
         hidden: units of the layers behind the products, from first to last.
         dropout: share of the hidden units that a step leaves out.

@@ -38,7 +38,7 @@ def _one_of(*values: Any) -> Callable[[float], Any]:
 SPACE: dict[str, Callable[[float], Any]] = {
     "epochs": _between(1 / 2, 2),  # times those of the default recipe
     "learning_rate": _between(3e-3, 2e-2),
-    "members": _one_of(4, 6, 8),
+    "members": _one_of(3, 4, 6),
     "embedding": _one_of(4, 8, 12, 16),
     "hidden": _one_of((16, 8), (32, 16), (48, 24), (64, 32)),
     "dropout": _between(0.15, 0.5),
