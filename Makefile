@@ -22,9 +22,9 @@ CLUSTER ?= $(or $(shell cat $(WORK)/cluster 2>/dev/null),kind)
 ON_CLUSTER = CLUSTER=$(CLUSTER) WORK=$(WORK) $(IN_IMAGES) $(BIN)/python -m mlops.cluster
 # tests that run side by side, each with servers of its own: no more than four
 WORKERS ?= $(shell n=$$(nproc 2>/dev/null || getconf _NPROCESSORS_ONLN); echo $$((n < 4 ? n : 4)))
-# a file's tests stay together, as they share what was made for them; the folders that take long come first
 # a thread each: there are as many workers as processors, and libraries that take all of them wait for one another
 ONE_THREAD = OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 TF_NUM_INTRAOP_THREADS=1 TF_NUM_INTEROP_THREADS=1
+# a file's tests stay together, as they share what was made for them; the folders that take long come first
 PYTEST = $(ONE_THREAD) $(BIN)/pytest --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder
 KINDS := base trainer monitor client mlflow
 LOCK = uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-annotate \

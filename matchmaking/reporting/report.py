@@ -217,7 +217,7 @@ def _show_dashboard(page: Path, production_uri: str) -> None:
 
 
 # of the training record, what the summary has
-_TRAINING = ("recipe", "operating_point", "logit_shift", "sweep")
+_TRAINING = ("recipe", "operating_point", "logit_shift", "tree_weight", "sweep")
 
 
 def summarise(found: Mapping[str, Any], training: Mapping[str, Any] | None, **run: Any) -> Summary:

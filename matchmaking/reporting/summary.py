@@ -97,7 +97,8 @@ class Summary(Record):
     training: dict[str, Any] | None = Field(
         default=None,
         description="null but for retrain and sweep; `recipe`, `operating_point` (0..1), `logit_shift` (what "
-        "makes it 0.5); of sweep `sweep`, how the recipe was chosen: `chosen` (a trial's number), `why`, `trials`",
+        "makes it 0.5), `tree_weight` (0..1, of the boosted trees in the logit); of sweep `sweep`, how the recipe was "
+        "chosen: `chosen` (a trial's number), `why`, `trials`",
     )
     candidate_uri: str | None = Field(default=None, description="where the package is; null for none or a rejected one")
     production_sha256: Sha256s = Field(default=Sha256s(), description="`before` and `after`: sha256 by file name")
