@@ -3,8 +3,9 @@
     python -m benchmarks.laptop [--data FILE --production DIR] [--times 3]
 
 In turn: the plain scripts of `benchmarks.yardstick`, which do much less, in a process each; steps started anew, as in a
-cluster's pods; and steps forked from warm processes, as `mlops run` does it. The work folder is new each time, so
-MLflow's database is made each time too. Without --data it generates 12,000 pairs and bootstraps a production model.
+cluster's pods; steps forked from warm processes, as `mlops run` does it; and `mlops run all` (retrain, evaluate and
+monitor). The work folder is new each time, so MLflow's database is made each time too. Without --data it generates
+12,000 pairs and bootstraps a production model.
 """
 
 from __future__ import annotations
@@ -46,6 +47,7 @@ def main(
 ) -> None:
     """Prints the seconds of each run, and medians."""
     found: dict[tuple[str, str], list[float]] = {(how, pipeline): [] for how in HOW for pipeline in PIPELINES}
+    found["forked", "all"] = []
     with tempfile.TemporaryDirectory() as folder:
         base = Path(folder)
         if data is None or production is None:
@@ -60,13 +62,16 @@ def main(
                 work = base / f"{how}-{pipeline}-{number}"
                 given = [pipeline, how, str(data.resolve()), str(production.resolve()), str(work)]
                 begin = time.monotonic()
+                whole = [sys.executable, "-c", "from mlops.cli.app import main; main()", "run", "all", "--json"]
+                whole += ["--data", given[2], "--production", given[3], "--work-dir", given[4]]
                 ours = [sys.executable, "-m", "benchmarks.laptop", "once", *given]
                 script = [sys.executable, "-m", "benchmarks.yardstick", pipeline, *given[2:]]
                 # MLflow and TensorFlow tell a plain script's reader much
                 subprocess.run(
-                    script if how == "script" else ours,
+                    whole if pipeline == "all" else script if how == "script" else ours,
                     check=True,
-                    stderr=subprocess.DEVNULL if how == "script" else None,
+                    stdout=subprocess.DEVNULL if pipeline == "all" else None,
+                    stderr=subprocess.DEVNULL if how == "script" or pipeline == "all" else None,
                 )
                 found[how, pipeline].append(time.monotonic() - begin)
                 print(f"{pipeline:<10}{how:<8}{found[how, pipeline][-1]:6.1f} s", flush=True)
@@ -74,6 +79,7 @@ def main(
         medians = [statistics.median(found[how, pipeline]) for pipeline in PIPELINES]
         each = ", ".join(f"{pipeline} {median:.1f} s" for pipeline, median in zip(PIPELINES, medians, strict=True))
         print(f"{how:<8}{each}; together {sum(medians):.1f} s (medians of {times})")
+    print(f"run all {statistics.median(found['forked', 'all']):.1f} s")
 
 
 if __name__ == "__main__":

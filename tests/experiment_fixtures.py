@@ -47,12 +47,12 @@ def record_earlier(values: Mapping[str, Any]) -> str:
         return record.record(definition)
 
 
-def write_logs(folder: Path, gain: float, start: datetime = START) -> list[object]:
-    """A log of 3,000 clients in two parts, their outcomes, and the options that name them."""
+def write_logs(folder: Path, gain: float, start: datetime = START, clients: int = 3_000) -> list[object]:
+    """A log of so many clients, a line each, in two parts, their outcomes, and the options that name them."""
     rng = np.random.default_rng(0)
     lines, outcomes = [], []
-    for number in range(3_000):
-        unit, day = f"client-{number}", 15 * number / 3_000
+    for number in range(clients):
+        unit, day = f"client-{number}", 15 * number / clients
         arm = assign("embeddings-1", unit, 50)
         assert arm is not None
         line = {
@@ -73,8 +73,8 @@ def write_logs(folder: Path, gain: float, start: datetime = START) -> list[objec
         outcomes.append((unit, start + timedelta(days=day + 1), int(match), line["request"]))
     parts = folder / "exposures" / f"{start:%Y-%m-%d}"
     parts.mkdir(parents=True)
-    (parts / "0000-a.jsonl").write_text("\n".join(lines[:1_500]) + "\n")
-    (parts / "0001-b.jsonl").write_text("\n".join(lines[1_500:]) + "\n")
+    (parts / "0000-a.jsonl").write_text("\n".join(lines[: clients // 2]) + "\n")
+    (parts / "0001-b.jsonl").write_text("\n".join(lines[clients // 2 :]) + "\n")
     pd.DataFrame(outcomes, columns=["unit", "time", "match", "request"]).to_csv(folder / "outcomes.csv", index=False)
     until = (start + timedelta(days=25, hours=7)).isoformat()
     return ["--exposures", folder / "exposures", "--outcomes", folder / "outcomes.csv", "--until", until]
