@@ -67,7 +67,7 @@ $(SAMPLE)/pairs-$(ROWS)-$(SEED).csv: | setup
 
 # a first production model, from fewer pairs of an earlier time: an incumbent that can be beaten
 $(SAMPLE)/production/lawyer_match_model.h5: | setup
-	@$(BIN)/mlops data generate --rows 3000 --seed 1000 --out $(SAMPLE)/first-pairs.csv
+	@$(BIN)/mlops data generate --rows 1000 --seed 1000 --out $(SAMPLE)/first-pairs.csv
 	@$(BIN)/mlops bootstrap --data $(SAMPLE)/first-pairs.csv --production $(SAMPLE)/production --work-dir $(WORK)
 
 sample-production: $(SAMPLE)/production/lawyer_match_model.h5
