@@ -46,7 +46,7 @@ def test_the_quickstart(tmp_path: Path) -> None:
     said = " ".join((done.stdout + done.stderr).split())
     assert done.returncode == 0, said
     assert "The candidate is better than production" in said
-    # whether the scores' distance, .09, reaches their threshold, .1, is up to the processor production was trained on
+    # whether the scores' distance reaches their threshold, too, is up to the processor production was trained on
     assert re.search(r"these columns have: consultation_fee\.|\(score drifted\): consultation_fee, score\.", said)
     assert "A new month of pairs" in said
     assert "dashboard work/dashboard.html" in said and (clone / "work/dashboard.html").stat().st_size > 900_000
