@@ -5,6 +5,9 @@ steady rate, begun at their time whatever became of those before, each on a conn
 the gateway a tenth as many ask the champion directly, in between and so under the same load. What the gateway adds is
 less than what two requests differ by there, so it is measured once more afterwards, one request at a time, in turn
 through the gateway and directly: the difference of the two medians.
+
+The model is a dense net as production's is, made for it, unless `--champion` names another: two services with a
+candidate of ours, which takes four times as long, and the client are too much for two cores at that rate.
 """
 
 from __future__ import annotations
@@ -13,7 +16,6 @@ import argparse
 import asyncio
 import platform
 import shutil
-import signal
 import statistics
 import subprocess
 import sys
@@ -26,6 +28,7 @@ import psutil
 
 from matchmaking.experiments.exposures import read_exposures
 from mlops.local.gateway import change
+from tests.conftest import train_incumbent
 from tests.services.load import PAYLOAD, Answer, ask, load, milliseconds
 
 SERVICE = f"{sys.executable} -m tests.services.match_service {{models}} {{port}}"
@@ -38,6 +41,15 @@ async def both(gateway: int, champion: int, rate: float, seconds: float) -> tupl
     """The answers through the gateway, and those of the champion itself."""
     through, direct = load(gateway, rate, seconds), load(champion, rate / 10, seconds, offset=0.5 / rate)
     return tuple(await asyncio.gather(through, direct))  # type: ignore[return-value]
+
+
+def wait_for(port: int) -> None:
+    """Until a service answers: the gateway is there for callers before the challenger is."""
+    last = time.monotonic() + 60
+    while asyncio.run(ask(port, None, PAYLOAD))[0] != 200:
+        if time.monotonic() > last:
+            raise SystemExit(f"the service on port {port} doesn't answer")
+        time.sleep(0.1)
 
 
 async def in_turn(gateway: int, champion: int, pairs: int) -> float:
@@ -79,11 +91,13 @@ def measure(models: tuple[Path, Path], folder: Path, mode: str, share: float, ra
                 raise SystemExit("the experiment didn't start")
             if mode != "shadow":
                 change(folder, "off" if mode == "off" else "ab", share, lambda _: None)
+            wait_for(PORTS[2])
             asyncio.run(both(PORTS[0], PORTS[1], rate, 2))  # what is warmed up isn't counted
             through, direct = asyncio.run(both(PORTS[0], PORTS[1], rate, seconds))
             added = asyncio.run(in_turn(PORTS[0], PORTS[1], PAIRS))
         finally:
-            process.send_signal(signal.SIGINT)
+            # as Ctrl-C, which what a script started in the background doesn't notice
+            process.terminate()
             process.wait()
     errors = sum(each.status != 200 for each in through)
     own = sum(each.status != 200 for each in direct)
@@ -99,10 +113,7 @@ def measure(models: tuple[Path, Path], folder: Path, mode: str, share: float, ra
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    sample = Path("work/sample/production")
-    parser.add_argument(
-        "--champion", type=Path, default=sample, help="production's three files (make sample-production)"
-    )
+    parser.add_argument("--champion", type=Path, help="a folder of production's three files; a dense net, if left out")
     parser.add_argument("--challenger", type=Path, help="the champion's, if left out")
     parser.add_argument("--rate", type=float, default=200, help="requests a second through the gateway")
     parser.add_argument("--seconds", type=float, default=60)
@@ -117,8 +128,13 @@ def main() -> None:
     heads = ("mode", "requests", "errors", "errors, directly", "median directly", "median")
     print("| " + " | ".join((*heads, "p99 directly", "p99", "added, alone")) + " |\n|---|" + "---:|" * 8)
     with tempfile.TemporaryDirectory() as place:
+        champion = given.champion
+        if champion is None:
+            (Path(place) / "made").mkdir()
+            train_incumbent(Path(place) / "made")
+            champion = Path(place) / "made" / "production"
         models = [Path(place) / "champion", Path(place) / "challenger"]
-        for source, folder in zip((given.champion, given.challenger or given.champion), models, strict=True):
+        for source, folder in zip((champion, given.challenger or champion), models, strict=True):
             shutil.copytree(source, folder)
         for mode, share in MODES:
             measure((models[0], models[1]), Path(place) / mode, mode, share, given.rate, given.seconds)

@@ -181,7 +181,8 @@ def fit_encoders(pairs: pd.DataFrame | Iterable[pd.DataFrame]) -> tuple[Any, Any
         )
     most = max(WIDTHS.values())
     table = pd.DataFrame({column: (list(found) * most)[:most] for column, found in counts.items()})
-    return OneHotEncoder(handle_unknown="ignore").fit(table), scaler
+    # the service puts both in one array as they come, which a sparse matrix doesn't let it
+    return OneHotEncoder(handle_unknown="ignore", sparse_output=False).fit(table), scaler
 
 
 def _other_width(column: str, counts: pd.Series, width: int) -> str:

@@ -40,7 +40,6 @@ df["rating_availability"] = df["rating"] * df["availability"]
 df["budget_per_urgency"] = df["budget"] / (df["urgency_level"] + 1)
 df["fee_rating_ratio"] = df["consultation_fee"] / (df["rating"] + 0.1)
 one_hot = encoder.transform(df[["case_type", "location", "preferred_language", "specialization", "city"]].astype(str))
-one_hot = one_hot.toarray() if hasattr(one_hot, "toarray") else one_hot
 X = np.hstack([one_hot, scaler.transform(df[list(scaler.feature_names_in_)].astype(float))])
 p = model.predict(X, verbose=0).ravel()
 json.dump({"keras": keras.__version__, "sklearn": sklearn.__version__, "p": [float(v) for v in p]}, sys.stdout)

@@ -34,6 +34,14 @@ def test_encodes_row_by_row_as_written_down(incumbent: Path) -> None:
         np.testing.assert_allclose(inputs[index], [*hot, *scaled], atol=1e-5)
 
 
+def test_the_service_stacks_what_a_first_production_s_encoders_give() -> None:
+    pairs = generate(500, seed=0)
+    encoder, scaler = features.fit_encoders(pairs)
+    numbers = features.add_ratios(pairs)[list(NUMBERS)].astype(float)
+    served = np.hstack([encoder.transform(pairs[list(CATEGORICAL)].astype(str)), scaler.transform(numbers)])
+    np.testing.assert_allclose(encode(pairs, encoder, scaler), served, atol=1e-5)
+
+
 def test_an_unseen_category_is_all_zeros(incumbent: Path) -> None:
     encoders = production.read_encoders(incumbent)
     inputs = encode(generate(3, seed=0).assign(city="Ahmedabad"), encoders.encoder, encoders.scaler)
