@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import io
 import platform
 import shutil
 import statistics
@@ -22,6 +23,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
+from contextlib import redirect_stdout
 from pathlib import Path
 
 import psutil
@@ -125,14 +127,15 @@ def main() -> None:
     nginx = shutil.which("nginx", path="/usr/sbin:/usr/bin:/usr/local/sbin:/usr/local/bin") or "nginx"
     print(subprocess.run([nginx, "-v"], capture_output=True, text=True, check=True).stderr.strip())
     print(f"{given.rate:g} requests/s for {given.seconds:g} s, and a tenth of that asks the champion directly; ms\n")
-    heads = ("mode", "requests", "errors", "errors, directly", "median directly", "median")
-    print("| " + " | ".join((*heads, "p99 directly", "p99", "added, alone")) + " |\n|---|" + "---:|" * 8)
     with tempfile.TemporaryDirectory() as place:
         champion = given.champion
         if champion is None:
             (Path(place) / "made").mkdir()
-            train_incumbent(Path(place) / "made")
+            with redirect_stdout(io.StringIO()):
+                train_incumbent(Path(place) / "made")
             champion = Path(place) / "made" / "production"
+        heads = ("mode", "requests", "errors", "errors, directly", "median directly", "median")
+        print("| " + " | ".join((*heads, "p99 directly", "p99", "added, alone")) + " |\n|---|" + "---:|" * 8)
         models = [Path(place) / "champion", Path(place) / "challenger"]
         for source, folder in zip((champion, given.challenger or champion), models, strict=True):
             shutil.copytree(source, folder)

@@ -6,7 +6,6 @@ import fcntl
 import os
 import shutil
 import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -14,6 +13,7 @@ import pytest
 
 from matchmaking.data.sample import generate, generate_file
 from matchmaking.model import production
+from tests.warm_commands import Commands
 
 # before any test imports them: no telemetry, no start-up chatter
 os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
@@ -44,20 +44,11 @@ def real() -> Path:
 
 
 @pytest.fixture(scope="session")
-def mlops() -> Callable[..., subprocess.CompletedProcess[str]]:
-    """Runs the installed command line as a user does: `mlops(*args)`, 100 columns wide."""
-    script = Path(sys.executable).with_name("mlops")
-
-    def call(*args: object, **env: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            [str(script), *map(str, args)],
-            capture_output=True,
-            text=True,
-            env={**os.environ, "COLUMNS": "100", **env},
-            timeout=600,
-        )
-
-    return call
+def mlops() -> Iterator[Callable[..., subprocess.CompletedProcess[str]]]:
+    """Runs the command line as a user does: `mlops(*args)`, 100 columns wide, in a process of its own."""
+    commands = Commands()
+    yield commands
+    commands.close()
 
 
 def once(factory: pytest.TempPathFactory, name: str, make: Callable[[Path], None]) -> Path:

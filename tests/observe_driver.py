@@ -1,8 +1,10 @@
-"""Runs one step of `observe` or `experiment` as a pod would, and kills it at a chosen place.
+"""Runs steps of `observe` or `experiment` as pods would, each in a process of its own, and kills them where it is told.
 
-`python -m tests.observe_driver STEP FOLDER GIVEN [WRITES]`.
+`python -m tests.observe_driver` reads a JSON line a step: `step`, `folder`, `given`, `env` and `writes` (null: it isn't
+killed); and answers each with one: its exit `code`, and what it `said`. Steps are forked, so that not every one has to
+import what they all need.
 
-The step is the component's own function; its artifacts are folders below FOLDER, as between the attempts of a step.
+A step is the component's own function; its artifacts are folders below `folder`, as between the attempts of a step.
 """
 
 from __future__ import annotations
@@ -11,10 +13,17 @@ import json
 import os
 import signal
 import sys
+import tempfile
+import traceback
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 from components.run import function
+from mlops.local.warm import IMPORTS
+
+# seconds that a step may take
+PATIENCE = 300
 
 # what changes MLflow's records
 WRITES = ("create_run", "log_batch", "log_artifacts", "log_metric", "set_tag", "set_terminated")
@@ -96,5 +105,32 @@ def main(step: str, folder: Path, given: dict[str, Any], writes: int | None) -> 
         artifact.keep()
 
 
+def in_child(job: dict[str, Any]) -> dict[str, Any]:
+    """Runs a step in a fork."""
+    with tempfile.TemporaryFile("w+") as said:
+        child = os.fork()
+        if child == 0:
+            code = 1
+            try:
+                signal.alarm(PATIENCE)
+                os.dup2(said.fileno(), 1)
+                os.dup2(said.fileno(), 2)
+                os.environ.update(job["env"])
+                main(job["step"], Path(job["folder"]), job["given"], job["writes"])
+                code = 0
+            except BaseException:
+                traceback.print_exc()
+            finally:
+                sys.stdout.flush()
+                sys.stderr.flush()
+                os._exit(code)
+        _, status = os.waitpid(child, 0)
+        said.seek(0)
+        return {"code": os.waitstatus_to_exitcode(status), "said": said.read()}
+
+
 if __name__ == "__main__":
-    main(sys.argv[1], Path(sys.argv[2]), json.loads(sys.argv[3]), int(sys.argv[4]) if len(sys.argv) > 4 else None)
+    for name in dict.fromkeys((*IMPORTS["base"], *IMPORTS["report"], "boto3")):
+        import_module(name)
+    for line in sys.stdin:
+        print(json.dumps(in_child(json.loads(line))), flush=True)

@@ -14,7 +14,7 @@ from matchmaking import tracking
 from matchmaking.base.settings import EXPERIMENT
 from tests.experiment_fixtures import DEFINITION, UNTIL, record_earlier, write_logs
 from tests.services.conftest import S3, seaweedfs
-from tests.services.test_observe import records, step  # noqa: F401
+from tests.services.test_observe import Step, records, step  # noqa: F401
 from tests.services.test_tracking import NO_CREDENTIALS
 from tests.webhook import Hook
 
@@ -40,7 +40,12 @@ def logs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3]:
 
 # the record is the same few calls as that of `observe`, which is killed on the MLflow server too
 @pytest.mark.parametrize("records", ["sqlite"], indirect=True)
-def test_killed_at_each_step_it_is_told_once(logs: S3, records: dict[str, str], tmp_path: Path) -> None:  # noqa: F811
+def test_killed_at_each_step_it_is_told_once(
+    logs: S3,
+    records: dict[str, str],  # noqa: F811
+    step: Step,  # noqa: F811
+    tmp_path: Path,
+) -> None:
     with closing(Hook()) as hook:
         env = {**NO_CREDENTIALS, **logs.pipeline, "AWS_ENDPOINT_URL": logs.endpoint, **records}
         env["MLOPS_NOTIFY_URLS"] = hook.url

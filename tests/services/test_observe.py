@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -30,6 +29,7 @@ STAMP = "20250601T000000Z"
 # after how many changes of MLflow's records each step is killed: 0 stands for before it writes its files
 KILLED = {"collect": (1, 2, 3), "observe": (0,), "report": (1, 2, 5)}
 ROOT = Path(__file__).parents[2]
+Step = Callable[..., int]
 
 
 @pytest.fixture(scope="module")
@@ -61,17 +61,29 @@ def records(
         tracking.client.cache_clear()
 
 
-def step(name: str, folder: Path, given: dict[str, Any], env: dict[str, str], writes: int | None = None) -> int:
-    folder.mkdir(exist_ok=True)
-    command = [sys.executable, "-m", "tests.observe_driver", name, str(folder), json.dumps(given)]
-    command += [] if writes is None else [str(writes)]
-    done = subprocess.run(command, env={**os.environ, **env}, cwd=ROOT, capture_output=True, text=True, timeout=300)
-    assert done.returncode in (0, -signal.SIGKILL), done.stdout + done.stderr
-    return done.returncode
+@pytest.fixture(scope="module")
+def step() -> Iterator[Step]:
+    """Runs a step and gives its exit code: 0, or that it was killed."""
+    command = [sys.executable, "-m", "tests.observe_driver"]
+    with subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as driver:
+        assert driver.stdin and driver.stdout
+
+        def run(name: str, folder: Path, given: dict[str, Any], env: dict[str, str], writes: int | None = None) -> int:
+            assert driver.stdin and driver.stdout
+            folder.mkdir(exist_ok=True)
+            job = {"step": name, "folder": str(folder), "given": given, "env": env, "writes": writes}
+            driver.stdin.write(f"{json.dumps(job)}\n")
+            driver.stdin.flush()
+            done = json.loads(driver.stdout.readline())
+            assert done["code"] in (0, -signal.SIGKILL), done["said"]
+            return int(done["code"])
+
+        yield run
+        driver.stdin.close()
 
 
 def test_killed_at_each_step_no_point_is_twice_and_none_missing(
-    logs: S3, records: dict[str, str], tmp_path: Path
+    logs: S3, records: dict[str, str], step: Step, tmp_path: Path
 ) -> None:
     env = {**NO_CREDENTIALS, **logs.pipeline, "AWS_ENDPOINT_URL": logs.endpoint, **records}
     given: dict[str, Any] = {
