@@ -30,6 +30,9 @@ class Commands:
     """A process that runs `mlops`, for one that tests."""
 
     def __init__(self) -> None:
+        self._start()
+
+    def _start(self) -> None:
         # started here, no import of the current folder's gets in: `tests` is found, as in the tests themselves
         command = [sys.executable, "-m", "tests.warm_commands"]
         root = Path(__file__).parents[1]
@@ -39,6 +42,9 @@ class Commands:
 
     def __call__(self, *arguments: object, **env: str) -> subprocess.CompletedProcess[str]:
         """Runs the command line as a user does, 100 columns wide."""
+        if self.process.poll() is not None:
+            # what a run that is interrupted does, in the tests' own process, ends all children of that
+            self._start()
         assert self.process.stdin and self.process.stdout
         given = [*map(str, arguments)]
         with tempfile.TemporaryDirectory() as folder:
@@ -58,9 +64,9 @@ class Commands:
         return subprocess.CompletedProcess(["mlops", *given], code, *printed)
 
     def close(self) -> None:
-        assert self.process.stdin
-        self.process.stdin.close()
-        self.process.wait(60)
+        if self.process.poll() is None and self.process.stdin:
+            self.process.stdin.close()
+            self.process.wait(60)
 
 
 def call(job: dict[str, Any], nursery: warm.Nursery) -> int:
@@ -84,6 +90,9 @@ def become(job: dict[str, Any], nursery: warm.Nursery) -> None:
         os.environ.clear()
         os.environ.update(job["env"])
         os.chdir(job["folder"])
+        for stream in (sys.stdout, sys.stderr):
+            # read when an interpreter starts
+            stream.reconfigure(encoding=os.environ.get("PYTHONIOENCODING", "utf-8"))  # type: ignore[union-attr]
         tempfile.tempdir = None
 
         def shared(runner: str, pipeline: str) -> AbstractContextManager[warm.Nursery | None]:
