@@ -6,6 +6,7 @@ import fcntl
 import os
 import shutil
 import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -13,7 +14,8 @@ import pytest
 
 from matchmaking.data.sample import generate, generate_file
 from matchmaking.model import production
-from tests.warm_commands import Commands
+from mlops.local import warm
+from tests.warm_commands import PATIENCE, Commands
 
 # before any test imports them: no telemetry, no start-up chatter
 os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
@@ -46,9 +48,24 @@ def real() -> Path:
 @pytest.fixture(scope="session")
 def mlops() -> Iterator[Callable[..., subprocess.CompletedProcess[str]]]:
     """Runs the command line as a user does: `mlops(*args)`, 100 columns wide, in a process of its own."""
-    commands = Commands()
-    yield commands
-    commands.close()
+    if warm.SUPPORTED:
+        commands = Commands()
+        yield commands
+        commands.close()
+    else:
+        yield installed
+
+
+def installed(*args: object, **env: str) -> subprocess.CompletedProcess[str]:
+    """The installed command line, started anew."""
+    return subprocess.run(
+        [Path(sys.executable).with_name("mlops"), *map(str, args)],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "COLUMNS": "100", **env},
+        timeout=PATIENCE,
+        check=False,
+    )
 
 
 def once(factory: pytest.TempPathFactory, name: str, make: Callable[[Path], None]) -> Path:

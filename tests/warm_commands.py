@@ -30,21 +30,15 @@ class Commands:
     """A process that runs `mlops`, for one that tests."""
 
     def __init__(self) -> None:
-        self._start()
-
-    def _start(self) -> None:
         # started here, no import of the current folder's gets in: `tests` is found, as in the tests themselves
         command = [sys.executable, "-m", "tests.warm_commands"]
         root = Path(__file__).parents[1]
-        self.process = subprocess.Popen(
-            command, cwd=root, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, process_group=0
-        )
+        self.process = subprocess.Popen(command, cwd=root, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        # it goes on in a fork
+        assert self.process.wait(60) == 0
 
     def __call__(self, *arguments: object, **env: str) -> subprocess.CompletedProcess[str]:
         """Runs the command line as a user does, 100 columns wide."""
-        if self.process.poll() is not None:
-            # what a run that is interrupted does, in the tests' own process, ends all children of that
-            self._start()
         assert self.process.stdin and self.process.stdout
         given = [*map(str, arguments)]
         with tempfile.TemporaryDirectory() as folder:
@@ -64,9 +58,10 @@ class Commands:
         return subprocess.CompletedProcess(["mlops", *given], code, *printed)
 
     def close(self) -> None:
-        if self.process.poll() is None and self.process.stdin:
-            self.process.stdin.close()
-            self.process.wait(60)
+        """Ends it, and waits for that."""
+        assert self.process.stdin and self.process.stdout
+        self.process.stdin.close()
+        assert not self.process.stdout.read()
 
 
 def call(job: dict[str, Any], nursery: warm.Nursery) -> int:
@@ -127,4 +122,8 @@ def serve() -> None:
 
 
 if __name__ == "__main__":
+    # no child of the tests: what they run in their own process may end, or count, all children of that
+    if os.fork():
+        os._exit(0)
+    os.setsid()
     serve()
