@@ -133,7 +133,7 @@ bench-observe: setup ## whether estimates tell how production does before outcom
 bench-alerts: setup ## how often an alert is false, and in how many days a loss is told, on years of traffic
 	@$(BIN)/python -m benchmarks.alerts
 
-bench-gateway: setup ## what an experiment's gateway costs its callers, at 200 requests a second for a minute
+bench-gateway: dev ## what an experiment's gateway costs its callers, at 200 requests a second for a minute
 	@$(BIN)/python -m benchmarks.gateway
 
 bench-experiments: setup ## how often an experiment is wrong over 60 daily looks, and how soon it is right; SRM, guardrails
