@@ -3,8 +3,7 @@
 `python -m tests.warm_commands` reads a JSON line a call: `arguments`, `env`, `folder` (where it stands) and `said` (the
 files for standard output and error); and answers each with its exit code. A call is a process of its own, as a user's
 is, and so are its steps; but the processes that `mlops run` forks steps from are those of all calls here, as importing
-them takes longer than most of what a test runs. What depends on how a command begins has its own: tests/mlops, and the
-quickstart, run the installed script.
+them takes longer than most of what a test runs. Tests of how a command begins start the installed script themselves.
 """
 
 from __future__ import annotations
