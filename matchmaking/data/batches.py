@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import pandas as pd
@@ -23,6 +24,8 @@ BATCH = 16 * 8192
 # seconds from which a person wants to know that something happens, and between two lines of it
 SAID_AFTER = 2.0
 SAID_EVERY = 10.0
+
+Item = TypeVar("Item")
 
 
 class Progress:
@@ -46,6 +49,20 @@ class Progress:
             self.next = took + SAID_EVERY
             of = f" of {self.total:,}" if self.total else ""
             print(f"{self.what} {self.rows:,}{of} rows, {self.rows / took:,.0f} a second", flush=True)
+
+
+def ahead(items: Iterable[Item]) -> Generator[Item, None, None]:
+    """The same items, each made by a thread while the one before is used: Arrow and numpy leave the interpreter free.
+
+    One item more is held. What making one raises is raised where it would have been given.
+    """
+    end = object()
+    coming = iter(items)
+    with ThreadPoolExecutor(1) as thread:
+        following: Future[Any] = thread.submit(next, coming, end)
+        while (item := following.result()) is not end:
+            following = thread.submit(next, coming, end)
+            yield item
 
 
 def rows_in(path: Path) -> int:
@@ -89,7 +106,7 @@ def arrow_batches(path: Path, columns: Sequence[str] | None = None, what: str = 
 
     with pq.ParquetFile(path, read_dictionary=list(CATEGORICAL)) as file:
         progress = Progress(what, file.metadata.num_rows)
-        for batch in file.iter_batches(BATCH, columns=None if columns is None else list(columns)):
+        for batch in ahead(file.iter_batches(BATCH, columns=None if columns is None else list(columns))):
             yield batch
             progress.add(batch.num_rows)
 
@@ -154,12 +171,15 @@ def _whole(path: Path) -> pa.Table:
 
 
 class Writer:
-    """Writes a parquet file batch by batch; see `writing`."""
+    """Writes a parquet file batch by batch, by a thread while its caller makes the next ones; see `writing`."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self._writer: pa.parquet.ParquetWriter | None = None
         self._held: list[pa.Table] = []
+        self._thread = ThreadPoolExecutor(1)
+        # the row group that is being written: there is one at a time, so that no more are held
+        self._written: Future[None] | None = None
 
     def write(self, rows: pd.DataFrame | pa.Table) -> None:
         """Adds rows; the first ones say which columns and types there are, and what pandas notes beside them."""
@@ -194,8 +214,20 @@ class Writer:
             # row groups of BATCH rows are what `arrow_batches` gives again
             whole = rows_held - rows_held % BATCH
             for first in range(0, whole, BATCH):
-                self._writer.write_table(_row_group(held.slice(first, BATCH)))
+                self._write(held.slice(first, BATCH))
             self._held = [held.slice(whole)] if whole < rows_held else []
+
+    def _write(self, rows: pa.Table) -> None:
+        """Has the thread write a row group, once it has written the last one.
+
+        Raises:
+            OSError: that one couldn't be written.
+        """
+        writer = self._writer
+        assert writer is not None
+        if self._written is not None:
+            self._written.result()
+        self._written = self._thread.submit(lambda: writer.write_table(_row_group(rows)))
 
     def note(self, name: bytes, text: bytes) -> None:
         """Adds to the file's metadata, once there are rows."""
@@ -206,9 +238,13 @@ class Writer:
         """Writes what is held still."""
         import pyarrow as pa
 
-        if self._writer is not None:
+        with self._thread:
+            if self._writer is None:
+                return
             if self._held:
-                self._writer.write_table(_row_group(pa.concat_tables(self._held)))
+                self._write(pa.concat_tables(self._held))
+            if self._written is not None:
+                self._written.result()
             self._writer.close()
 
 

@@ -11,6 +11,7 @@ from typing import Any
 import pandas as pd
 
 from matchmaking.base.errors import InputError
+from matchmaking.data.batches import ahead
 from matchmaking.data.cells import MISSING, category, spelt_number
 from matchmaking.data.csv_file import (
     CsvFile,
@@ -95,7 +96,7 @@ class CsvRows:
         done = 0
         if self._plain:
             try:
-                for first, texts in self._read_plain():
+                for first, texts in ahead(self._read_plain()):
                     yield first, texts
                     done = first + len(next(iter(texts.values())))
                 return

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from matchmaking.base import files
-from matchmaking.data.batches import BATCH
+from matchmaking.data.batches import BATCH, ahead
 from matchmaking.data.drawn import WITH_ITSELF, draw_files, leaves_some
 from matchmaking.model import features, predict, production
 
@@ -25,7 +25,7 @@ def score_batches(parts: Iterable[pd.DataFrame], bundle: Path) -> Iterator[np.nd
     """`score` for one batch of pairs after the other."""
     known = production.read_encoders(bundle)
     inputs = (features.encode(part, known.encoder, known.scaler) for part in parts)
-    yield from predict.predict_batches(bundle / production.MODEL, inputs)
+    yield from predict.predict_batches(bundle / production.MODEL, ahead(inputs))
 
 
 def score_files(
