@@ -87,7 +87,7 @@ class Store:
         self.over = threading.Event()
 
     def fetch(self, file: io.BufferedIOBase) -> str:
-        """Writes the object's content into a file; gives its token."""
+        """Writes the object's content into a file; gives its token, empty where that is the content's sha256."""
         self._cannot()
 
     def write(self, file: io.BufferedIOBase, expected: str | None, writer: str) -> str:
