@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from matchmaking.base.errors import InputError
+from matchmaking.base.files import file_sha256
 from matchmaking.model.features import INPUT_WIDTH
 
 # built-in Keras layers that carry code of their own (a marshalled function, another framework's module), or read a file
@@ -118,10 +119,30 @@ def checked_copy(path: Path) -> Iterator[Path]:
 
 # a damaged HDF5 file can keep the library busy for ever; a good one takes a tenth of a second
 INSPECT_SECONDS = 30
+# what was found inside a file, by the sha256 of its bytes: a retraining's evaluation looks at two files seven times
+_inspected: dict[str, dict[str, Any]] = {}
 
 
 def _inspect(path: Path) -> dict[str, Any] | None:
     """What `keras_probe` finds inside an .h5, in a process of its own; None where it cannot be read."""
+    with tempfile.TemporaryDirectory() as folder:
+        # so that the bytes that are looked at are those of the hash
+        alone = Path(folder) / "model.h5"
+        try:
+            shutil.copyfile(path, alone)
+        except OSError:
+            return None
+        sha256 = file_sha256(alone)
+        if sha256 not in _inspected:
+            found = _probe(alone)
+            # one that was too busy this time may not be the next
+            if found is None:
+                return None
+            _inspected[sha256] = found
+    return _inspected[sha256]
+
+
+def _probe(path: Path) -> dict[str, Any] | None:
     # -I: nothing of the folder that somebody happens to stand in is imported
     command = [sys.executable, "-I", str(Path(__file__).with_name("keras_probe.py")), str(path)]
     try:

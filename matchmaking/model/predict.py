@@ -11,6 +11,9 @@ import numpy as np
 from matchmaking.base.errors import InputError
 from matchmaking.model import keras_file
 
+# rows that a model is asked at once; how many there are decides how the last digits are rounded
+AT_ONCE = 8192
+
 
 def predict(model_path: Path, inputs: np.ndarray) -> np.ndarray:
     """A saved model's probabilities: float64 of shape (rows,), in [0, 1]; errors as of `predict_batches`."""
@@ -26,15 +29,20 @@ def predict_batches(model_path: Path, batches: Iterable[np.ndarray]) -> Iterator
     """
     prepare_tensorflow()
     import keras
+    import tensorflow as tf
 
     with keras_file.checked_copy(model_path) as alone:
         try:
             model = keras.models.load_model(alone, compile=False)
         except (ValueError, TypeError, KeyError, OSError) as error:
             raise InputError(f"{model_path}: Keras {keras.__version__} cannot load it: {error}") from error
+    # what `model.predict` does, to the bit, without its dataset of each batch
+    rows_of = tf.TensorSpec([None, model.input_shape[-1]], tf.float32)
+    ask = tf.function(lambda inputs: model(inputs, training=False), input_signature=[rows_of])
     nan = rows = 0
     for inputs in batches:
-        probabilities = model.predict(inputs, batch_size=8192, verbose=0).astype(float).ravel()
+        parts = [ask(inputs[start : start + AT_ONCE]).numpy() for start in range(0, max(1, len(inputs)), AT_ONCE)]
+        probabilities = np.concatenate(parts).astype(float).ravel()
         nan, rows = nan + int(np.isnan(probabilities).sum()), rows + len(inputs)
         yield probabilities
     if nan:

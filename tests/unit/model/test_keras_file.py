@@ -286,6 +286,28 @@ def test_what_is_loaded_is_what_was_looked_at(bundle: Path) -> None:
         pass
 
 
+def test_the_same_bytes_are_looked_at_once(bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever the file is called; others in its place are looked at anew, and so is what couldn't be read."""
+    probed: list[Path] = []
+    probe = keras_file._probe
+    monkeypatch.setattr(keras_file, "_probe", lambda path: (probed.append(path), probe(path))[1])
+    monkeypatch.setattr(keras_file, "_inspected", {})
+    path = bundle / production.MODEL
+    (other := tmp_path / "other.h5").write_bytes(path.read_bytes())
+    assert keras_file.check_model_file(path) == keras_file.check_model_file(other)
+    assert len(probed) == 1
+    edit_config(path, _no_sigmoid)
+    for _ in range(2):
+        with pytest.raises(InputError, match="reads one probability"):
+            keras_file.check_model_file(path)
+    assert len(probed) == 2
+    path.write_bytes(b"not HDF5")
+    for _ in range(2):
+        with pytest.raises(InputError, match="not a readable HDF5 file"):
+            keras_file.check_model_file(path)
+    assert len(probed) == 4
+
+
 def test_weights_that_are_no_numbers_are_refused(bundle: Path) -> None:
     with h5py.File(bundle / production.MODEL, "r+") as file:
         first_weight(file)[0] = np.nan
