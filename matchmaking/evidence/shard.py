@@ -64,15 +64,7 @@ def count_shard(
         known = production.read_encoders(production_dir).categories
         rows = ShardRows(plan["folder"], plan["shards"][number], uri, known, hashes)
         shard = _Shard(rows, production_dir, how)
-        waiting: list[pd.DataFrame] = []
-
-        def held_out() -> Iterator[pd.DataFrame]:
-            for frame in rebatched(shard.held_out(), BATCH):
-                waiting.append(frame)
-                yield frame
-
-        for scores in score_batches(held_out(), production_dir):
-            frame = waiting.pop()
+        for frame, scores in score_batches(rebatched(shard.held_out(), BATCH), production_dir):
             counts.add(frame[TARGET].to_numpy(), scores, frame[[*SLICES]])
     counts.save(out / SCORES)
     (out / LISTED).write_bytes(np.packbits(shard.listed).tobytes())

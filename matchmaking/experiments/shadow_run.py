@@ -228,7 +228,7 @@ def _scored(pairs: pd.DataFrame, bundle: Path) -> npt.NDArray[np.float64]:
             yield pairs.iloc[start : start + BATCH]
 
     try:
-        for part in score_batches(frames(), bundle):
+        for _, part in score_batches(frames(), bundle):
             parts.append(part)
     except InputError:
         # that some are NaN is told after the last batch

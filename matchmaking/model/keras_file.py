@@ -119,7 +119,7 @@ def checked_copy(path: Path) -> Iterator[Path]:
 
 # a damaged HDF5 file can keep the library busy for ever; a good one takes a tenth of a second
 INSPECT_SECONDS = 30
-# what was found inside a file, by the sha256 of its bytes: a retraining's evaluation looks at two files seven times
+# what was found inside a file, by the sha256 of its bytes: a retraining's evaluation looks at two files six times
 _inspected: dict[str, dict[str, Any]] = {}
 
 

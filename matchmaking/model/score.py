@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -18,14 +19,22 @@ from matchmaking.model import features, predict, production
 def score(pairs: pd.DataFrame, bundle: Path) -> Any:
     """A bundle's probabilities for pairs: float64 of shape (rows,)."""
     parts = (pairs.iloc[start : start + BATCH] for start in range(0, max(1, len(pairs)), BATCH))
-    return np.concatenate(list(score_batches(parts, bundle)))
+    return np.concatenate([probabilities for _, probabilities in score_batches(parts, bundle)])
 
 
-def score_batches(parts: Iterable[pd.DataFrame], bundle: Path) -> Iterator[np.ndarray]:
-    """`score` for one batch of pairs after the other."""
+def score_batches(parts: Iterable[pd.DataFrame], bundle: Path) -> Iterator[tuple[pd.DataFrame, np.ndarray]]:
+    """`score` for one batch of pairs after the other: each batch with its probabilities, as the next one is read."""
     known = production.read_encoders(bundle)
-    inputs = (features.encode(part, known.encoder, known.scaler) for part in parts)
-    yield from predict.predict_batches(bundle / production.MODEL, ahead(inputs))
+    # those that are read and not scored yet, the first one first
+    waiting: deque[pd.DataFrame] = deque()
+
+    def inputs() -> Iterator[np.ndarray]:
+        for part in parts:
+            waiting.append(part)
+            yield features.encode(part, known.encoder, known.scaler)
+
+    for probabilities in predict.predict_batches(bundle / production.MODEL, ahead(inputs())):
+        yield waiting.popleft(), probabilities
 
 
 def score_files(

@@ -17,7 +17,7 @@ import pytest
 from matchmaking.base.errors import InputError, MlopsError
 from matchmaking.data.sample import generate
 from matchmaking.data.schema import SLICES
-from matchmaking.evidence import metrics
+from matchmaking.evidence import metrics, shard
 from matchmaking.evidence.evaluate import evaluate_models
 from matchmaking.evidence.merge import merge_shards
 from matchmaking.evidence.score_counts import ALL, ScoreCounts, curves_of, errors, evaluate_counts
@@ -135,6 +135,19 @@ def test_shards_say_what_one_piece_says(count: int, how: str, pairs: pd.DataFram
             "errors": {"roc_auc": 0.0, "average_precision": 0.0},
         }
         same(measured, evaluation)
+
+
+def test_a_shard_of_several_batches(
+    pairs: pd.DataFrame, known: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The next batch is read while one is scored; each has its own scores."""
+    monkeypatch.setattr(shard, "BATCH", 100)
+    data = write(tmp_path / "data", cut(pairs, 3))
+    _, evaluation = one_piece(data, known, tmp_path / "one")
+    _, measured = in_shards(data, known, tmp_path, 1)
+    assert measured["production"]["rows"] > 400
+    measured.pop("parts")
+    same(measured, evaluation)
 
 
 def test_a_dataset_that_is_one_file(pairs: pd.DataFrame, known: Path, tmp_path: Path) -> None:
