@@ -4,11 +4,13 @@ Importing is most of a step's time (TensorFlow takes longer than most steps' wor
 own, so that one that crashes or takes all memory takes nothing else along. Forked from a process that has imported the
 libraries and done nothing with them, it still is, and begins at once.
 
-A `Nursery` is started before anything slow is imported here, and imports while this process does. It has a process for
-each kind of step: `base` for most, and others with what is nothing for the rest (TensorFlow, Evidently, matplotlib).
-Each serves requests on a socket of its own, between two imports if need be and for several steps at a time, and ends
-when that is closed, which the end of this process does too, whatever ends it. The libraries' own threads (OpenBLAS,
-jemalloc) have handlers for a fork; no work is given to any of them before.
+A `Nursery` is started before anything slow is imported here, and its processes import while this one does. They are a
+tree: `root` imports what all need; forked from it, one for each kind of step imports what that kind needs besides:
+`base` for most, others with what is nothing for the rest (TensorFlow, Evidently, matplotlib). So hardly anything is
+imported twice, which counts as long as they all import at once on a few cores. Each serves requests on a socket of its
+own, once it has imported everything, for several steps at a time, and ends when that is closed, which the end of this
+process does too, whatever ends it. The libraries' own threads (OpenBLAS, jemalloc) have handlers for a fork; no work is
+given to any of them before.
 
 Linux only: elsewhere forking after imports isn't safe, and steps are started anew.
 """
@@ -16,6 +18,7 @@ Linux only: elsewhere forking after imports isn't safe, and steps are started an
 from __future__ import annotations
 
 import contextlib
+import gc
 import json
 import os
 import select
@@ -30,46 +33,36 @@ from collections.abc import Mapping
 from typing import Any
 
 SUPPORTED = sys.platform == "linux"
-# what is imported by each kind, in the order in which steps need it; a module that isn't there is left to the step
-# that wants it
+# what each kind imports beyond the one it is forked from; a module that isn't there is left to the step that wants it
 IMPORTS = {
-    "base": (
+    "root": (
         "kfp.dsl.executor_main",
         "matchmaking.tracking.step",
+        "pandas",
+        "pyarrow.parquet",
+        "sklearn.metrics",
+    ),
+    "base": (
         "mlflow",
         "mlflow.store.tracking.sqlalchemy_store",
         "matchmaking.inputs.ingest",
         "matchmaking.inputs.validate",
-        "pyarrow.parquet",
         "matchmaking.inputs.split",
-        "scipy.stats",
-        "sklearn.metrics",
         "matchmaking.evidence.compare",
     ),
     "model": (
-        "kfp.dsl.executor_main",
         "tensorflow",
         "keras",
-        "matchmaking.tracking.step",
         "matchmaking.model.train",
-        "pyarrow.parquet",
         "sklearn.model_selection",
         "matchmaking.evidence.evaluate",
-        "sklearn.metrics",
     ),
     "drift": (
-        "kfp.dsl.executor_main",
-        "matchmaking.tracking.step",
         "matchmaking.data.drift",
-        "pyarrow.parquet",
         "evidently",
         "evidently.presets",
     ),
     "report": (
-        "kfp.dsl.executor_main",
-        "matchmaking.tracking.step",
-        "mlflow",
-        "mlflow.store.tracking.sqlalchemy_store",
         "matchmaking.reporting.report",
         "matchmaking.release.registry",
         "matplotlib.figure",
@@ -78,6 +71,8 @@ IMPORTS = {
         "matchmaking.reporting.html",
     ),
 }
+# the kind that each is forked from
+FROM = {"base": "root", "model": "root", "drift": "root", "report": "base"}
 # the kind that a component's step is forked from, where that isn't base
 KIND = {
     "train": "model",
@@ -118,8 +113,20 @@ class Nursery:
     def __init__(self, pipeline: str) -> None:
         """Starts the processes that the first pipeline needs."""
         self._sockets: dict[str, socket.socket] = {}
-        self._processes: list[subprocess.Popen[bytes]] = []
         self._lock = threading.Lock()
+        self._sockets["root"], theirs = socket.socketpair()
+        with theirs:
+            self._root = subprocess.Popen(
+                [sys.executable, "-P", "-m", "mlops.local.warm", str(theirs.fileno())],
+                pass_fds=[theirs.fileno()],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+                # as for steps: libraries read it while they are imported
+                env={**os.environ, "_KFP_RUNTIME": "true"},
+                # of its own, with all that is forked from it: Ctrl-C is for this process, which ends them
+                process_group=0,
+            )
         self.prepare(pipeline)
 
     def __enter__(self) -> Nursery:
@@ -129,11 +136,10 @@ class Nursery:
         for each in self._sockets.values():
             each.close()
         self._sockets.clear()
-        for process in self._processes:
-            # one that is importing doesn't see yet that nobody asks any more
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
+        # one that is importing doesn't see yet that nobody asks any more
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self._root.pid, signal.SIGKILL)
+        self._root.wait()
 
     def prepare(self, pipeline: str) -> None:
         """Has processes begin to import that the steps of a pipeline are forked from."""
@@ -143,20 +149,11 @@ class Nursery:
     def _start(self, kind: str) -> None:
         if kind in self._sockets:
             return
+        self._start(FROM[kind])
         self._sockets[kind], theirs = socket.socketpair()
         with theirs:
-            process = subprocess.Popen(
-                [sys.executable, "-P", "-m", "mlops.local.warm", kind, str(theirs.fileno())],
-                pass_fds=[theirs.fileno()],
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
-                stderr=subprocess.DEVNULL,
-                # as for steps: libraries read it while they are imported
-                env={**os.environ, "_KFP_RUNTIME": "true"},
-                # of its own: Ctrl-C is for this process, which ends them
-                process_group=0,
-            )
-        self._processes.append(process)
+            # where that fails, so does asking for a step
+            _send(self._sockets[FROM[kind]], {"kind": kind}, [theirs.fileno()])
 
     def step(self, component: str, arguments: list[str], env: Mapping[str, str], output: int) -> socket.socket | None:
         """Forks a process that runs KFP's executor; steps may be asked for by several threads.
@@ -210,38 +207,50 @@ def _send(to: socket.socket, request: dict[str, Any], descriptors: list[int]) ->
     return True
 
 
-def _request(requests: socket.socket) -> tuple[dict[str, Any], int, int] | None:
-    """What is asked for, the descriptor for what is printed, and that for the exit code; None when nobody asks more."""
+def _request(requests: socket.socket) -> tuple[dict[str, Any], list[int]] | None:
+    """What is asked for, with its descriptors; None when nobody asks more.
+
+    Of a step those for what it prints and for its exit code, of a warm process that of its own requests.
+    """
     head, descriptors, _, _ = socket.recv_fds(requests, _LENGTH, 2, socket.MSG_WAITALL)
     if len(head) < _LENGTH:
         return None
-    return json.loads(requests.recv(int.from_bytes(head, "big"), socket.MSG_WAITALL)), *descriptors
+    return json.loads(requests.recv(int.from_bytes(head, "big"), socket.MSG_WAITALL)), descriptors
 
 
 def serve(requests: socket.socket, kind: str) -> None:
-    """A warm process: imports what its kind has, and forks a step whenever it is asked to."""
-    wanted = list(IMPORTS[kind])
+    """A warm process: imports what its kind has, and forks a step, or another kind, whenever it is asked to."""
+    for name in IMPORTS[kind]:
+        # a step that needs it tells why it isn't there
+        with contextlib.suppress(Exception):
+            __import__(name)
+    # nothing that is here by now is garbage: no process that is forked looks through it
+    gc.freeze()
     steps: dict[int, tuple[int, int]] = {}  # process id, and where its exit code goes, by descriptor
     while True:
         watched: list[socket.socket | int] = [requests, *steps]
-        ready, _, _ = select.select(watched, [], [], 0 if wanted else None)
+        ready, _, _ = select.select(watched, [], [])
         for each in ready:
             if not isinstance(each, int):
                 asked = _request(requests)
                 if asked is None:
                     return
-                request, output, answer = asked
+                request, descriptors = asked
                 with warnings.catch_warnings():
                     warnings.simplefilter("ignore", DeprecationWarning)  # of a fork beside threads; see above
-                    step = os.fork()
-                if step == 0:
+                    child = os.fork()
+                if child == 0:
                     requests.close()
                     # or who waits for another step's end would wait for this one's
-                    for place in (answer, *(place for _, place in steps.values())):
+                    for place in (*steps, *(answer for _, answer in steps.values())):
                         os.close(place)
-                    _become(request, output)
+                    _become(request, descriptors)
+                if "kind" in request:
+                    os.close(descriptors[0])
+                    continue
+                output, answer = descriptors
                 os.close(output)
-                steps[os.pidfd_open(step)] = step, answer
+                steps[os.pidfd_open(child)] = child, answer
             else:
                 process, answer = steps.pop(each)
                 _, status = os.waitpid(process, 0)
@@ -250,22 +259,24 @@ def serve(requests: socket.socket, kind: str) -> None:
                 with contextlib.suppress(OSError):
                     os.write(answer, os.waitstatus_to_exitcode(status).to_bytes(_LENGTH, "big", signed=True))
                 os.close(answer)
-        if wanted and not ready:
-            # a step that needs it tells why it isn't there
-            with contextlib.suppress(Exception):
-                __import__(wanted.pop(0))
 
 
-def _become(request: dict[str, Any], output: int) -> None:
-    """Is the step from here on; never returns."""
-    os.dup2(output, 1)
-    os.dup2(output, 2)
-    os.close(output)
-    os.environ.clear()
-    os.environ.update(request["env"])
+def _become(request: dict[str, Any], descriptors: list[int]) -> None:
+    """Is the step, or the warm process, from here on; never returns."""
     found = 1
     try:
-        found = _run(request["arguments"])
+        if "kind" in request:
+            serve(socket.socket(fileno=descriptors[0]), request["kind"])
+        else:
+            output, answer = descriptors
+            os.close(answer)
+            os.dup2(output, 1)
+            os.dup2(output, 2)
+            os.close(output)
+            os.environ.clear()
+            os.environ.update(request["env"])
+            gc.enable()
+            found = _run(request["arguments"])
     except BaseException:
         traceback.print_exc()
     finally:
@@ -300,4 +311,6 @@ def _end(found: int) -> None:
 
 
 if __name__ == "__main__":
-    serve(socket.socket(fileno=int(sys.argv[2])), sys.argv[1])
+    # importing makes objects that stay: looking for garbage meanwhile takes a tenth of the time and finds none
+    gc.disable()
+    serve(socket.socket(fileno=int(sys.argv[1])), "root")

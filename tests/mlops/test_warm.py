@@ -19,6 +19,7 @@ from mlops.local.run import run_pipeline
 
 pytestmark = pytest.mark.skipif(not warm.SUPPORTED, reason="steps are forked on Linux only")
 
+MODULE = "mlops.local.warm"
 Run = Callable[..., tuple[int | None, str]]
 
 
@@ -109,14 +110,21 @@ def test_the_numbers_are_those_of_a_step_started_anew(sample_csv: Path, incumben
     assert measured["import_seconds"] < started["import_seconds"] / 2
 
 
-def children_of(pid: int) -> list[psutil.Process]:
-    return [each for each in psutil.Process(pid).children(recursive=True) if "mlops.local.warm" in each.cmdline()]
+def warm_processes(owner: int, pipeline: str) -> list[psutil.Process]:
+    """A nursery's processes, once all that a pipeline wants have been forked: the root, and one of each kind."""
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
+        found = [each for each in psutil.Process(owner).children(recursive=True) if MODULE in each.cmdline()]
+        if len(found) == 1 + len(warm.WANTED[pipeline]):
+            return found
+        time.sleep(0.05)
+    raise AssertionError(f"{len(found)} processes after a minute")
 
 
 def test_nothing_is_left_when_it_is_closed() -> None:
+    # those that are still importing included
     with warm.Nursery("monitor"):
-        found = children_of(os.getpid())
-        assert len(found) == len(warm.WANTED["monitor"])
+        found = warm_processes(os.getpid(), "monitor")
     _gone, alive = psutil.wait_procs(found, timeout=5)
     assert not alive
 
@@ -125,23 +133,28 @@ def test_nothing_is_left_when_its_owner_is_killed() -> None:
     owner = subprocess.Popen(
         [sys.executable, "-c", "import time; from mlops.local import warm; n = warm.Nursery('retrain'); time.sleep(60)"]
     )
-    found: list[psutil.Process] = []
-    deadline = time.monotonic() + 30
-    while len(found) < len(warm.WANTED["retrain"]) and time.monotonic() < deadline:
-        time.sleep(0.05)
-        found = children_of(owner.pid)
-    owner.kill()
-    owner.wait()
-    # each sees it after the import that it is at
+    try:
+        found = warm_processes(owner.pid, "retrain")
+    finally:
+        owner.kill()
+        owner.wait()
+    # each sees it when it has imported all
     _, alive = psutil.wait_procs(found, timeout=60)
-    assert found and not alive
+    assert not alive
+
+
+def test_a_pipeline_that_comes_later_has_its_kinds_forked_as_well(run: Run, nursery: warm.Nursery) -> None:
+    assert run("pass")[0] == 0
+    nursery.prepare("monitor")
+    code, said = run("import sys\nprint([name in sys.modules for name in ('evidently', 'tensorflow')])", "drift")
+    assert code == 0 and "[True, False]" in said
 
 
 def test_a_step_is_started_anew_where_there_is_no_warm_process(
     sample_csv: Path, incumbent: Path, tmp_path: Path
 ) -> None:
     with warm.Nursery("evaluate") as nursery:
-        for each in children_of(os.getpid()):
+        for each in warm_processes(os.getpid(), "evaluate"):
             each.kill()
             each.wait()
         outcome = run_pipeline(
@@ -156,3 +169,9 @@ def test_every_module_that_is_imported_ahead_is_there() -> None:
     code = f"import importlib.util as u; print([n for n in {names} if u.find_spec(n) is None])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.splitlines()[-1] == "[]"
+
+
+def test_nothing_is_imported_a_second_time_by_a_process_that_is_forked() -> None:
+    names = [name for kind in warm.IMPORTS.values() for name in kind]
+    assert len(names) == len(set(names))
+    assert set(warm.FROM) | {"root"} == set(warm.IMPORTS)

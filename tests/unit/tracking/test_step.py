@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import subprocess
@@ -76,6 +77,29 @@ print(json.dumps([*collect([before]), *collect([after])]))
     own = (b["import_seconds"] - a["import_seconds"]) - (b["wall_seconds"] - a["wall_seconds"])
     assert b["import_seconds"] - a["import_seconds"] > 0.29
     assert abs(own) < 0.1
+
+
+def test_garbage_is_collected_but_while_importing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, more in (("outer_module", "import inner_module"), ("inner_module", "raise ImportError")):
+        (tmp_path / f"{name}.py").write_text(f"import gc\ncollected = gc.isenabled()\n{more}\n")
+    (tmp_path / "plain_module.py").write_text("import gc\ncollected = gc.isenabled()\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    assert gc.isenabled()
+    with step("one", ""):
+        import plain_module  # type: ignore[import-not-found]
+
+        assert gc.isenabled() and not plain_module.collected
+        # one that fails, too, within one that does
+        with pytest.raises(ImportError):
+            import outer_module  # type: ignore[import-not-found]  # noqa: F401
+        assert gc.isenabled()
+        gc.disable()
+        try:
+            import wave  # noqa: F401
+
+            assert not gc.isenabled()
+        finally:
+            gc.enable()
 
 
 @pytest.mark.parametrize(("error", "code"), [(InputError("bad\ncolumn"), 2), (RefusedError("no"), 3)])
