@@ -130,7 +130,7 @@ def in_child(job: dict[str, Any]) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    for name in dict.fromkeys((*IMPORTS["root"], *IMPORTS["base"], *IMPORTS["report"], "boto3")):
+    for name in (*IMPORTS["root"], *IMPORTS["base"], *IMPORTS["report"], "boto3"):
         import_module(name)
     for line in sys.stdin:
         print(json.dumps(in_child(json.loads(line))), flush=True)

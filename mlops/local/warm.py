@@ -32,6 +32,8 @@ import warnings
 from collections.abc import Mapping
 from typing import Any
 
+from matchmaking.base.garbage import without_collections
+
 SUPPORTED = sys.platform == "linux"
 # what each kind imports beyond the one it is forked from; a module that isn't there is left to the step that wants it
 IMPORTS = {
@@ -220,12 +222,13 @@ def _request(requests: socket.socket) -> tuple[dict[str, Any], list[int]] | None
 
 def serve(requests: socket.socket, kind: str) -> None:
     """A warm process: imports what its kind has, and forks a step, or another kind, whenever it is asked to."""
-    for name in IMPORTS[kind]:
-        # a step that needs it tells why it isn't there
-        with contextlib.suppress(Exception):
-            __import__(name)
-    # nothing that is here by now is garbage: no process that is forked looks through it
-    gc.freeze()
+    with without_collections():
+        for name in IMPORTS[kind]:
+            # a step that needs it tells why it isn't there
+            with contextlib.suppress(Exception):
+                __import__(name)
+        # hardly anything that is here by now is garbage: no process that is forked looks through it
+        gc.freeze()
     steps: dict[int, tuple[int, int]] = {}  # process id, and where its exit code goes, by descriptor
     while True:
         watched: list[socket.socket | int] = [requests, *steps]
@@ -275,7 +278,6 @@ def _become(request: dict[str, Any], descriptors: list[int]) -> None:
             os.close(output)
             os.environ.clear()
             os.environ.update(request["env"])
-            gc.enable()
             found = _run(request["arguments"])
     except BaseException:
         traceback.print_exc()
@@ -311,6 +313,4 @@ def _end(found: int) -> None:
 
 
 if __name__ == "__main__":
-    # importing makes objects that stay: looking for garbage meanwhile takes a tenth of the time and finds none
-    gc.disable()
     serve(socket.socket(fileno=int(sys.argv[1])), "root")

@@ -171,7 +171,7 @@ def test_every_module_that_is_imported_ahead_is_there() -> None:
     assert done.stdout.splitlines()[-1] == "[]"
 
 
-def test_nothing_is_imported_a_second_time_by_a_process_that_is_forked() -> None:
+def test_no_module_is_named_by_two_kinds() -> None:
     names = [name for kind in warm.IMPORTS.values() for name in kind]
     assert len(names) == len(set(names))
     assert set(warm.FROM) | {"root"} == set(warm.IMPORTS)
